@@ -1,0 +1,183 @@
+// Package config is the vocabulary of the gateway's configuration and the only way in:
+// Load and Parse return either a Config in which every reference, address and pattern is
+// known to be good, or every mistake at once, each with file, line, column, path and what
+// would be right. What the model does not know is never ignored.
+//
+// Settings come from flags, environment, file and defaults, in this order. The settings
+// of policies and of most actions stay undecoded Blocks that the packages owning them
+// decode with the same rules.
+//
+// The struct tags of the model are its only description: the decoder, the JSON Schema and
+// the reference documentation read the same ones.
+//
+//	yaml:"name"      the key; "-" hides a field
+//	default:"text"   the value when left out; for a block "off"; for a list items with commas
+//	enum:"a|b"       the only values, of a scalar or of each element
+//	required:"true"  must be there and not be empty
+//	min, max         bounds of a number, a duration or a size, of each element in a list
+//	key:"true"       filled with the block's own name in the map it stands in
+//	template:"true"  ${lower.case} templates are kept (see expand.go); policies keep them anyway
+//
+// A block type with a field `Off bool` tagged yaml:"-" may be written `off` or `false`: then
+// Off is true and every other field is zero. `on`, `true` and an empty value mean the defaults.
+package config
+
+// Config is a whole configuration, checked. It is read-only: generations of the gateway
+// share parts of it.
+type Config struct {
+	// Version of the configuration's format.
+	Version int `yaml:"version" default:"1" min:"1" max:"1"`
+	// Listeners are the sockets that clients connect to, by name. Without any there is one, `main`, on `:8080`.
+	Listeners map[string]*Listener `yaml:"listeners"`
+	// Admin is the operators' listener: health, metrics and the API. `off` closes it.
+	Admin Admin `yaml:"admin"`
+	// TrustedProxies are the networks whose X-Forwarded-For and Forwarded are believed. Default: nobody.
+	TrustedProxies []CIDR `yaml:"trusted_proxies"`
+	// Limits bound what a single client can occupy.
+	Limits Limits `yaml:"limits"`
+	// State is where what has to outlive the process is kept.
+	State State `yaml:"state"`
+	// Services are the backends, by name.
+	Services map[string]*Service `yaml:"services"`
+	// Routes choose what happens to a request, by name. The most specific match wins, never the order of the file.
+	Routes map[string]*Route `yaml:"routes"`
+	// Policies apply to every route, unless the route, its service or the consumer has the same policy.
+	Policies Policies `yaml:"policies"`
+	// Plans are named sets of limits that consumers and tenants share.
+	Plans map[string]*Plan `yaml:"plans"`
+	// Tenants are the parties that share this gateway, by name.
+	Tenants map[string]*Tenant `yaml:"tenants"`
+	// Consumers are the known callers with their credentials, by name.
+	Consumers map[string]*Consumer `yaml:"consumers"`
+	// Teams say what the files of a team may do, by the name of the team.
+	Teams map[string]*Team `yaml:"teams"`
+	// Compatibility `kong` makes error bodies, headers and prefix matching those of Kong, for converted files.
+	Compatibility string `yaml:"compatibility" enum:"none|kong" default:"none"`
+
+	tree  *node
+	files []string
+	order []string // of the listeners, as in the file
+}
+
+// Files returns every file that was read, with those of ${file:PATH}: what a watcher has
+// to watch.
+func (c *Config) Files() []string { return c.files }
+
+// ListenerNames returns the names of the listeners in the order of the file.
+func (c *Config) ListenerNames() []string { return c.order }
+
+// Listener is a socket that clients connect to.
+type Listener struct {
+	// Name of the listener.
+	Name string `yaml:"-" key:"true"`
+	// Address to listen on: `host:port`, `:port` or `unix:/path`.
+	Address string `yaml:"address" required:"true"`
+	// TLS ends TLS here. Off when left out.
+	TLS ListenerTLS `yaml:"tls" default:"off"`
+	// HTTP2 offers h2 by ALPN beside http/1.1; it needs `tls`.
+	HTTP2 bool `yaml:"http2" default:"true"`
+	// H2C accepts HTTP/2 without TLS, by prior knowledge.
+	H2C bool `yaml:"h2c"`
+	// HTTP3 serves HTTP/3 on the same UDP port.
+	HTTP3 bool `yaml:"http3"`
+	// ProxyProtocol: `accept` takes a PROXY protocol header from `trusted_proxies` when there is one, `require` refuses a connection without.
+	ProxyProtocol string `yaml:"proxy_protocol" enum:"off|accept|require" default:"off"`
+	// Engine that moves the bytes: `fasthttp`, or `loop` where the platform has it.
+	Engine string `yaml:"engine" enum:"fasthttp|loop" default:"fasthttp"`
+}
+
+// ListenerTLS is how a listener ends TLS.
+type ListenerTLS struct {
+	// Off: the listener speaks plain text.
+	Off bool `yaml:"-"`
+	// Certificates to choose from by the name the client asks for; files that change are loaded again.
+	Certificates []Certificate `yaml:"certificates"`
+	// ACME obtains and renews certificates. Off when left out.
+	ACME ACME `yaml:"acme" default:"off"`
+	// MinVersion is the oldest TLS version accepted.
+	MinVersion string `yaml:"min_version" enum:"1.2|1.3" default:"1.2"`
+	// ClientAuth asks clients for certificates.
+	ClientAuth ClientAuth `yaml:"client_auth"`
+	// HSTS is the max-age of Strict-Transport-Security; 0s sends none.
+	HSTS Duration `yaml:"hsts" default:"0s"`
+}
+
+// Certificate is a certificate chain with its key.
+type Certificate struct {
+	// Cert is the file of the chain, PEM.
+	Cert string `yaml:"cert" required:"true"`
+	// Key is the file of the private key, PEM.
+	Key string `yaml:"key" required:"true"`
+	// OCSP is the file of a response to staple.
+	OCSP string `yaml:"ocsp"`
+}
+
+// ACME obtains certificates from an authority.
+type ACME struct {
+	// Off: no certificate is obtained.
+	Off bool `yaml:"-"`
+	// Email of the account.
+	Email string `yaml:"email"`
+	// Domains to obtain certificates for.
+	Domains []string `yaml:"domains"`
+	// Directory is the URL of the authority.
+	Directory string `yaml:"directory"`
+	// Storage is the folder for account and certificates.
+	Storage string `yaml:"storage"`
+}
+
+// ClientAuth asks clients for certificates.
+type ClientAuth struct {
+	// Mode: `request` verifies a certificate when one is sent, `require` refuses clients without.
+	Mode string `yaml:"mode" enum:"none|request|require" default:"none"`
+	// CA is the file of the authorities to verify against, PEM.
+	CA string `yaml:"ca"`
+}
+
+// Admin is the operators' listener.
+type Admin struct {
+	// Off: there is no admin listener.
+	Off bool `yaml:"-"`
+	// Address to listen on: `host:port` or `unix:/path`. Without a token it must be a loopback address.
+	Address string `yaml:"address" default:"127.0.0.1:9901" required:"true"`
+	// Token that writes and secret-bearing reads must carry as `Authorization: Bearer`.
+	Token Secret `yaml:"token"`
+}
+
+// Limits bound what a single client can occupy.
+type Limits struct {
+	// MaxHeaderSize bounds the request line and headers together; more gets 431.
+	MaxHeaderSize Size `yaml:"max_header_size" default:"32KiB" min:"1KiB" max:"16MiB"`
+	// MaxBodySize bounds a request body; more gets 413. `streaming: true` on a route lifts it there.
+	MaxBodySize Size `yaml:"max_body_size" default:"10MiB"`
+	// HeaderTimeout is the time a client has for a whole request head.
+	HeaderTimeout Duration `yaml:"header_timeout" default:"10s" min:"1ms"`
+	// StallTimeout ends an exchange in which no byte moved for this long, in either direction. There is no absolute timeout of a body.
+	StallTimeout Duration `yaml:"stall_timeout" default:"30s" min:"1ms"`
+	// IdleTimeout closes a client's connection that waits for its next request.
+	IdleTimeout Duration `yaml:"idle_timeout" default:"75s" min:"1ms"`
+	// MaxConnections bounds open client connections of each listener; 0: no limit.
+	MaxConnections int `yaml:"max_connections" default:"0" min:"0"`
+	// MaxConnectionsPerIP bounds open connections of one client address; 0: no limit.
+	MaxConnectionsPerIP int `yaml:"max_connections_per_ip" default:"0" min:"0"`
+}
+
+// State is where what has to outlive the process is kept.
+type State struct {
+	// Dir is the folder for keys made at run time, durable quotas, usage and the last good configuration. Without it those are refused.
+	Dir string `yaml:"dir"`
+	// Redis shares limits, quotas and idempotency between gateways. Off when left out: they live in memory.
+	Redis Redis `yaml:"redis" default:"off"`
+}
+
+// Redis is a store shared between gateways.
+type Redis struct {
+	// Off: state lives in memory.
+	Off bool `yaml:"-"`
+	// Addresses of the servers, `host:port`.
+	Addresses []string `yaml:"addresses" required:"true"`
+	// Timeout of one command.
+	Timeout Duration `yaml:"timeout" default:"50ms" min:"1ms"`
+	// OnFailure is what happens while the store is gone: limit by this gateway alone, allow, or deny.
+	OnFailure string `yaml:"on_failure" enum:"local|allow|deny" default:"local"`
+}

@@ -1,0 +1,93 @@
+package config
+
+import "time"
+
+// Consumer is a known caller: its credentials, and what applies to it wherever it calls.
+type Consumer struct {
+	// Name of the consumer; X-Consumer-ID tells it to backends.
+	Name string `yaml:"-" key:"true"`
+	// Tenant the consumer belongs to.
+	Tenant string `yaml:"tenant"`
+	// Plan whose limits apply.
+	Plan string `yaml:"plan"`
+	// Groups for `authorize`; X-Consumer-Groups tells them to backends.
+	Groups []string `yaml:"groups"`
+	// APIKeys for the policy `api_key`.
+	APIKeys []APIKey `yaml:"api_keys"`
+	// JWT are the issuers whose tokens identify this consumer, for the policy `jwt`.
+	JWT []JWTCredential `yaml:"jwt"`
+	// BasicAuth are user names and passwords for the policy `basic_auth`.
+	BasicAuth []BasicCredential `yaml:"basic_auth"`
+	// Policies that apply instead of those of route, service and gateway; only of stages after Authenticate.
+	Policies Policies `yaml:"policies"`
+}
+
+// APIKey is the hash of a key. The key itself stands nowhere.
+type APIKey struct {
+	// ID names the key in logs and in the API.
+	ID string `yaml:"id"`
+	// Hash of the key: `sha256:` and 64 hexadecimal digits.
+	Hash string `yaml:"hash" required:"true" secret:"true"`
+	// Expires: a day or a time from which on the key is refused. Default: never.
+	Expires time.Time `yaml:"expires"`
+}
+
+// JWTCredential verifies the tokens of one issuer as this consumer's.
+type JWTCredential struct {
+	// Issuer is the `iss` claim of the tokens.
+	Issuer string `yaml:"issuer" required:"true"`
+	// Algorithms accepted. Default: those of the policy that suit the key.
+	Algorithms []string `yaml:"algorithms" enum:"HS256|HS384|HS512|RS256|RS384|RS512|PS256|PS384|PS512|ES256|ES384|ES512|EdDSA"`
+	// Secret of the HS algorithms.
+	Secret Secret `yaml:"secret"`
+	// PublicKey of the other algorithms, PEM; `${file:PATH}` reads it from a file.
+	PublicKey string `yaml:"public_key"`
+	// JWKSURL to fetch the issuer's keys from.
+	JWKSURL string `yaml:"jwks_url"`
+}
+
+// BasicCredential is a user name with the hash of its password.
+type BasicCredential struct {
+	// Username without a colon. Default: the consumer's name.
+	Username string `yaml:"username"`
+	// Hash of the password: `sha256:` and 64 hexadecimal digits.
+	Hash string `yaml:"hash" required:"true" secret:"true"`
+}
+
+// Plan is a named set of limits.
+type Plan struct {
+	// Name of the plan.
+	Name string `yaml:"-" key:"true"`
+	// RateLimit as the policy `rate_limit`.
+	RateLimit *Block `yaml:"rate_limit"`
+	// Quota as the policy `quota`.
+	Quota *Block `yaml:"quota"`
+}
+
+// Tenant is a party that shares the gateway with others.
+type Tenant struct {
+	// Name of the tenant.
+	Name string `yaml:"-" key:"true"`
+	// Hosts that belong to the tenant.
+	Hosts []string `yaml:"hosts"`
+	// Plan of the tenant's consumers that have none.
+	Plan string `yaml:"plan"`
+	// ConcurrencyShare bounds the tenant's share of requests in flight.
+	ConcurrencyShare Percent `yaml:"concurrency_share" default:"100%"`
+	// Policies of the tenant's consumers, unless a consumer has the same policy.
+	Policies Policies `yaml:"policies"`
+}
+
+// Team says what the files of a team may do.
+type Team struct {
+	// Name of the team.
+	Name string `yaml:"-" key:"true"`
+	// Hosts that the team's routes may match.
+	Hosts []string `yaml:"hosts"`
+	// PathPrefixes that the team's routes must stay below.
+	PathPrefixes []string `yaml:"path_prefixes"`
+	// MaxRoutes bounds the team's routes; 0: no limit.
+	MaxRoutes int `yaml:"max_routes" default:"0" min:"0"`
+	// AllowedPolicies are the only policies that the team may set.
+	AllowedPolicies []string `yaml:"allowed_policies"`
+}

@@ -1,0 +1,184 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// Load reads a file, or the union of the *.yaml files of a directory, and returns the
+// configuration or every mistake in it, as Errors.
+func Load(path string, o Options) (*Config, error) {
+	if strings.HasPrefix(path, "etcd://") {
+		return nil, Errors{{Pos: Position{File: path}, Message: "a configuration in etcd is not built yet; name a file or a directory"}}
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, unread(path, err)
+	}
+	names := []string{path}
+	if info.IsDir() {
+		if names, err = yamlFiles(path); err != nil {
+			return nil, err
+		}
+	}
+	l := newLoader(o)
+	for _, name := range names {
+		data, err := readFile(name, maxFileSize)
+		if err != nil {
+			l.errs = append(l.errs, unread(name, err)...)
+			continue
+		}
+		l.files[name] = true
+		l.add(name, data)
+	}
+	return l.finish()
+}
+
+// Parse reads one file that is in memory. Its name stands in errors, and its folder is
+// where ${file:PATH} starts.
+func Parse(name string, data []byte, o Options) (*Config, error) {
+	l := newLoader(o)
+	l.add(name, data)
+	return l.finish()
+}
+
+func unread(path string, err error) Errors {
+	return Errors{{Pos: Position{File: path}, Message: fmt.Sprintf("the file can not be read: %v", shorten(err))}}
+}
+
+func yamlFiles(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, unread(dir, err)
+	}
+	var names []string
+	for _, entry := range entries {
+		name := filepath.Join(dir, entry.Name())
+		switch {
+		case entry.Name() == "teams":
+			if info, err := os.Stat(name); err == nil && info.IsDir() {
+				return nil, Errors{{Pos: Position{File: name}, Message: "the files of teams are not built yet; put their routes into the directory itself"}}
+			}
+		case filepath.Ext(name) == ".yaml" && !strings.HasPrefix(entry.Name(), "."):
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return nil, Errors{{Pos: Position{File: dir}, Message: "no *.yaml file in this directory"}}
+	}
+	return names, nil
+}
+
+// loader merges files into one tree.
+type loader struct {
+	options Options
+	files   map[string]bool
+	root    *node
+	env     map[string]string
+	errs    Errors
+}
+
+func newLoader(o Options) *loader {
+	l := &loader{options: o, files: map[string]bool{}, env: map[string]string{}}
+	for _, variable := range o.Environ {
+		if name, value, ok := strings.Cut(variable, "="); ok {
+			l.env[name] = value
+		}
+	}
+	return l
+}
+
+// add reads a file into the tree.
+func (l *loader) add(name string, data []byte) {
+	root, errs := parseTree(name, data)
+	if len(errs) > 0 {
+		l.errs = append(l.errs, errs...)
+		return
+	}
+	fail := func(at *node, path, format string, a ...any) {
+		l.errs = append(l.errs, &Error{Pos: at.keyPos(), Path: path, Message: fmt.Sprintf(format, a...)})
+	}
+	switch {
+	case root.kind == null:
+		root.kind = mapping
+	case root.kind != mapping:
+		fail(root, "", "found %s, want a block with listeners, services and routes", root.found())
+		return
+	}
+	if kong := root.child("_format_version"); kong != nil {
+		fail(kong, "_format_version", "Kong files are not built yet; write a native configuration")
+		return
+	}
+	e := expander{env: l.env, files: l.files}
+	e.tree(root, "", filepath.Dir(name))
+	l.errs = append(l.errs, e.errs...)
+	if l.root == nil {
+		l.root = root
+		return
+	}
+	for _, f := range root.fields {
+		first := l.root.child(f.key)
+		switch {
+		case first == nil || first.kind == null:
+			l.root.put(f.key, f.value)
+		case f.value.kind == null:
+		case first.kind == mapping && f.value.kind == mapping:
+			for _, inner := range f.value.fields {
+				if other := first.child(inner.key); other != nil {
+					fail(inner.value, joinKey(f.key, inner.key), "this stands also in %s; keep one of them", other.keyPos())
+					continue
+				}
+				first.put(inner.key, inner.value)
+			}
+		case f.key == "version" && first.text == f.value.text:
+		default:
+			fail(f.value, f.key, "this stands also in %s; keep one of them", first.keyPos())
+		}
+	}
+}
+
+// finish puts flags and environment over the tree, decodes and checks it.
+func (l *loader) finish() (*Config, error) {
+	if l.root == nil {
+		return nil, l.errs.Err()
+	}
+	l.errs = append(l.errs, overrides(l.root, l.options)...)
+	if listeners := l.root.child("listeners"); listeners == nil || listeners.kind == null {
+		l.root.put("listeners", defaultListeners())
+	}
+	l.errs = append(l.errs, notBuilt(l.root)...)
+
+	c, d := &Config{}, decoder{}
+	d.value(l.root, reflect.ValueOf(c).Elem(), "", &tags{})
+	c.tree, c.files = l.root, slices.Sorted(maps.Keys(l.files))
+	for _, f := range l.root.child("listeners").fields {
+		c.order = append(c.order, f.key)
+	}
+	l.errs = append(l.errs, d.errs...)
+	l.errs = append(l.errs, c.check(d.errs)...)
+	if len(l.errs) > 0 {
+		return nil, l.errs.Err()
+	}
+	return c, nil
+}
+
+func defaultListeners() *node {
+	leaf := func(kind kind, text, key string, value *node) *node {
+		n := &node{kind: kind, text: text, src: defaultSource}
+		if value != nil {
+			n.fields = []field{{key, value}}
+		}
+		return n
+	}
+	return leaf(mapping, "", "main", leaf(mapping, "", "address", leaf(scalar, ":8080", "", nil)))
+}
+
+// Errorf returns an error about a setting, placed by as much of the path as the files know.
+func (c *Config) Errorf(path, format string, a ...any) *Error {
+	return &Error{Pos: c.tree.locate(path).blame(), Path: path, Message: fmt.Sprintf(format, a...)}
+}

@@ -1,0 +1,78 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// notYet is every setting of the model that the gateway does not act on yet. It is refused,
+// never ignored. A path has `*` for any name; without values every value is refused that is
+// neither empty nor off, and with `written` an empty block too.
+var notYet = []struct {
+	path    string
+	values  []string
+	what    string
+	written bool
+}{
+	{path: "listeners.*.tls.acme", what: "obtaining certificates by ACME"},
+	{path: "listeners.*.tls", what: "TLS on a listener", written: true},
+	{path: "listeners.*.http2", values: []string{"true", "on", "yes"}, what: "HTTP/2"},
+	{path: "listeners.*.h2c", values: []string{"true", "on", "yes"}, what: "HTTP/2 without TLS"},
+	{path: "listeners.*.http3", values: []string{"true", "on", "yes"}, what: "HTTP/3"},
+	{path: "listeners.*.proxy_protocol", values: []string{"accept", "require"}, what: "the PROXY protocol"},
+	{path: "listeners.*.engine", values: []string{"loop"}, what: "the engine loop"},
+	{path: "state.dir", what: "durable state"},
+	{path: "state.redis", what: "shared state in Redis"},
+	{path: "services.*.discovery", what: "service discovery"},
+	{path: "services.*.protocol", values: []string{"h2c", "grpc", "grpcs", "graphql"}, what: "this protocol"},
+	{path: "routes.*.aggregate", what: "the action aggregate", written: true},
+	{path: "routes.*.grpc", what: "the action grpc", written: true},
+	{path: "routes.*.graphql", what: "the action graphql", written: true},
+	{path: "routes.*.websocket", what: "the action websocket", written: true},
+	{path: "routes.*.openapi", what: "checking requests against an OpenAPI document"},
+	{path: "plans", what: "plans"},
+	{path: "tenants", what: "tenants"},
+	{path: "teams", what: "teams"},
+	{path: "consumers.*.tenant", what: "a consumer's tenant"},
+	{path: "consumers.*.plan", what: "a consumer's plan"},
+	{path: "compatibility", values: []string{"kong"}, what: "compatibility with Kong"},
+}
+
+// notBuilt reports what the tree sets and the gateway does not do yet.
+func notBuilt(root *node) (errs Errors) {
+	for _, entry := range notYet {
+		var walk func(n *node, path string, steps []string)
+		walk = func(n *node, path string, steps []string) {
+			if len(steps) == 0 {
+				if n.asks(entry.values, entry.written) {
+					errs = append(errs, &Error{Pos: n.blame(), Path: path, Message: fmt.Sprintf("%s is not built yet; leave it out", entry.what)})
+				}
+				return
+			}
+			for _, f := range n.fields {
+				if steps[0] == "*" || steps[0] == f.key {
+					walk(f.value, joinKey(path, f.key), steps[1:])
+				}
+			}
+		}
+		walk(root, "", strings.Split(entry.path, "."))
+	}
+	return errs
+}
+
+// asks tells whether n sets one of the values, or without values anything at all.
+func (n *node) asks(values []string, written bool) bool {
+	switch n.kind {
+	case null:
+		return written
+	case mapping:
+		return written || len(n.fields) > 0
+	case sequence:
+		return len(n.items) > 0
+	}
+	if len(values) > 0 {
+		return slices.Contains(values, n.text)
+	}
+	return n.text != "" && !n.isOff()
+}

@@ -1,0 +1,368 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// checker holds a decoded configuration to what its types can not say: references,
+// addresses, patterns, and what may not stand together.
+type checker struct {
+	c     *Config
+	known map[string]bool // paths, and their parents, that have an error already
+	errs  Errors
+}
+
+// check returns the mistakes in c, without those that follow from earlier ones.
+func (c *Config) check(earlier Errors) Errors {
+	k := &checker{c: c, known: map[string]bool{}}
+	for _, e := range earlier {
+		for path := e.Path; path != ""; path = parent(path) {
+			k.known[path] = true
+		}
+	}
+	k.listeners()
+	for _, name := range slices.Sorted(maps.Keys(c.Services)) {
+		k.service(joinKey("services", name), c.Services[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Routes)) {
+		k.route(joinKey("routes", name), c.Routes[name])
+	}
+	k.consumers()
+	return k.errs
+}
+
+func parent(path string) string {
+	segments, _ := parsePath(path)
+	if len(segments) < 2 {
+		return ""
+	}
+	up := ""
+	for _, s := range segments[:len(segments)-1] {
+		if s.list {
+			up = joinIndex(up, s.index)
+		} else {
+			up = joinKey(up, s.key)
+		}
+	}
+	return up
+}
+
+// fail adds an error, unless the same setting, or one below it, has one.
+func (k *checker) fail(path, format string, a ...any) {
+	if !k.known[path] {
+		k.errs = append(k.errs, k.c.Errorf(path, format, a...))
+	}
+}
+
+// name refuses names that would break a log line, a label or a header.
+func (k *checker) name(path, name string) {
+	if name == "" {
+		k.fail(path, "the name is empty")
+	}
+	if strings.ContainsFunc(name, unicode.IsControl) {
+		k.fail(path, "the name has control characters")
+	}
+}
+
+// reference reports a name that no entry has.
+func reference[T any](k *checker, path, what, name string, entries map[string]T) {
+	if _, ok := entries[name]; !ok {
+		k.fail(path, "there is no %s %q%s", what, name, hint(name, slices.Sorted(maps.Keys(entries))))
+	}
+}
+
+func (k *checker) listeners() {
+	c := k.c
+	taken := map[string][]bound{}
+	if c.Admin.Address != "" {
+		if host, ok := k.address("admin.address", c.Admin.Address, taken); ok && c.Admin.Token.IsZero() && !isLoopback(host) {
+			k.fail("admin.address", "%q can be reached from other machines and there is no token; listen on 127.0.0.1 or set admin.token", c.Admin.Address)
+		}
+	}
+	if len(c.Listeners) == 0 {
+		k.fail("listeners", "there is no listener; write main: {address: \":8080\"}")
+	}
+	for _, name := range c.order {
+		l, path := c.Listeners[name], joinKey("listeners", name)
+		k.name(path, name)
+		if l != nil && l.Address != "" {
+			k.address(path+".address", l.Address, taken)
+		}
+	}
+}
+
+type bound struct{ host, path string }
+
+// address checks where a listener listens, and that nothing else does. The host is "unix"
+// for a socket in the file system.
+func (k *checker) address(path, address string, taken map[string][]bound) (host string, ok bool) {
+	before := len(k.errs)
+	if file, isUnix := strings.CutPrefix(address, "unix:"); isUnix {
+		if !strings.HasPrefix(file, "/") {
+			k.fail(path, "%q names no absolute path; write unix:/path", address)
+		}
+		for _, other := range taken[address] {
+			k.fail(path, "%s listens on %q already", other.path, address)
+		}
+		taken[address] = append(taken[address], bound{"unix", path})
+		return "unix", len(k.errs) == before
+	}
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		k.fail(path, "%q is no address; write host:port, :port or unix:/path", address)
+		return "", false
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil {
+		k.fail(path, "%q has no port between 0 and 65535", address)
+	} else if n != 0 {
+		port = strconv.FormatUint(n, 10)
+		if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+			host = "*"
+		}
+		for _, other := range taken[port] {
+			if host == other.host || host == "*" || other.host == "*" {
+				k.fail(path, "port %s is listened on by %s already", port, other.path)
+				break
+			}
+		}
+		taken[port] = append(taken[port], bound{host, path})
+	}
+	if _, err := netip.ParseAddr(host); err != nil && host != "*" && host != "" && !isHostName(host) {
+		k.fail(path, "%q is neither an address nor the name of a host", host)
+	}
+	return host, len(k.errs) == before
+}
+
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "unix" || strings.EqualFold(host, "localhost") || err == nil && ip.Unmap().IsLoopback()
+}
+
+func isHostName(host string) bool {
+	if host == "" || len(host) > 253 || host[0] == '.' || host[0] == '-' || strings.Contains(host, "..") {
+		return false
+	}
+	return !strings.ContainsFunc(host, func(r rune) bool {
+		return !(r == '-' || r == '.' || r == '_' || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z')
+	})
+}
+
+func (k *checker) service(path string, s *Service) {
+	k.name(path, s.Name)
+	if len(s.Endpoints) == 0 && (s.Discovery == nil || s.Discovery.Off()) {
+		k.fail(path+".endpoints", "the service has no endpoints; write [\"http://host:port\"]")
+	}
+	total := 0
+	urls := map[string]string{}
+	for i, e := range s.Endpoints {
+		at := joinIndex(path+".endpoints", i)
+		if n := k.c.tree.locate(at); n.kind == mapping {
+			at += ".url"
+		}
+		if e.URL == "" {
+			continue
+		}
+		total += e.Weight
+		if problem := endpointProblem(e.URL, s.Protocol); problem != "" {
+			k.fail(at, "%s", problem)
+		} else if first, ok := urls[e.URL]; ok {
+			k.fail(at, "%q stands here twice, first in %s; give it a weight instead", e.URL, first)
+		}
+		urls[e.URL] = at
+	}
+	if len(s.Endpoints) > 0 && total == 0 {
+		k.fail(path+".endpoints", "every weight is 0, so no endpoint would get a request")
+	}
+	if s.PassHost && s.Host != "" {
+		k.fail(path+".host", "pass_host sends the client's Host and host another one; keep one of them")
+	}
+	if s.Host != "" && !isAuthority(s.Host) {
+		k.fail(path+".host", "%q is no host; write it as api.example.com or api.example.com:8443", s.Host)
+	}
+	if !s.TLS.Off {
+		if (s.TLS.Cert == "") != (s.TLS.Key == "") {
+			k.fail(path+".tls", "a client certificate is cert and key together")
+		}
+		if s.Protocol == "http" {
+			k.fail(path+".tls", "the protocol is http, which has no TLS; write protocol: https")
+		}
+	}
+	k.loadBalancer(path+".load_balancer", s.LoadBalancer)
+	if !s.HealthCheck.Off && !strings.HasPrefix(s.HealthCheck.Path, "/") {
+		k.fail(path+".health_check.path", "%q does not begin with a slash", s.HealthCheck.Path)
+	}
+	k.retryOn(path+".retries.when", s.Retries.When)
+}
+
+// endpointProblem says what is wrong with an endpoint's URL, or nothing.
+func endpointProblem(raw, protocol string) string {
+	if file, ok := strings.CutPrefix(raw, "unix:"); ok {
+		if !strings.HasPrefix(file, "/") {
+			return fmt.Sprintf("%q names no absolute path; write unix:/path", raw)
+		}
+		return ""
+	}
+	scheme := "http"
+	if protocol == "https" || protocol == "grpcs" {
+		scheme = "https"
+	}
+	if !strings.Contains(raw, "://") {
+		return fmt.Sprintf("%q has no scheme; write %s://%s", raw, scheme, raw)
+	}
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil || strings.ContainsFunc(raw, unicode.IsSpace):
+		return fmt.Sprintf("%q is no URL; write %s://host:port/base", redactURL(raw), scheme)
+	case u.User != nil:
+		return fmt.Sprintf("%q holds a user, which is not sent; use a policy that sets the header Authorization", redactURL(raw))
+	case u.Scheme == "https" && scheme == "http" && protocol == "http":
+		return fmt.Sprintf("%q is https and the service's protocol is http; write protocol: https", raw)
+	case u.Scheme != scheme:
+		return fmt.Sprintf("%q does not fit the protocol %s; write %s://…", raw, protocol, scheme)
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.HasSuffix(raw, "#"):
+		return fmt.Sprintf("%q has a query or a fragment; an endpoint is scheme, host, port and base path", raw)
+	case !isAuthority(u.Host):
+		return fmt.Sprintf("%q has no usable host and port", raw)
+	}
+	return ""
+}
+
+func isAuthority(s string) bool {
+	host, port := s, ""
+	if h, p, err := net.SplitHostPort(s); err == nil {
+		host, port = h, p
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return false
+		}
+	}
+	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	if _, err := netip.ParseAddr(host); err == nil {
+		return true
+	}
+	return isHostName(host)
+}
+
+func (k *checker) loadBalancer(path string, lb LoadBalancer) {
+	const forms = "consumer, ip, path, header:NAME, cookie:NAME or query:NAME"
+	if lb.Strategy != "consistent_hash" {
+		if lb.By != "" {
+			k.fail(path+".by", "only consistent_hash hashes by something; write strategy: consistent_hash or leave it out")
+		}
+		return
+	}
+	switch kind, name, named := strings.Cut(lb.By, ":"); kind {
+	case "":
+		k.fail(path+".by", "consistent_hash needs to know by what; write by: %s", forms)
+	case "consumer", "ip", "path":
+		if named {
+			k.fail(path+".by", "%q takes no name; write %s", lb.By, kind)
+		}
+	case "header", "cookie", "query":
+		if !isToken(name) && (kind != "query" || name == "") {
+			k.fail(path+".by", "%q names no %s; write %s:NAME", lb.By, kind, kind)
+		}
+	default:
+		k.fail(path+".by", "%q is not one of %s%s", lb.By, forms, suggest(kind, []string{"consumer", "ip", "path", "header", "cookie", "query"}))
+	}
+}
+
+func (k *checker) retryOn(path string, when []string) {
+	words := []string{"connect_failure", "reset", "timeout"}
+	for i, w := range when {
+		status, err := strconv.Atoi(w)
+		switch {
+		case err == nil && (status < 500 || status > 599):
+			k.fail(joinIndex(path, i), "%s is not a status of the 5xx, and others are not failures", w)
+		case err != nil && !slices.Contains(words, w):
+			k.fail(joinIndex(path, i), "%q is not one of %s, or a status as \"503\"%s", w, strings.Join(words, ", "), suggest(w, words))
+		}
+	}
+}
+
+func (k *checker) consumers() {
+	c := k.c
+	keys, users := map[string]string{}, map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(c.Consumers)) {
+		consumer, path := c.Consumers[name], joinKey("consumers", name)
+		k.name(path, name)
+		if consumer.Tenant != "" {
+			reference(k, path+".tenant", "tenant", consumer.Tenant, c.Tenants)
+		}
+		if consumer.Plan != "" {
+			reference(k, path+".plan", "plan", consumer.Plan, c.Plans)
+		}
+		for i, group := range consumer.Groups {
+			k.name(joinIndex(path+".groups", i), group)
+		}
+		ids := map[string]bool{}
+		for i, key := range consumer.APIKeys {
+			at := joinIndex(path+".api_keys", i)
+			k.hash(at+".hash", key.Hash)
+			k.unique(at+".hash", "this key", strings.ToLower(key.Hash), keys)
+			if key.ID != "" && ids[key.ID] {
+				k.fail(at+".id", "a key of this consumer has the id %q already", key.ID)
+			}
+			ids[key.ID] = true
+		}
+		for i, user := range consumer.BasicAuth {
+			at := joinIndex(path+".basic_auth", i)
+			k.hash(at+".hash", user.Hash)
+			if user.Username == "" {
+				user.Username = name
+			}
+			if strings.ContainsFunc(user.Username, func(r rune) bool { return r == ':' || unicode.IsControl(r) }) {
+				k.fail(at+".username", "%q has a colon or control characters, which Basic authentication can not carry", user.Username)
+			}
+			k.unique(at+".username", "this user name", user.Username, users)
+		}
+		for i, jwt := range consumer.JWT {
+			at := joinIndex(path+".jwt", i)
+			given := 0
+			for _, set := range [...]bool{!jwt.Secret.IsZero(), jwt.PublicKey != "", jwt.JWKSURL != ""} {
+				if set {
+					given++
+				}
+			}
+			if given != 1 {
+				k.fail(at, "a token is verified by one key; write exactly one of secret, public_key, jwks_url")
+			}
+			if u, err := url.Parse(jwt.JWKSURL); jwt.JWKSURL != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
+				k.fail(at+".jwks_url", "%q is no URL; write https://host/path", redactURL(jwt.JWKSURL))
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Tenants)) {
+		if plan := c.Tenants[name].Plan; plan != "" {
+			reference(k, joinKey("tenants", name)+".plan", "plan", plan, c.Plans)
+		}
+	}
+}
+
+func (k *checker) hash(path, hash string) {
+	digits, ok := strings.CutPrefix(hash, "sha256:")
+	if hash == "" {
+		return
+	}
+	if !ok || len(digits) != 64 || strings.Trim(strings.ToLower(digits), "0123456789abcdef") != "" {
+		k.fail(path, "this is no hash; write sha256: and 64 hexadecimal digits, as printf %%s KEY | sha256sum prints them")
+	}
+}
+
+func (k *checker) unique(path, what, value string, seen map[string]string) {
+	if value == "" {
+		return
+	}
+	if first, ok := seen[value]; ok {
+		k.fail(path, "%s stands also at %s; it can identify only one consumer", what, first)
+		return
+	}
+	seen[value] = path
+}

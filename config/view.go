@@ -1,0 +1,191 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// View returns the whole configuration, defaults included, as values that encoding/json
+// can write. Each setting is {"value": …, "source": …}, where the source is file:line, the
+// name of an environment variable, a flag, or "default". Secrets read ***: those of type
+// Secret, and below undecoded blocks whatever stands under a key that sounds like one.
+func (c *Config) View() any {
+	return viewValue(reflect.ValueOf(*c), c.tree, defaultSource.file, nil)
+}
+
+type leaf struct {
+	Value  any    `json:"value"`
+	Source string `json:"source"`
+}
+
+func (n *node) origin() string {
+	if n.line == 0 || n.src.kind != "file" {
+		return n.src.file
+	}
+	return fmt.Sprintf("%s:%d", n.src.file, n.line)
+}
+
+// viewValue shows v, decoded from n, or from nothing when n is nil.
+func viewValue(v reflect.Value, n *node, origin string, f *planField) any {
+	t := v.Type()
+	if n != nil {
+		origin = n.origin()
+	}
+	switch {
+	case t.Kind() == reflect.Pointer:
+		if v.IsNil() {
+			return nil
+		}
+		if b, ok := v.Interface().(*Block); ok {
+			return viewNode(b.node, false)
+		}
+		return viewValue(v.Elem(), n, origin, f)
+	case f != nil && f.secret && !v.IsZero():
+		return leaf{masked, origin}
+	case isScalar(t):
+		return leaf{viewScalar(v), origin}
+	}
+	switch t.Kind() {
+	case reflect.Struct:
+		return viewStruct(v, n)
+	case reflect.Map:
+		shown := map[string]any{}
+		for _, key := range v.MapKeys() {
+			name := fmt.Sprint(key.Interface())
+			shown[name] = viewValue(v.MapIndex(key), n.child(name), origin, f)
+		}
+		return shown
+	}
+	list := make([]any, v.Len())
+	for i := range list {
+		var item *node
+		if n != nil && n.kind == sequence && i < len(n.items) {
+			item = n.items[i]
+		}
+		list[i] = viewValue(v.Index(i), item, origin, f)
+	}
+	return list
+}
+
+func viewStruct(v reflect.Value, n *node) any {
+	p := planOf(v.Type())
+	origin := defaultSource.file
+	if n != nil {
+		origin = n.origin()
+	}
+	if p.off >= 0 && v.Field(p.off).Bool() {
+		return leaf{"off", origin}
+	}
+	short := ""
+	if n != nil && n.kind == scalar {
+		short = shorthand(v.Type())
+	}
+	shown := map[string]any{}
+	for i := range p.fields {
+		f := &p.fields[i]
+		child := n.child(f.name)
+		if f.name == short {
+			child = n
+		}
+		if child != nil && child.kind == null && f.typ.Kind() != reflect.Pointer {
+			child = nil
+		}
+		value := v.FieldByIndex(f.index)
+		if child == nil && f.preset == "" && unset(value) {
+			continue
+		}
+		shown[f.name] = viewValue(value, child, defaultSource.file, f)
+	}
+	return shown
+}
+
+// unset is what has no value worth showing when nobody wrote it: an empty list, map or
+// text, a secret that is not there.
+func unset(v reflect.Value) bool {
+	switch v.Kind() {
+	case reflect.Map, reflect.Slice:
+		return v.Len() == 0
+	case reflect.Pointer, reflect.String:
+		return v.IsZero()
+	}
+	return (v.Type() == secretType || v.Type() == timeType) && v.IsZero()
+}
+
+func viewScalar(v reflect.Value) any {
+	switch value := v.Interface().(type) {
+	case time.Duration:
+		return FormatDuration(value)
+	case time.Time:
+		if value.IsZero() {
+			return ""
+		}
+		return value.Format(time.RFC3339)
+	case fmt.Stringer:
+		return value.String()
+	case string:
+		return redactURL(value)
+	}
+	return v.Interface()
+}
+
+// viewNode shows an undecoded block; secret hides every value in it.
+func viewNode(n *node, secret bool) any {
+	switch n.kind {
+	case mapping:
+		shown := make(map[string]any, len(n.fields))
+		for _, f := range n.fields {
+			shown[f.key] = viewNode(f.value, secret || soundsSecret(f.key))
+		}
+		return shown
+	case sequence:
+		list := make([]any, len(n.items))
+		for i, item := range n.items {
+			list[i] = viewNode(item, secret)
+		}
+		return list
+	case scalar:
+		if secret && n.text != "" {
+			if _, isBool := n.value().(bool); !isBool {
+				return leaf{masked, n.origin()}
+			}
+		}
+		if text, ok := n.value().(string); ok {
+			return leaf{redactURL(text), n.origin()}
+		}
+	}
+	return leaf{n.value(), n.origin()}
+}
+
+var secretWords = map[string]bool{
+	"key": true, "keys": true, "hash": true, "hashes": true, "authorization": true, "cookie": true,
+	"credential": true, "credentials": true, "private": true, "apikey": true, "passphrase": true,
+}
+
+// soundsSecret judges a key of a block whose settings are not known here.
+func soundsSecret(key string) bool {
+	key = loosely(key)
+	if key == "public_key" {
+		return false
+	}
+	for _, part := range [...]string{"secret", "token", "password", "passwd"} {
+		if strings.Contains(key, part) {
+			return true
+		}
+	}
+	for word := range strings.SplitSeq(key, "_") {
+		if secretWords[word] {
+			return true
+		}
+	}
+	return false
+}
+
+var userinfo = regexp.MustCompile(`://[^/@\s]*@`)
+
+// redactURL hides user and password in the URLs of a text.
+func redactURL(text string) string {
+	return userinfo.ReplaceAllString(text, "://"+masked+"@")
+}
