@@ -261,6 +261,13 @@ func TestConfigure(t *testing.T) {
 		}
 	}
 
+	// A failure that was judged by the old settings does not open what was switched off meanwhile.
+	x = newScript(t, s)
+	p := x.admitted(0)
+	x.Configure(Settings{})
+	x.trip(0, p.generation, ConsecutiveFailures)
+	x.state(0, Closed)
+
 	// The window's counts survive new thresholds, and not a new shape.
 	ratio := Settings{ErrorRatio: 0.5, MinRequests: 10}
 	f := func(change func(*Settings), want State) {

@@ -12,7 +12,7 @@ import (
 const steps = 10
 
 // counts are the calls and failures of the last window. Each stripe is a ring of steps, and callers choose a stripe at
-// random, so that cores seldom write the same cache line; a stripe alone is exact, and their sum is what counts.
+// random, so that cores seldom write the same word at the same time; each stripe is exact, and their sum is what counts.
 type counts struct {
 	width   uint64 // of a step, in nanoseconds
 	stripes []stripe

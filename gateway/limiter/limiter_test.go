@@ -139,6 +139,13 @@ func TestReserve(t *testing.T) {
 	if !s.Reserve(0, []byte("n"), noRefill, 1, Never, out[:]) || s.Reserve(0, []byte("n"), noRefill, 1, Never, out[:]) {
 		t.Error("reserved what will never come")
 	}
+	// Debt has an end where numbers have one.
+	endless := []Limit{{Requests: MaxTokens, Per: 1}}
+	for i, want := range []bool{true, true, false} {
+		if s.Reserve(0, []byte("e"), endless, MaxTokens, Never, out[:]) != want {
+			t.Errorf("reservation %d: want %v", i, want)
+		}
+	}
 }
 
 // A reload neither gives a drained client a fresh burst nor locks anyone out.
