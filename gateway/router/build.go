@@ -360,7 +360,7 @@ func (b *builder) flatten(nb *nodeBuild, host hostPattern, shorter int32) int32 
 	n := int32(len(t.nodes))
 	t.nodes = append(t.nodes, node{})
 	nd := node{shorter: shorter, size: int32(nb.size), viaParam: nb.viaParam}
-	if slices.ContainsFunc(nb.ends[:], func(cs []candidate) bool { return len(cs) > 0 }) {
+	if nb.ending() {
 		var e ends
 		for k := range e {
 			e[k] = b.list(nb.ends[k], host)
@@ -378,7 +378,13 @@ func (b *builder) flatten(nb *nodeBuild, host hostPattern, shorter int32) int32 
 	}
 	nd.many = len(nb.kids) > 1
 	for _, s := range slices.Sorted(maps.Keys(nb.kids)) {
-		kid := b.flatten(nb.kids[s], host, shorter)
+		next := nb.kids[s]
+		for !nd.many && len(next.kids) == 1 && next.param == nil && !next.ending() {
+			for only, below := range next.kids {
+				s, next = s+"/"+only, below
+			}
+		}
+		kid := b.flatten(next, host, shorter)
 		nd.below = nd.below || t.nodes[kid].below
 		if nd.many {
 			b.edges = append(b.edges, edge{s, n, kid})
@@ -388,6 +394,10 @@ func (b *builder) flatten(nb *nodeBuild, host hostPattern, shorter int32) int32 
 	}
 	t.nodes[n] = nd
 	return n
+}
+
+func (n *nodeBuild) ending() bool {
+	return slices.ContainsFunc(n.ends[:], func(cs []candidate) bool { return len(cs) > 0 })
 }
 
 // list appends the candidates of one host and path pattern in their order, a route once.
@@ -406,8 +416,9 @@ func (b *builder) list(cs []candidate, host hostPattern) list {
 	return l
 }
 
-// minIndexed is the length from which a list is worth an index.
-const minIndexed = 16
+// minIndexed is how many routes must want a value of one header for an index to cost
+// less than asking each.
+const minIndexed = 4
 
 func (b *builder) headerIndex(cs []candidate) *headerIndex {
 	if len(cs) < minIndexed {
@@ -427,7 +438,7 @@ func (b *builder) headerIndex(cs []candidate) *headerIndex {
 			x.name = name
 		}
 	}
-	if uses[x.name] < minIndexed/2 {
+	if uses[x.name] < minIndexed {
 		return nil
 	}
 	for i, c := range cs {

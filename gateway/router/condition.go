@@ -28,6 +28,8 @@ func parseCondition(name string, values []string) (c condition, index int, reaso
 		switch {
 		case v == "*":
 			c.any = true
+		case v == "~":
+			return c, i, `is an empty pattern: write "*" for any value`
 		case isPattern:
 			re, err := regexp.Compile(pattern)
 			if err != nil {

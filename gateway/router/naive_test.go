@@ -251,6 +251,19 @@ func randomRoute(r *rand.Rand, id int) Route {
 	return rt
 }
 
+// randomRoutes now and then differ in nothing but conditions.
+func randomRoutes(r *rand.Rand) []Route {
+	routes := make([]Route, 1+r.IntN(12))
+	alike := r.IntN(4) == 0
+	for i := range routes {
+		routes[i] = randomRoute(r, i)
+		if alike {
+			routes[i].Hosts, routes[i].Paths = nil, []string{"/", "=/a"}
+		}
+	}
+	return routes
+}
+
 func randomRequest(r *rand.Rand) *Request {
 	h := fields{}
 	for _, name := range some(r, 2, "x-one", "x-two") {

@@ -63,28 +63,41 @@ func zeroLanes(v uint64) uint64 { return (v - lanes) &^ v & highs }
 // refusal: no escape, nothing forbidden, no "//" and no "/.". It reads eight bytes
 // at a time and may stop early, never late.
 func plainPrefix(raw []byte) int {
-	i, afterSlash := 0, uint64(0)
-	for ; i+8 <= len(raw); i += 8 {
-		v := binary.LittleEndian.Uint64(raw[i:])
-		slash := zeroLanes(v ^ lanes*'/')
-		suspect := (v-lanes*0x24)&^v&highs | // controls, space, !, ", #
-			zeroLanes(v^lanes*'%') |
-			zeroLanes(v^lanes*'\\') |
-			zeroLanes((v|lanes*0x40)^lanes*0x7f) | // ? and DEL
-			(slash<<8|afterSlash)&zeroLanes((v|lanes)^lanes*'/') // . or / after a slash
-		if suspect != 0 {
-			return i
+	i := 0
+	if len(raw) >= 8 {
+		carry := uint64(0)
+		for ; i+8 <= len(raw); i += 8 {
+			v := binary.LittleEndian.Uint64(raw[i:])
+			dots := dotLanes(v)
+			if suspectLanes(v)|(dots<<8|carry)&dots != 0 {
+				return i
+			}
+			carry = dots >> 56
 		}
-		afterSlash = slash >> 56
+		if i < len(raw) { // the last eight, some of them again
+			v := binary.LittleEndian.Uint64(raw[len(raw)-8:])
+			if dots := dotLanes(v); suspectLanes(v)|dots<<8&dots != 0 {
+				return i
+			}
+		}
+		return len(raw)
 	}
 	for ; i < len(raw); i++ {
-		c := raw[i]
-		if class[c] != plain || c <= '/' && c >= '.' && i > 0 && raw[i-1] == '/' {
+		if c := raw[i]; class[c] != plain || i > 0 && raw[i-1] == '/' && (c == '/' || c == '.') {
 			return i
 		}
 	}
 	return i
 }
+
+// suspectLanes marks what must be looked at: all up to the percent sign, the
+// backslash, the question mark and DEL.
+func suspectLanes(v uint64) uint64 {
+	return (v-lanes*('%'+1))&^v&highs | zeroLanes(v^lanes*'\\') | zeroLanes((v|lanes*0x40)^lanes*0x7f)
+}
+
+// dotLanes marks dots and slashes. Any two in a row are worth a look.
+func dotLanes(v uint64) uint64 { return zeroLanes((v | lanes) ^ lanes*'/') }
 
 const (
 	plain = iota

@@ -44,6 +44,9 @@ func parsePath(text string) (p pathPattern, reason string) {
 	p.text = text
 	if expr, ok := strings.CutPrefix(text, "~"); ok {
 		p.kind = regexPath
+		if expr == "" {
+			return p, "is an empty pattern"
+		}
 		re, err := regexp.Compile(expr)
 		if err != nil {
 			return p, err.Error()

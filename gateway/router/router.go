@@ -145,10 +145,10 @@ type tree struct {
 	anyPath  list
 }
 
-// node is a place in the tree of segments. Segments of literals lead to all nodes but
-// those of parameters, which hang from param.
+// node is a place in the tree of segments: literals lead to its children, and what fills
+// a parameter leads to param.
 type node struct {
-	kid      string // the segment to the only literal child
+	kid      string // the segments to the only literal child: where nothing ends or branches off, several
 	sole     int32  // that child, 0 if there are none or several
 	param    int32
 	ends     int32
@@ -339,9 +339,8 @@ func (w *walk) segments(root int32) bool {
 	t, p := w.t, w.path
 	n, at := root, 0 // p[:at] leads to n
 	for at < len(p) {
-		end := at + 1 + segmentLen(p[at+1:])
 		w.steps++
-		kid := t.child(n, p[at+1:end])
+		kid, end := t.step(n, p, at)
 		if kid == 0 {
 			break
 		}
@@ -392,15 +391,15 @@ func (w *walk) templates(n int32, at, k int) bool {
 			return true
 		}
 	} else {
-		end := at + 1 + segmentLen(p[at+1:])
-		if nd.many || nd.sole != 0 {
-			if kid := t.child(n, p[at+1:end]); kid != 0 && t.nodes[kid].below && w.templates(kid, end, k) {
+		if kid, end := t.step(n, p, at); kid != 0 && t.nodes[kid].below && w.templates(kid, end, k) {
+			return true
+		}
+		if nd.param != 0 {
+			end := segmentEnd(p, at)
+			if w.templates(nd.param, end, k+1) {
+				w.res.Spans[k] = Span{int32(at + 1), int32(end)}
 				return true
 			}
-		}
-		if nd.param != 0 && w.templates(nd.param, end, k+1) {
-			w.res.Spans[k] = Span{int32(at + 1), int32(end)}
-			return true
 		}
 	}
 	if w.try(&e[rest], at) {
@@ -410,26 +409,32 @@ func (w *walk) templates(n int32, at, k int) bool {
 	return false
 }
 
-func segmentLen(p []byte) int {
-	if i := bytes.IndexByte(p, '/'); i >= 0 {
-		return i
+// segmentEnd returns where the segment behind the slash at p[at] ends.
+func segmentEnd(p []byte, at int) int {
+	if i := bytes.IndexByte(p[at+1:], '/'); i >= 0 {
+		return at + 1 + i
 	}
 	return len(p)
 }
 
-func (t *Table) child(n int32, segment []byte) int32 {
+// step follows the literals behind the slash at p[at] from node n. It returns the
+// child and where its part of the path ends; 0 if there is none.
+func (t *Table) step(n int32, p []byte, at int) (kid int32, end int) {
 	nd := &t.nodes[n]
 	if !nd.many {
-		if string(segment) == nd.kid {
-			return nd.sole
+		end = at + 1 + len(nd.kid)
+		if nd.sole == 0 || end > len(p) || end < len(p) && p[end] != '/' || string(p[at+1:end]) != nd.kid {
+			return 0, at
 		}
-		return 0
+		return nd.sole, end
 	}
+	end = segmentEnd(p, at)
+	segment := p[at+1 : end]
 	mask := uint64(len(t.edges) - 1)
 	for i := edgeHash(n, segment) & mask; ; i = (i + 1) & mask {
 		e := &t.edges[i]
 		if e.child == 0 || e.parent == n && e.segment == string(segment) {
-			return e.child
+			return e.child, end
 		}
 	}
 }

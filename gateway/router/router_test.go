@@ -263,6 +263,7 @@ func TestBuildProblems(t *testing.T) {
 	path("users", `"users" must start with "/"`)
 	path("", `"" must start`)
 	path("~(", `"~(" error parsing regexp`)
+	path("~", `"~" is an empty pattern`)
 	path("/a%2fb", `"/a%2fb" is a path that no request can have: path has an encoded slash`)
 	path("/a/*", `"/a/*" has a "*"`)
 	path("/{a}.json", `"/{a}.json" has a parameter that is not a whole segment`)
@@ -365,10 +366,7 @@ func TestMatchAgainstNaive(t *testing.T) {
 	}
 	outcomes := map[string]int{}
 	for range tables {
-		routes := make([]Route, 1+r.IntN(12))
-		for i := range routes {
-			routes[i] = randomRoute(r, i)
-		}
+		routes := randomRoutes(r)
 		table, problems := build(routes)
 		if len(table.routes) != len(routes) {
 			t.Fatal(problems)
@@ -424,7 +422,6 @@ func tied(routes []Route, req *Request) (string, string) {
 	return "", ""
 }
 
-// many makes n routes of one shape; %d in url becomes the number of one in the middle.
 func manyRoutes(n int, shape func(i int) Route) []Route {
 	routes := make([]Route, n)
 	for i := range routes {
@@ -564,10 +561,7 @@ func FuzzMatch(f *testing.F) {
 	f.Add(uint64(2), "x.b.a.com:80", "/a/%62//c/../", "z+z=4+%26", "PURGE")
 	f.Fuzz(func(t *testing.T, seed uint64, host, path, query, method string) {
 		r := rand.New(rand.NewPCG(seed, 0))
-		routes := make([]Route, 1+r.IntN(12))
-		for i := range routes {
-			routes[i] = randomRoute(r, i)
-		}
+		routes := randomRoutes(r)
 		table, _ := build(routes)
 		req := randomRequest(r)
 		canonical, err := Canonical(nil, []byte(path))
