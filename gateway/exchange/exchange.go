@@ -1,0 +1,401 @@
+// Package exchange holds Exchange: one request, its response, and everything
+// decided about them on the way. Engines fill it, hooks read it and ask it for
+// changes, and its Close is the single end of every request: it runs exactly
+// once, after the last byte or the abort, and hands the Exchange back to its
+// pool. Nothing here performs I/O.
+package exchange
+
+import (
+	"crypto/tls"
+	"iter"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/valyala/fasthttp"
+)
+
+// Answer tells who made the response.
+type Answer uint8
+
+// The makers of a response.
+const (
+	// Unanswered: no response yet.
+	Unanswered Answer = iota
+	// Own: the gateway itself: a rejection, a redirect, a fixed response.
+	Own
+	// Proxied: a backend.
+	Proxied
+	// Stored: the cache.
+	Stored
+	// Tunnel: a backend that switched protocols; bytes pass unread.
+	Tunnel
+)
+
+// Exchange is one request and its response. It comes from a Pool, belongs to
+// one goroutine at a time, and is invalid after Close. Byte slices in it are
+// borrowed: they live as long as the Exchange unless their field says less.
+type Exchange struct {
+	// Request is the client's request as the engine parsed it. Hooks read it
+	// and never change it: changes for the backend go through ToBackend.
+	Request *fasthttp.Request
+	// Response is what the client gets. Until the action answered it is empty;
+	// headers that the gateway adds go through ToClient.
+	Response *fasthttp.Response
+
+	// Fields are the header fields of the request in the order and spelling of
+	// the wire, checked by the engine. What goes to the backend is built from them.
+	Fields []Field
+	// Path is the canonical path: decoded and normalised once. Routing,
+	// policies, cache key and backend use this form alone.
+	Path []byte
+	// Query is the raw query without the question mark.
+	Query []byte
+	// Host is the normalised host: lower case, without port.
+	Host []byte
+	// Scheme is "http" or "https", as the client spoke it to the gateway or to a trusted proxy.
+	Scheme string
+	// ForwardedHost and ForwardedPort are what X-Forwarded-Host and X-Forwarded-Port tell the backend.
+	ForwardedHost []byte
+	ForwardedPort []byte
+	// ClientAddr is the client's address: the peer's, or the one a trusted proxy vouches for.
+	ClientAddr netip.Addr
+	// PeerAddr is the address of the other end of the connection.
+	PeerAddr netip.Addr
+	// TrustedPeer reports whether the peer is one of trusted_proxies.
+	TrustedPeer bool
+	// Listener is the name of the listener in the configuration.
+	Listener string
+	// TLS is the state of the client's TLS connection, nil without TLS.
+	TLS *tls.ConnectionState
+	// ConnID numbers the client's connection within the process.
+	ConnID uint64
+	// Client is the engine's handle of the client's connection, for noticing
+	// that the client went away.
+	Client ClientConn
+
+	// Arrived is the wall-clock time at which the head was complete.
+	Arrived time.Time
+	// Start is the same moment on the monotonic clock, in nanoseconds.
+	Start int64
+	// Clock tells the time of this gateway.
+	Clock *Clock
+
+	// Route is the matched route, nil before routing and when nothing matched.
+	Route *Route
+	// Plan is what the matched route compiled to; it belongs to the assembly.
+	Plan any
+	// ParamNames are the names in the path pattern that matched, Params their values in the same order.
+	ParamNames []string
+	Params     [MaxParams][]byte
+	// MatchedPrefix is the length of the part of Path that the route's prefix covers.
+	MatchedPrefix int
+
+	// Identity is what authentication found.
+	Identity Identity
+	// AuthFailure is why the last credential was refused, "" if none was. It is for logs and metrics, never for the client.
+	AuthFailure string
+
+	// RequestID is the correlation id: for logs, error bodies and the backend.
+	RequestID []byte
+	// ToBackend collects changes to the headers of the request on its way to the backend.
+	ToBackend HeaderEdits
+	// ToClient collects headers for the client; they are applied when the response is complete, over whatever a backend sent.
+	ToClient HeaderEdits
+	// UpstreamPath and UpstreamQuery replace path and query towards the backend when set (decoded path, raw query).
+	UpstreamPath  []byte
+	UpstreamQuery []byte
+	queryReplaced bool
+	// Body is the request body once it is held; nil while it is not, or there is none.
+	Body []byte
+	// BodyLimit bounds the request body in bytes; 0 is no bound.
+	BodyLimit int64
+	// Replayable says that the request may be sent twice although its method is not idempotent.
+	Replayable bool
+
+	// Answer tells who answered.
+	Answer Answer
+	// Reject is the rejection that ended the request, nil otherwise.
+	Reject *Reject
+	// Reply is the answer given with Replied, nil otherwise.
+	Reply *Reply
+	// CacheResult is "" where no cache was asked, else hit, miss, stale, bypass or revalidated.
+	CacheResult string
+	// Service and Endpoint name the backend that answered last.
+	Service  string
+	Endpoint string
+	// Attempts counts the tries at a backend.
+	Attempts int
+	// UpstreamTime is the time spent waiting for backends until their response head, in nanoseconds.
+	UpstreamTime int64
+	// BytesIn and BytesOut count body bytes from and to the client.
+	BytesIn  int64
+	BytesOut int64
+	// ResizesBody says that a body hook changes the length of the response body.
+	ResizesBody bool
+	// Tunnel relays the connection after a 101 answer; the engine runs it.
+	Tunnel Tunneler
+	// Reason says in one word why a request did not pass; for logs and metrics.
+	Reason string
+	// Aborted is set when the client went away before it had its answer.
+	Aborted atomic.Bool
+
+	// Steps is how many request steps of the program were reached; the program's own.
+	Steps int
+
+	arena     []byte
+	slots     []any
+	used      []int
+	bodyHooks []BodyHook
+	done      func(*Exchange)
+	open      bool
+	pool      *Pool
+}
+
+// MaxParams bounds the parameters of a path template.
+const MaxParams = 16
+
+// BodyHook sees a chunk of a body and returns what goes on in its place. The
+// chunk is borrowed for the call; what is returned must live until the next call.
+type BodyHook func(x *Exchange, chunk []byte, last bool) ([]byte, error)
+
+// ClientConn is the engine's side of a client connection.
+type ClientConn interface {
+	// Gone reports whether the client has closed the connection. It costs a
+	// system call and is meant for requests that have waited for long.
+	Gone() bool
+	// InterruptRead ends a read of the request body that another goroutine waits in.
+	InterruptRead()
+	// Interim sends an interim response (1xx) if that can be done in order; head is complete and borrowed.
+	Interim(head []byte)
+}
+
+// Tunneler relays bytes between a client and a backend that switched protocols.
+type Tunneler interface {
+	// Run returns when both directions have ended.
+	Run(client net.Conn)
+}
+
+// Route is what hooks may know of the matched route.
+type Route struct {
+	// ID is the number of the route in its generation.
+	ID int
+	// Name is the route's name in the configuration.
+	Name string
+}
+
+// Pool recycles Exchanges. The zero value is not usable; see NewPool.
+type Pool struct {
+	p     sync.Pool
+	clock *Clock
+}
+
+// NewPool returns a pool whose Exchanges tell the time by clock.
+func NewPool(clock *Clock) *Pool {
+	return &Pool{clock: clock}
+}
+
+// Get returns an open Exchange. done runs exactly once, in Close.
+func (p *Pool) Get(req *fasthttp.Request, res *fasthttp.Response, done func(*Exchange)) *Exchange {
+	x, _ := p.p.Get().(*Exchange)
+	if x == nil {
+		x = &Exchange{pool: p, Clock: p.clock, arena: make([]byte, 0, 512)}
+	}
+	x.Request, x.Response, x.done, x.open = req, res, done, true
+	x.Arrived = p.clock.Time()
+	x.Start = p.clock.Since(x.Arrived)
+	return x
+}
+
+// Close ends the exchange: it runs the done function given to Get, and returns
+// the Exchange to its pool. Further calls do nothing. It implements io.Closer,
+// so that fasthttp calls it once the last byte is gone, for buffered, streamed,
+// aborted and hijacked responses alike.
+func (x *Exchange) Close() error {
+	if !x.open {
+		return nil
+	}
+	x.open = false
+	x.done(x)
+	x.reset()
+	x.pool.p.Put(x)
+	return nil
+}
+
+func (x *Exchange) reset() {
+	for _, i := range x.used {
+		slotResets[i](x.slots[i])
+	}
+	x.used = x.used[:0]
+	x.Request, x.Response, x.done = nil, nil, nil
+	x.Fields = x.Fields[:0]
+	x.Path, x.Query, x.Host, x.Scheme = nil, nil, nil, ""
+	x.ForwardedHost, x.ForwardedPort = nil, nil
+	x.ClientAddr, x.PeerAddr, x.TrustedPeer = netip.Addr{}, netip.Addr{}, false
+	x.Listener, x.TLS, x.ConnID, x.Client = "", nil, 0, nil
+	clear(x.Params[:len(x.ParamNames)])
+	x.ParamNames = nil
+	x.Route, x.Plan, x.MatchedPrefix = nil, nil, 0
+	x.Identity = Identity{}
+	x.AuthFailure = ""
+	x.RequestID = nil
+	x.ToBackend.reset()
+	x.ToClient.reset()
+	x.UpstreamPath, x.UpstreamQuery, x.queryReplaced, x.Body = nil, nil, false, nil
+	x.BodyLimit, x.Replayable, x.ResizesBody, x.Tunnel = 0, false, false, nil
+	x.Answer, x.Reject, x.Reply, x.CacheResult = Unanswered, nil, nil, ""
+	x.Service, x.Endpoint, x.Attempts, x.UpstreamTime = "", "", 0, 0
+	x.BytesIn, x.BytesOut, x.Reason = 0, 0, ""
+	x.Aborted.Store(false)
+	x.Steps = 0
+	clear(x.bodyHooks)
+	x.bodyHooks = x.bodyHooks[:0]
+	if cap(x.arena) > maxArena {
+		x.arena = make([]byte, 0, 512)
+	}
+	x.arena = x.arena[:0]
+}
+
+// maxArena is how much scratch memory an idle Exchange may keep.
+const maxArena = 16 << 10
+
+// Scratch returns an empty slice to append a short value to; hand the result
+// to Keep, and it lives as long as the Exchange.
+func (x *Exchange) Scratch() []byte {
+	return x.arena[len(x.arena):]
+}
+
+// Keep takes back what was appended to Scratch and returns it with its length
+// as capacity. Between the two no other Scratch may be filled.
+func (x *Exchange) Keep(b []byte) []byte {
+	if len(b) == 0 {
+		return nil
+	}
+	n := len(x.arena)
+	if cap(b) <= cap(x.arena)-n && &x.arena[:n+1][n] == &b[0] {
+		x.arena = x.arena[:n+len(b)]
+		return b[:len(b):len(b)]
+	}
+	// append had to move the bytes. The arena grows, so that the next request
+	// of this size finds room; earlier values keep the old memory alive.
+	grown := make([]byte, len(b), max(2*cap(x.arena), 2*len(b)))
+	copy(grown, b)
+	x.arena = grown
+	return grown[:len(b):len(b)]
+}
+
+// Copy returns a copy of b that lives as long as the Exchange.
+func (x *Exchange) Copy(b []byte) []byte {
+	return x.Keep(append(x.Scratch(), b...))
+}
+
+// CopyString is Copy of a string.
+func (x *Exchange) CopyString(s string) []byte {
+	return x.Keep(append(x.Scratch(), s...))
+}
+
+// Method returns the request's method.
+func (x *Exchange) Method() []byte { return x.Request.Header.Method() }
+
+// RequestHeader returns the client's value of a header, nil without one. name
+// is in canonical form (X-Correlation-Id). Of repeated headers it is the first.
+func (x *Exchange) RequestHeader(name string) []byte {
+	return x.Request.Header.Peek(name)
+}
+
+// HasField reports whether the request has a field of this kind.
+func (x *Exchange) HasField(k Kind) bool {
+	for i := range x.Fields {
+		if x.Fields[i].Kind == k {
+			return true
+		}
+	}
+	return false
+}
+
+// RequestTrailers yields the trailer fields of the request; they are complete once its body was read.
+func (x *Exchange) RequestTrailers() iter.Seq2[[]byte, []byte] {
+	return func(yield func(name, value []byte) bool) {
+		for _, name := range x.Request.Header.PeekTrailerKeys() {
+			if !yield(name, x.Request.Header.PeekBytes(name)) {
+				return
+			}
+		}
+	}
+}
+
+// SetUpstreamQuery replaces the query towards the backend, also by an empty one.
+func (x *Exchange) SetUpstreamQuery(q []byte) {
+	x.UpstreamQuery, x.queryReplaced = q, true
+}
+
+// BackendQuery returns the raw query for the backend.
+func (x *Exchange) BackendQuery() []byte {
+	if x.queryReplaced {
+		return x.UpstreamQuery
+	}
+	return x.Query
+}
+
+// BackendPath returns the decoded path for the backend.
+func (x *Exchange) BackendPath() []byte {
+	if x.UpstreamPath != nil {
+		return x.UpstreamPath
+	}
+	return x.Path
+}
+
+// Param returns the value of a named path parameter, nil without one.
+func (x *Exchange) Param(name string) []byte {
+	for i, n := range x.ParamNames {
+		if n == name {
+			return x.Params[i]
+		}
+	}
+	return nil
+}
+
+// PushBodies adds a hook over the chunks of the response body. Hooks run in the order in which they were added.
+func (x *Exchange) PushBodies(h BodyHook) {
+	x.bodyHooks = append(x.bodyHooks, h)
+}
+
+// HasBodyHooks reports whether the response body has to pass through PushBody.
+func (x *Exchange) HasBodyHooks() bool { return len(x.bodyHooks) > 0 }
+
+// PushBody runs a chunk of the response body through the hooks.
+func (x *Exchange) PushBody(chunk []byte, last bool) ([]byte, error) {
+	var err error
+	for _, h := range x.bodyHooks {
+		if chunk, err = h(x, chunk, last); err != nil {
+			return nil, err
+		}
+	}
+	return chunk, nil
+}
+
+// Clock tells the time: wall-clock for protocol fields, monotonic nanoseconds
+// for everything that is measured. Tests replace its source.
+type Clock struct {
+	source func() time.Time
+	base   time.Time
+}
+
+// NewClock returns a clock over source, nil for the real time.
+func NewClock(source func() time.Time) *Clock {
+	if source == nil {
+		source = time.Now
+	}
+	return &Clock{source: source, base: source().Add(-time.Second)}
+}
+
+// Time returns the current time.
+func (c *Clock) Time() time.Time { return c.source() }
+
+// Now returns monotonic nanoseconds since shortly before the clock was made; it is never zero.
+func (c *Clock) Now() int64 { return int64(c.source().Sub(c.base)) }
+
+// Since places t on the monotonic scale of Now.
+func (c *Clock) Since(t time.Time) int64 { return int64(t.Sub(c.base)) }

@@ -1,0 +1,112 @@
+package exchange
+
+import (
+	"errors"
+	"strconv"
+	"unicode/utf8"
+
+	"github.com/valyala/fasthttp"
+)
+
+// ErrNoCredential is what an authenticating hook returns when the request
+// carries no credential of its kind.
+var ErrNoCredential error = &Reject{Status: fasthttp.StatusUnauthorized, Reason: "credential_missing", Detail: "no credential was given"}
+
+// ErrClientGone ends an exchange whose client went away; nothing is sent.
+var ErrClientGone = errors.New("the client closed the connection")
+
+// Reject is the gateway's own refusal of a request, as an RFC 9457 problem. It
+// is made when the configuration is compiled and shared by all requests, so
+// that refusing costs no more than passing.
+type Reject struct {
+	// Status is the HTTP status.
+	Status int
+	// Reason is the machine-readable word for logs, metrics and the problem's type.
+	Reason string
+	// Detail is the sentence for the client. It never tells why a credential
+	// failed beyond its class, nor anything about backends.
+	Detail string
+	// Headers go with the answer: WWW-Authenticate, Allow, Retry-After.
+	Headers []HeaderEdit
+	// Close ends the client's connection after the answer.
+	Close bool
+
+	head []byte
+}
+
+// Error gives the reason; a Reject travels as an error.
+func (r *Reject) Error() string { return r.Reason }
+
+// NewReject returns a Reject with its constant part rendered ahead.
+func NewReject(status int, reason, detail string, headers ...HeaderEdit) *Reject {
+	r := &Reject{Status: status, Reason: reason, Detail: detail, Headers: headers}
+	r.head = r.appendHead(nil)
+	return r
+}
+
+// Header is a shorthand for a header of a Reject.
+func Header(name, value string) HeaderEdit {
+	return HeaderEdit{Name: name, Value: []byte(value), Op: EditSet}
+}
+
+func (r *Reject) appendHead(b []byte) []byte {
+	b = append(b, `{"type":"urn:sluice:`...)
+	b = append(b, r.Reason...)
+	b = append(b, `","title":`...)
+	b = AppendJSONString(b, []byte(fasthttp.StatusMessage(r.Status)))
+	b = append(b, `,"status":`...)
+	b = strconv.AppendInt(b, int64(r.Status), 10)
+	b = append(b, `,"detail":`...)
+	return AppendJSONString(b, []byte(r.Detail))
+}
+
+// AppendProblem appends the application/problem+json body (RFC 9457) for a
+// request with this path and id.
+func (r *Reject) AppendProblem(b, instance, requestID []byte) []byte {
+	if r.head != nil {
+		b = append(b, r.head...)
+	} else {
+		b = r.appendHead(b)
+	}
+	if len(instance) > 0 {
+		b = append(b, `,"instance":`...)
+		b = AppendJSONString(b, instance)
+	}
+	if len(requestID) > 0 {
+		b = append(b, `,"request_id":`...)
+		b = AppendJSONString(b, requestID)
+	}
+	return append(b, "}\n"...)
+}
+
+const hexDigits = "0123456789abcdef"
+
+// AppendJSONString appends s as a JSON string (RFC 8259, section 7). Bytes
+// that are not ASCII pass only as part of valid UTF-8.
+func AppendJSONString(b, s []byte) []byte {
+	b = append(b, '"')
+	for i := 0; i < len(s); {
+		c := s[i]
+		switch {
+		case c == '"' || c == '\\':
+			b = append(b, '\\', c)
+			i++
+		case c >= 0x20 && c < 0x7f:
+			b = append(b, c)
+			i++
+		case c < 0x20 || c == 0x7f:
+			b = append(b, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
+			i++
+		default:
+			r, n := utf8.DecodeRune(s[i:])
+			if r == utf8.RuneError && n <= 1 {
+				b = append(b, "\\ufffd"...)
+				i++
+				continue
+			}
+			b = append(b, s[i:i+n]...)
+			i += n
+		}
+	}
+	return append(b, '"')
+}

@@ -1,0 +1,89 @@
+package exchange
+
+import (
+	"errors"
+
+	"github.com/valyala/fasthttp"
+)
+
+// Reply is a complete answer that a hook or an action gives without a backend:
+// a cache hit, a preflight, a redirect. Its contents are shared and immutable.
+type Reply struct {
+	// Head holds the status and every header but the framing; it is copied.
+	Head fasthttp.ResponseHeader
+	// Body is sent as it is. A HEAD request gets its length alone.
+	Body []byte
+	// Answer is Own or Stored.
+	Answer Answer
+}
+
+// Replied is what a hook returns after it put its answer into Exchange.Reply.
+var Replied = errors.New("replied")
+
+// Render puts the answer that err stands for into the response: a Reject, the
+// Reply of Replied, or for any other error a plain 500. It does nothing for nil.
+func (x *Exchange) Render(err error) {
+	switch err := err.(type) {
+	case nil:
+		return
+	case *Reject:
+		x.renderReject(err)
+		return
+	}
+	if err == Replied && x.Reply != nil {
+		x.renderReply(x.Reply)
+		return
+	}
+	x.renderReject(internalError)
+}
+
+var internalError = NewReject(fasthttp.StatusInternalServerError, "internal_error", "the gateway could not handle this request")
+
+var problemJSON = []byte("application/problem+json")
+
+func (x *Exchange) renderReject(r *Reject) {
+	x.Reject, x.Answer, x.Reason = r, Own, r.Reason
+	res := x.Response
+	res.Reset()
+	res.Header.DisableNormalizing()
+	res.SetStatusCode(r.Status)
+	res.Header.SetContentTypeBytes(problemJSON)
+	for i := range r.Headers {
+		res.Header.AddBytesV(r.Headers[i].Name, r.Headers[i].Value)
+	}
+	if r.Close {
+		res.SetConnectionClose()
+	}
+	// The path as it came, without the query: that may carry credentials.
+	instance := x.Path
+	if instance == nil {
+		instance = rawPath(x.Request.Header.RequestURI())
+	}
+	res.SetBodyRaw(x.Keep(r.AppendProblem(x.Scratch(), instance, x.RequestID)))
+}
+
+func (x *Exchange) renderReply(r *Reply) {
+	x.Answer = r.Answer
+	x.Response.Reset()
+	r.Head.CopyTo(&x.Response.Header)
+	x.Response.SetBodyRaw(r.Body)
+}
+
+// NewReply returns a Reply with this status and no headers yet.
+func NewReply(status int, answer Answer) *Reply {
+	r := &Reply{Answer: answer}
+	r.Head.DisableNormalizing()
+	r.Head.SetNoDefaultContentType(true)
+	r.Head.SetStatusCode(status)
+	return r
+}
+
+// rawPath cuts query, fragment and excess length off a request target.
+func rawPath(uri []byte) []byte {
+	for i, c := range uri {
+		if c == '?' || c == '#' || i == 1024 {
+			return uri[:i]
+		}
+	}
+	return uri
+}

@@ -1,0 +1,196 @@
+package listener
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// phase is what a client connection is in the middle of.
+type phase = uint32
+
+const (
+	phaseNew     phase = iota // accepted, nothing read
+	phaseHead                 // reading a request head
+	phaseServing              // a request is being answered
+	phaseIdle                 // between requests
+	phaseClosing              // given up by the sweeper
+	phaseTunnel               // switched protocols
+)
+
+// conn is a client's connection. It stamps what it does, so that one sweeper
+// can enforce the timeouts of all without a deadline per request. The stamps
+// are of the sweeper's coarse clock.
+type conn struct {
+	net.Conn
+	owner *Listener
+	raw   syscall.RawConn
+	id    uint64
+	peer  netip.Addr
+
+	phase      atomic.Uint32
+	since      atomic.Int64 // when the phase began
+	readSince  atomic.Int64 // a body read waits since then, 0: none
+	writeSince atomic.Int64 // a write waits since then, 0: none
+	cut        atomic.Bool  // reading was interrupted for good
+
+	// unflushed is the connection goroutine's own: the last answer may still
+	// be in fasthttp's buffer.
+	unflushed bool
+
+	once       sync.Once
+	prev, next *conn
+}
+
+var past = time.Unix(1, 0)
+
+// errClosing is what a read says when the sweeper has just given the connection up.
+var errClosing = errors.New("the connection is being closed")
+
+// Read reads from the client.
+func (c *conn) Read(p []byte) (int, error) {
+	if c.phase.Load() == phaseServing {
+		c.readSince.Store(c.owner.coarse.Load())
+		n, err := c.Conn.Read(p)
+		c.readSince.Store(0)
+		return n, err
+	}
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		switch ph := c.phase.Load(); ph {
+		case phaseIdle:
+			if !c.phase.CompareAndSwap(phaseIdle, phaseHead) {
+				return 0, errClosing
+			}
+			c.since.Store(c.owner.coarse.Load())
+		case phaseNew:
+			if !c.phase.CompareAndSwap(phaseNew, phaseHead) {
+				return 0, errClosing
+			}
+		}
+	}
+	return n, err
+}
+
+// writeSlice bounds one write, so that a slow client's progress is seen.
+const writeSlice = 64 << 10
+
+// Write writes to the client.
+func (c *conn) Write(p []byte) (int, error) {
+	c.unflushed = false
+	written := 0
+	for {
+		piece := p[written:]
+		if len(piece) > writeSlice {
+			piece = piece[:writeSlice]
+		}
+		c.writeSince.Store(c.owner.coarse.Load())
+		n, err := c.Conn.Write(piece)
+		c.writeSince.Store(0)
+		written += n
+		if err != nil || written == len(p) {
+			return written, err
+		}
+	}
+}
+
+// Close closes the connection and takes it off the listener's books.
+func (c *conn) Close() error {
+	c.once.Do(func() { c.owner.forget(c) })
+	return c.Conn.Close()
+}
+
+// CloseWrite ends the sending direction.
+func (c *conn) CloseWrite() error {
+	if h, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return h.CloseWrite()
+	}
+	return c.Conn.Close()
+}
+
+// serving notes that a request is complete as far as its head goes.
+func (c *conn) serving() {
+	c.phase.Store(phaseServing)
+}
+
+// idle notes that an answer is out.
+func (c *conn) idle() {
+	c.since.Store(c.owner.coarse.Load())
+	c.phase.CompareAndSwap(phaseServing, phaseIdle)
+	c.unflushed = true
+}
+
+// Gone reports whether the client has closed its side. An early half-close
+// counts: nobody tells it apart from a client that left.
+func (c *conn) Gone() bool {
+	if c.raw == nil {
+		return false
+	}
+	gone := false
+	err := c.raw.Control(func(fd uintptr) {
+		p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := unix.Poll(p[:], 0)
+		gone = err == nil && n > 0 && p[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
+	})
+	return gone || err != nil
+}
+
+// InterruptRead ends a waiting read; none succeeds afterwards.
+func (c *conn) InterruptRead() {
+	c.cut.Store(true)
+	_ = c.Conn.SetReadDeadline(past)
+}
+
+// Interim sends an interim response, unless an earlier answer of a pipeline
+// may still be buffered above this connection.
+func (c *conn) Interim(head []byte) {
+	if !c.unflushed {
+		_, _ = c.Write(head)
+	}
+}
+
+// check is the sweeper's look at the connection. It reports whether the
+// connection was given up.
+func (c *conn) check(now int64, t *Timeouts) {
+	over := func(since int64, limit time.Duration) bool {
+		return limit > 0 && now-since >= int64(limit)
+	}
+	if w := c.writeSince.Load(); w != 0 && over(w, t.Stall) {
+		// The client takes nothing: there is no way to tell it anything.
+		_ = c.Conn.SetDeadline(past)
+		return
+	}
+	switch since := c.since.Load(); c.phase.Load() {
+	case phaseNew:
+		if over(since, t.Header) && c.phase.CompareAndSwap(phaseNew, phaseClosing) {
+			_ = c.Close()
+		}
+	case phaseIdle:
+		if over(since, t.Idle) && c.phase.CompareAndSwap(phaseIdle, phaseClosing) {
+			_ = c.Close()
+		}
+	case phaseHead:
+		if over(since, t.Header) {
+			c.InterruptRead()
+		}
+	case phaseServing:
+		if r := c.readSince.Load(); r != 0 && over(r, t.Stall) {
+			c.InterruptRead()
+		}
+	}
+}
+
+// evict closes the connection if it is between requests.
+func (c *conn) evict() bool {
+	if c.phase.CompareAndSwap(phaseIdle, phaseClosing) {
+		_ = c.Close()
+		return true
+	}
+	return false
+}

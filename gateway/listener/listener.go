@@ -1,0 +1,283 @@
+// Package listener takes connections from clients and speaks their protocol.
+// It is the strictest reader in the chain: what is ambiguous is refused here,
+// in one place, before anything else looks at it. It enforces what a client
+// may cost: time for a head, stalls, idleness, connections.
+package listener
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// Timeouts of client connections; 0 is none.
+type Timeouts struct {
+	// Header is for a whole request head, from its first byte.
+	Header time.Duration
+	// Stall is for a byte in either direction while a body is on its way.
+	Stall time.Duration
+	// Idle is between two requests.
+	Idle time.Duration
+}
+
+// Limits bound what clients may hold.
+type Limits struct {
+	// MaxConns and MaxConnsPerIP bound the open connections; 0 is no bound.
+	MaxConns      int
+	MaxConnsPerIP int
+}
+
+// Listener accepts connections on one address. It implements net.Listener for
+// the engine that serves it; its sweeper enforces the timeouts.
+type Listener struct {
+	// Name is the listener's name in the configuration.
+	Name string
+
+	ln     net.Listener
+	log    *slog.Logger
+	coarse atomic.Int64 // nanoseconds, advanced by the sweeper
+	start  time.Time
+
+	timeouts atomic.Pointer[Timeouts]
+	limits   atomic.Pointer[Limits]
+
+	mu    sync.Mutex
+	ring  conn // sentinel
+	conns int
+	perIP map[netip.Addr]int
+
+	nextID  atomic.Uint64
+	refused atomic.Uint64
+	stop    chan struct{}
+	swept   chan struct{}
+	closing atomic.Bool
+}
+
+// Listen opens the address: host:port, or unix:/path. A socket file that a
+// dead process left behind is replaced.
+func Listen(name, address string, log *slog.Logger) (*Listener, error) {
+	network := "tcp"
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		network, address = "unix", path
+		if c, err := net.Dial("unix", path); err == nil {
+			_ = c.Close()
+			return nil, fmt.Errorf("cannot listen on unix:%s: another process does", path)
+		}
+		if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket != 0 {
+			_ = os.Remove(path)
+		}
+	}
+	ln, err := net.Listen(network, address)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %s: %w", address, err)
+	}
+	l := &Listener{
+		Name: name, ln: ln, log: log, start: time.Now(), perIP: make(map[netip.Addr]int),
+		stop: make(chan struct{}), swept: make(chan struct{}),
+	}
+	l.ring.prev, l.ring.next = &l.ring, &l.ring
+	l.coarse.Store(1)
+	l.timeouts.Store(&Timeouts{})
+	l.limits.Store(&Limits{})
+	return l, nil
+}
+
+// Configure sets timeouts and limits, also while connections are open.
+func (l *Listener) Configure(t Timeouts, m Limits) {
+	l.timeouts.Store(&t)
+	l.limits.Store(&m)
+}
+
+// Start begins to enforce the timeouts.
+func (l *Listener) Start() { go l.sweep() }
+
+// Addr returns the address that is listened on.
+func (l *Listener) Addr() net.Addr { return l.ln.Addr() }
+
+// Accept returns the next connection. Running out of file descriptors and
+// aborted connections do not end it: it waits, says so, and goes on.
+func (l *Listener) Accept() (net.Conn, error) {
+	pause := 5 * time.Millisecond
+	for {
+		nc, err := l.ln.Accept()
+		if err != nil {
+			if l.closing.Load() || errors.Is(err, net.ErrClosed) {
+				return nil, err
+			}
+			if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+				l.log.Warn("out of file descriptors: closing idle connections; raise the limit (ulimit -n)", "listener", l.Name)
+				l.evictIdle(16)
+			} else {
+				l.log.Warn("cannot accept a connection", "listener", l.Name, "error", err.Error())
+			}
+			time.Sleep(pause)
+			pause = min(2*pause, time.Second)
+			continue
+		}
+		pause = 5 * time.Millisecond
+		if c := l.admit(nc); c != nil {
+			return c, nil
+		}
+	}
+}
+
+// refusal is written to connections over a limit.
+const refusal = "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
+
+func (l *Listener) admit(nc net.Conn) *conn {
+	c := &conn{Conn: nc, owner: l, id: l.nextID.Add(1)}
+	if sc, ok := nc.(syscall.Conn); ok {
+		c.raw, _ = sc.SyscallConn()
+	}
+	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
+		ap := a.AddrPort()
+		c.peer = ap.Addr().Unmap()
+	} else {
+		// A unix socket: the peer is this machine.
+		c.peer = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	c.since.Store(l.coarse.Load())
+	m := l.limits.Load()
+	l.mu.Lock()
+	full := m.MaxConnsPerIP > 0 && l.perIP[c.peer] >= m.MaxConnsPerIP
+	if !full && m.MaxConns > 0 && l.conns >= m.MaxConns {
+		l.mu.Unlock()
+		evicted := l.evictIdle(1)
+		l.mu.Lock()
+		full = evicted == 0
+	}
+	if full {
+		l.mu.Unlock()
+		l.refused.Add(1)
+		_ = nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+		_, _ = nc.Write([]byte(refusal))
+		_ = nc.Close()
+		return nil
+	}
+	l.conns++
+	l.perIP[c.peer]++
+	c.prev, c.next = l.ring.prev, &l.ring
+	c.prev.next, c.next.prev = c, c
+	l.mu.Unlock()
+	return c
+}
+
+func (l *Listener) forget(c *conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c.next == nil {
+		return
+	}
+	c.prev.next, c.next.prev = c.next, c.prev
+	c.prev, c.next = nil, nil
+	l.conns--
+	if l.perIP[c.peer]--; l.perIP[c.peer] <= 0 {
+		delete(l.perIP, c.peer)
+	}
+}
+
+// snapshot lists the open connections, oldest first.
+func (l *Listener) snapshot(batch []*conn) []*conn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := l.ring.next; c != &l.ring; c = c.next {
+		batch = append(batch, c)
+	}
+	return batch
+}
+
+// evictIdle closes up to n connections that are between requests.
+func (l *Listener) evictIdle(n int) int {
+	evicted := 0
+	for _, c := range l.snapshot(nil) {
+		if evicted == n {
+			break
+		}
+		if c.evict() {
+			evicted++
+		}
+	}
+	return evicted
+}
+
+// Stats counts the open connections: those that wait for a request, those that
+// have one, and those that were refused since the start.
+func (l *Listener) Stats() (idle, active int, refused uint64) {
+	for _, c := range l.snapshot(nil) {
+		switch c.phase.Load() {
+		case phaseNew, phaseIdle:
+			idle++
+		default:
+			active++
+		}
+	}
+	return idle, active, l.refused.Load()
+}
+
+func (l *Listener) sweep() {
+	defer close(l.swept)
+	var batch []*conn
+	for {
+		t := l.timeouts.Load()
+		select {
+		case <-l.stop:
+			return
+		case <-time.After(tick(t)):
+		}
+		now := int64(time.Since(l.start)) + 1
+		l.coarse.Store(now)
+		batch = l.snapshot(batch[:0])
+		for _, c := range batch {
+			c.check(now, t)
+		}
+		clear(batch)
+	}
+}
+
+// tick is how often the sweeper looks: often enough for the shortest timeout.
+func tick(t *Timeouts) time.Duration {
+	d := 100 * time.Millisecond
+	for _, limit := range []time.Duration{t.Header, t.Stall, t.Idle} {
+		if limit > 0 {
+			d = min(d, limit/4)
+		}
+	}
+	return max(d, 5*time.Millisecond)
+}
+
+// Close stops accepting. Open connections go on until CloseConns.
+func (l *Listener) Close() error {
+	if l.closing.Swap(true) {
+		return nil
+	}
+	return l.ln.Close()
+}
+
+// CloseIdle closes the connections that wait for a request; it returns how many have one.
+func (l *Listener) CloseIdle() (active int) {
+	for _, c := range l.snapshot(nil) {
+		if !c.evict() && c.phase.Load() != phaseNew {
+			active++
+		} else if c.phase.CompareAndSwap(phaseNew, phaseClosing) {
+			_ = c.Close()
+		}
+	}
+	return active
+}
+
+// CloseConns closes every connection and ends the sweeper.
+func (l *Listener) CloseConns() {
+	for _, c := range l.snapshot(nil) {
+		_ = c.Close()
+	}
+	close(l.stop)
+	<-l.swept
+}

@@ -1,0 +1,210 @@
+package listener
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync/atomic"
+
+	"github.com/valyala/fasthttp"
+
+	"sluice/gateway/exchange"
+)
+
+// Handler is the gateway as an engine sees it. Both calls leave the connection
+// alone: the engine renders what they put into the exchange.
+type Handler interface {
+	// Decide routes the request and runs its policies up to the action. An
+	// error is the answer already: a rejection, or a reply.
+	Decide(x *exchange.Exchange) error
+	// Answer carries out the action, unless err ended the request before, and
+	// completes the response.
+	Answer(x *exchange.Exchange, err error)
+	// Done sees every exchange once, when it has ended.
+	Done(x *exchange.Exchange)
+}
+
+// Server speaks HTTP/1.1 on a listener's connections with fasthttp.
+type Server struct {
+	l       *Listener
+	handler Handler
+	pool    *exchange.Pool
+	fast    *fasthttp.Server
+	served  chan struct{}
+	err     error
+
+	draining atomic.Bool
+}
+
+// NewServer returns a server that is not started. maxHead bounds a request
+// head in bytes.
+func NewServer(l *Listener, h Handler, pool *exchange.Pool, maxHead int, log *slog.Logger) *Server {
+	s := &Server{l: l, handler: h, pool: pool, served: make(chan struct{})}
+	s.fast = &fasthttp.Server{
+		Handler:                      s.handle,
+		ErrorHandler:                 s.handleError,
+		ExpectHandler:                s.handleExpect,
+		ReadBufferSize:               maxHead,
+		Concurrency:                  1 << 20,
+		MaxRequestBodySize:           1 << 62,
+		StreamRequestBody:            true,
+		NoDefaultServerHeader:        true,
+		NoDefaultContentType:         true,
+		NoDefaultDate:                true,
+		DisablePreParseMultipartForm: true,
+		SecureErrorLogMessage:        true,
+		LazyRequestTime:              true,
+		CloseOnShutdown:              true,
+		Logger:                       fastLog{log},
+	}
+	return s
+}
+
+// Start serves until the listener is closed.
+func (s *Server) Start() {
+	s.l.Start()
+	go func() {
+		defer close(s.served)
+		if err := s.fast.Serve(s.l); err != nil && !errors.Is(err, net.ErrClosed) {
+			s.err = err
+		}
+	}()
+}
+
+// Drain makes every answer the last of its connection.
+func (s *Server) Drain() { s.draining.Store(true) }
+
+// StopAccepting closes the listening socket and waits until the accept loop has ended.
+func (s *Server) StopAccepting() {
+	_ = s.l.Close()
+	<-s.served
+}
+
+// Listener returns the listener that is served.
+func (s *Server) Listener() *Listener { return s.l }
+
+// Close ends all connections. Call StopAccepting first.
+func (s *Server) Close() {
+	s.l.CloseConns()
+}
+
+// exchangeKey is the one user value of a request.
+const exchangeKey = "exchange"
+
+func (s *Server) handle(ctx *fasthttp.RequestCtx) {
+	if x, ok := ctx.UserValue(exchangeKey).(*exchange.Exchange); ok {
+		// ExpectHandler has decided, and the client was told to continue.
+		s.answer(ctx, x, nil)
+		return
+	}
+	x, err := s.open(ctx)
+	if err == nil {
+		err = s.handler.Decide(x)
+	}
+	s.answer(ctx, x, err)
+}
+
+// open makes the exchange of a request whose head is complete.
+func (s *Server) open(ctx *fasthttp.RequestCtx) (*exchange.Exchange, error) {
+	x := s.pool.Get(&ctx.Request, &ctx.Response, s.done)
+	ctx.SetUserValue(exchangeKey, x)
+	ctx.Response.Header.DisableNormalizing()
+	c := ctx.Conn().(*conn)
+	c.serving()
+	x.Client, x.ConnID, x.PeerAddr, x.Listener = c, c.id, c.peer, s.l.Name
+	x.Scheme = "http"
+	if r := readHead(x, &ctx.Request.Header); r != nil {
+		return x, r
+	}
+	return x, nil
+}
+
+func (s *Server) answer(ctx *fasthttp.RequestCtx, x *exchange.Exchange, err error) {
+	s.handler.Answer(x, err)
+	if s.draining.Load() {
+		ctx.SetConnectionClose()
+	}
+	c := x.Client.(*conn)
+	if x.Aborted.Load() || c.cut.Load() {
+		// Nobody reads the answer, or what the client still sends can not be
+		// told from a next request.
+		ctx.SetConnectionClose()
+	}
+	switch {
+	case x.Answer == exchange.Tunnel && x.Tunnel != nil:
+		c.phase.Store(phaseTunnel)
+		t := x.Tunnel
+		ctx.Hijack(func(client net.Conn) { t.Run(client) })
+	case ctx.Response.IsBodyStream() && !ctx.Request.Header.IsHTTP11() && ctx.Response.Header.ContentLength() < 0:
+		s.answerUnframed(ctx)
+	}
+}
+
+// answerUnframed sends a body of unknown length to a client that does not know
+// chunks (HTTP/1.0): it ends with the connection.
+func (s *Server) answerUnframed(ctx *fasthttp.RequestCtx) {
+	h := &ctx.Response.Header
+	h.Del("Transfer-Encoding")
+	h.SetConnectionClose()
+	head := h.AppendBytes(nil)
+	body := ctx.Response.BodyStream()
+	ctx.HijackSetNoResponse(true)
+	ctx.Hijack(func(client net.Conn) {
+		if _, err := client.Write(head); err == nil {
+			_, _ = io.Copy(client, struct{ io.Reader }{body})
+		}
+	})
+}
+
+// handleExpect decides on a request with Expect: 100-continue before its body
+// is asked for.
+func (s *Server) handleExpect(ctx *fasthttp.RequestCtx) int {
+	x, err := s.open(ctx)
+	if err == nil {
+		err = s.handler.Decide(x)
+	}
+	if err == nil {
+		return fasthttp.StatusContinue
+	}
+	s.answer(ctx, x, err)
+	return ctx.Response.StatusCode()
+}
+
+// handleError answers what fasthttp could not parse.
+func (s *Server) handleError(ctx *fasthttp.RequestCtx, err error) {
+	x := s.pool.Get(&ctx.Request, &ctx.Response, s.done)
+	ctx.SetUserValue(exchangeKey, x)
+	c := ctx.Conn().(*conn)
+	c.serving()
+	x.Client, x.ConnID, x.PeerAddr, x.ClientAddr, x.Listener, x.Scheme = c, c.id, c.peer, c.peer, s.l.Name, "http"
+	var small *fasthttp.ErrSmallBuffer
+	reject := rejectMalformed
+	switch {
+	case errors.As(err, &small):
+		reject = rejectHeadSize
+		if len(ctx.Request.Header.RequestURI()) == 0 {
+			reject = rejectURISize
+		}
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		reject = rejectSlowHead
+	}
+	s.handler.Answer(x, reject)
+}
+
+func (s *Server) done(x *exchange.Exchange) {
+	s.handler.Done(x)
+	if c, ok := x.Client.(*conn); ok {
+		c.idle()
+	}
+}
+
+// fastLog passes fasthttp's own messages on at debug level: what matters to
+// operators is in the access log and the metrics.
+type fastLog struct{ log *slog.Logger }
+
+func (l fastLog) Printf(format string, args ...any) {
+	l.log.Debug("fasthttp", "message", format)
+	_ = args // may carry what a client sent
+}

@@ -1,0 +1,254 @@
+// Package policy is the contract between policies and the request path: a
+// policy defines its settings and, when a configuration is compiled, turns
+// them into hooks; a Program is the hooks of one route in stage order.
+// Everything a configuration can decide is decided in a build function, so
+// that a hook only does what depends on the request.
+package policy
+
+import (
+	"fmt"
+	"log/slog"
+	"reflect"
+	"slices"
+
+	"sluice/config"
+	"sluice/gateway/exchange"
+	"sluice/gateway/lifetime"
+	"sluice/gateway/telemetry"
+)
+
+// Stage is the part of a request's way in which a policy acts.
+type Stage uint8
+
+// The stages, in the order in which requests pass them.
+const (
+	Observe Stage = iota
+	Edge
+	Encode
+	Guard
+	Authenticate
+	Authorize
+	Limit
+	Inspect
+	Cache
+	Transform
+)
+
+var stageNames = [...]string{"Observe", "Edge", "Encode", "Guard", "Authenticate", "Authorize", "Limit", "Inspect", "Cache", "Transform"}
+
+func (s Stage) String() string { return stageNames[s] }
+
+// Place is a policy's fixed place on a request's way.
+type Place struct {
+	Name  string
+	Stage Stage
+}
+
+// Order is the one list of all policies of the contract, in the order in which
+// they run, whatever order a configuration writes them in.
+var Order = []Place{
+	{"correlation_id", Observe}, {"tracing", Observe}, {"access_log", Observe}, {"audit", Observe},
+	{"ip_filter", Edge}, {"cors", Edge},
+	{"compression", Encode},
+	{"request_size", Guard}, {"bot_filter", Guard}, {"auth_guard", Guard},
+	{"api_key", Authenticate}, {"jwt", Authenticate}, {"basic_auth", Authenticate}, {"hmac_auth", Authenticate},
+	{"mtls_auth", Authenticate}, {"forward_auth", Authenticate},
+	{"authorize", Authorize},
+	{"rate_limit", Limit}, {"quota", Limit}, {"concurrency", Limit},
+	{"waf", Inspect}, {"idempotency", Inspect},
+	{"cache", Cache},
+	{"api_version", Transform}, {"request_transform", Transform}, {"response_transform", Transform}, {"mirror", Transform},
+}
+
+// PlaceOf returns the rank of a policy in Order, -1 if there is no such policy.
+func PlaceOf(name string) int {
+	return slices.IndexFunc(Order, func(p Place) bool { return p.Name == name })
+}
+
+// Hooks are what a policy does with a request. A nil hook costs nothing. A
+// hook runs to its end, never waits unless it is Blocking, starts no
+// goroutine or timer, never touches the connection, and allocates nothing when
+// the request passes.
+type Hooks struct {
+	// Authenticate verifies a credential and fills x.Identity. Only policies of
+	// the stage Authenticate have it. It returns nil, exchange.ErrNoCredential
+	// if the request has none of its kind, or a *exchange.Reject after setting
+	// x.AuthFailure. Several on one route: any that succeeds is enough.
+	Authenticate func(x *exchange.Exchange) error
+	// Challenge is the WWW-Authenticate value for requests without credential.
+	Challenge string
+	// Anonymous is the consumer that an unauthenticated request gets, nil for none.
+	Anonymous *exchange.Consumer
+
+	// Request runs before the action. An error ends the request: a
+	// *exchange.Reject, or exchange.Replied.
+	Request func(x *exchange.Exchange) error
+	// Response runs when the head of the answer is known, in reverse order,
+	// for rejections too (see x.Answer), if Request was reached.
+	Response func(x *exchange.Exchange) error
+	// Done runs when the exchange ends, if Request was reached.
+	Done func(x *exchange.Exchange)
+
+	// Blocking: the hooks may wait or burn more than about 100 µs.
+	Blocking bool
+	// Varies names what the stored answer depends on because of this policy,
+	// for the cache key: "header:NAME", "query:NAME", "claim:NAME", "consumer".
+	Varies []string
+}
+
+// Definition is a kind of policy.
+type Definition struct {
+	// Name is its key under policies.
+	Name string
+	// Stage is where it runs.
+	Stage Stage
+	// Settings is the type of its settings.
+	Settings reflect.Type
+	// List tells that a list of settings is accepted too.
+	List bool
+
+	build func(b *Build, block *config.Block) (Hooks, config.Errors)
+}
+
+// Define makes a policy whose settings are one C. build returns an error for
+// what only it can judge; syntax, defaults and enums are checked before.
+func Define[C any](name string, stage Stage, build func(*Build, *C) (Hooks, error)) *Definition {
+	return define[C](name, stage, false, func(b *Build, cs []*C) (Hooks, error) { return build(b, cs[0]) })
+}
+
+// DefineList makes a policy that takes one C or a list of them.
+func DefineList[C any](name string, stage Stage, build func(*Build, []*C) (Hooks, error)) *Definition {
+	return define[C](name, stage, true, build)
+}
+
+func define[C any](name string, stage Stage, list bool, build func(*Build, []*C) (Hooks, error)) *Definition {
+	place := PlaceOf(name)
+	if place < 0 || Order[place].Stage != stage {
+		panic("BUG: policy " + name + " has no place in this stage of policy.Order")
+	}
+	d := &Definition{Name: name, Stage: stage, Settings: reflect.TypeFor[C](), List: list}
+	d.build = func(b *Build, block *config.Block) (Hooks, config.Errors) {
+		items := []*config.Block{block}
+		if list {
+			items = block.Items()
+		}
+		var errs config.Errors
+		cs := make([]*C, 0, len(items))
+		for _, item := range items {
+			c := new(C)
+			errs = append(errs, item.Decode(c)...)
+			cs = append(cs, c)
+		}
+		if len(errs) > 0 {
+			return Hooks{}, errs
+		}
+		if len(cs) == 0 {
+			return Hooks{}, config.Errors{b.World.Config.Errorf(block.Path(), "is an empty list; give at least one element, or off")}
+		}
+		h, err := build(b, cs)
+		if err != nil {
+			return Hooks{}, b.locate(block, err)
+		}
+		return h, nil
+	}
+	return d
+}
+
+// Build decodes the block and compiles the hooks.
+func (d *Definition) Build(b *Build, block *config.Block) (Hooks, config.Errors) {
+	return d.build(b, block)
+}
+
+// SettingError is a build function's complaint about one of its settings.
+type SettingError struct {
+	// Setting is the path below the policy, such as "jwks_url".
+	Setting string
+	Message string
+}
+
+func (e *SettingError) Error() string { return e.Setting + ": " + e.Message }
+
+// Wrong returns a SettingError.
+func Wrong(setting, format string, a ...any) error {
+	return &SettingError{Setting: setting, Message: fmt.Sprintf(format, a...)}
+}
+
+// World is what a generation's builds share.
+type World struct {
+	// Config is the configuration that is compiled.
+	Config *config.Config
+	// Log is the operator log.
+	Log *slog.Logger
+	// Clock is the gateway's clock.
+	Clock *exchange.Clock
+	// Metrics are the process's; Generation holds this generation's series.
+	Metrics    *telemetry.Metrics
+	Generation *telemetry.Generation
+	// Living holds state that outlives generations; Leases collects this generation's hold on it.
+	Living *lifetime.Pool[string, any]
+	Leases *lifetime.Set
+	// Consumers are the consumers of the generation by name.
+	Consumers map[string]*exchange.Consumer
+	// DryRun: the generation is only validated; nothing may be opened or started.
+	DryRun bool
+	// Warn collects remarks about settings that work and are unwise.
+	Warn func(path, message string)
+}
+
+// Build is one policy being compiled for one place.
+type Build struct {
+	// World is what the whole generation shares.
+	World *World
+	// Policy is the name of the policy.
+	Policy string
+	// Scope says whose block it is: "global", "services.NAME", "routes.NAME",
+	// "consumers.NAME". With Policy it is the identity of state that survives reloads.
+	Scope string
+	// Path is the configuration path of the block.
+	Path string
+	// Route is the route it is compiled for.
+	Route *exchange.Route
+	// RouteConfig is the route's configuration.
+	RouteConfig *config.Route
+}
+
+// Warnf tells the operator of a setting that works and is unwise.
+func (b *Build) Warnf(setting, format string, a ...any) {
+	path := b.Path
+	if setting != "" {
+		path += "." + setting
+	}
+	b.World.Warn(path, fmt.Sprintf(format, a...))
+}
+
+func (b *Build) locate(block *config.Block, err error) config.Errors {
+	if errs, ok := err.(config.Errors); ok {
+		return errs
+	}
+	path, message := block.Path(), err.Error()
+	if s, ok := err.(*SettingError); ok {
+		path, message = path+"."+s.Setting, s.Message
+	}
+	return config.Errors{b.World.Config.Errorf(path, "%s", message)}
+}
+
+// Living returns the state of this name under the policy's identity: the one
+// of the previous generation if there is one, else what make returns. If it
+// is an io.Closer it is closed when no generation uses it any more.
+func Living[T any](b *Build, name string, make func() (T, error)) (T, error) {
+	return LivingAs(b.World, b.Scope+"/"+b.Policy+"/"+name, make)
+}
+
+// LivingAs is Living under an identity of its own, shared by all that name it.
+func LivingAs[T any](w *World, identity string, make func() (T, error)) (T, error) {
+	held, err := lifetime.Hold(w.Leases, w.Living, identity, func() (any, error) { return make() })
+	if err != nil {
+		var zero T
+		return zero, err
+	}
+	v, ok := held.(T)
+	if !ok {
+		panic(fmt.Sprintf("BUG: living state %s is a %T", identity, held))
+	}
+	return v, nil
+}

@@ -1,0 +1,146 @@
+package policy
+
+import (
+	"slices"
+
+	"github.com/valyala/fasthttp"
+
+	"sluice/gateway/exchange"
+)
+
+// Step is one policy of a program.
+type Step struct {
+	Name  string
+	Scope string
+	Hooks Hooks
+}
+
+// Program is the policies of one route in the order in which they run. It is
+// immutable. A consumer with policies of its own gets a program that equals
+// the route's up to the end of the stage Authenticate.
+type Program struct {
+	steps []Step
+	// steps[:auth] run before authentication, steps[auth:open] are it.
+	auth, open int
+	anonymous  *exchange.Consumer
+	missing    *exchange.Reject
+	done       []int
+	response   []int
+}
+
+// NewProgram orders the steps.
+func NewProgram(steps []Step) *Program {
+	steps = slices.Clone(steps)
+	slices.SortStableFunc(steps, func(a, b Step) int { return PlaceOf(a.Name) - PlaceOf(b.Name) })
+	p := &Program{steps: steps, auth: len(steps), open: len(steps)}
+	var challenges []exchange.HeaderEdit
+	for i := range steps {
+		h := &steps[i].Hooks
+		if h.Done != nil {
+			p.done = append(p.done, i)
+		}
+		if h.Response != nil {
+			p.response = append(p.response, i)
+		}
+		stage := Order[PlaceOf(steps[i].Name)].Stage
+		if stage >= Authenticate {
+			p.auth = min(p.auth, i)
+		}
+		if stage > Authenticate {
+			p.open = min(p.open, i)
+		}
+		if stage != Authenticate {
+			continue
+		}
+		if h.Anonymous != nil && p.anonymous == nil {
+			p.anonymous = h.Anonymous
+		}
+		if h.Challenge != "" {
+			challenges = append(challenges, exchange.HeaderEdit{Name: "WWW-Authenticate", Value: []byte(h.Challenge), Op: exchange.EditAdd})
+		}
+	}
+	slices.Reverse(p.response)
+	p.missing = exchange.NewReject(fasthttp.StatusUnauthorized, "credential_missing", "authentication is required", challenges...)
+	return p
+}
+
+// Steps lists the policies in order; for explain. It is borrowed.
+func (p *Program) Steps() []Step { return p.steps }
+
+// Enter runs the request hooks up to and including authentication.
+func (p *Program) Enter(x *exchange.Exchange) error {
+	for i := range p.steps[:p.auth] {
+		x.Steps = i + 1
+		if f := p.steps[i].Hooks.Request; f != nil {
+			if err := f(x); err != nil {
+				return err
+			}
+		}
+	}
+	x.Steps = p.open
+	if p.auth == p.open {
+		return nil
+	}
+	return p.authenticate(x)
+}
+
+// authenticate tries each kind of credential. The first that is verified is
+// enough. Otherwise the anonymous consumer is taken where there is one, then a
+// credential that was refused outweighs those that are missing.
+func (p *Program) authenticate(x *exchange.Exchange) error {
+	var refused error
+	for i := p.auth; i < p.open; i++ {
+		err := p.steps[i].Hooks.Authenticate(x)
+		if err == nil {
+			x.AuthFailure = ""
+			return nil
+		}
+		if refused == nil && err != exchange.ErrNoCredential {
+			refused = err
+		}
+		x.Identity = exchange.Identity{}
+	}
+	if p.anonymous != nil {
+		x.Identity.Consumer = p.anonymous
+		return nil
+	}
+	if refused != nil {
+		return refused
+	}
+	x.AuthFailure = "missing"
+	return p.missing
+}
+
+// Continue runs the request hooks after authentication.
+func (p *Program) Continue(x *exchange.Exchange) error {
+	for i := p.open; i < len(p.steps); i++ {
+		x.Steps = i + 1
+		if f := p.steps[i].Hooks.Request; f != nil {
+			if err := f(x); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Response runs the response hooks of the steps that were reached, in reverse.
+// An error becomes the answer; hooks further out see it as such.
+func (p *Program) Response(x *exchange.Exchange) {
+	for _, i := range p.response {
+		if i < x.Steps {
+			if err := p.steps[i].Hooks.Response(x); err != nil {
+				x.Render(err)
+			}
+		}
+	}
+}
+
+// Done runs the done hooks of the steps that were reached.
+func (p *Program) Done(x *exchange.Exchange) {
+	for _, i := range p.done {
+		if i < x.Steps {
+			p.steps[i].Hooks.Done(x)
+		}
+	}
+}
