@@ -1,0 +1,379 @@
+package telemetry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Outputs and their limits.
+const (
+	flushInterval = 500 * time.Millisecond // a line is written within a second, also when its neighbour takes a moment
+	flushSize     = 32 << 10               // bytes that are written without waiting for more
+	lightPause    = 50 * time.Millisecond  // between looks at the shards, with few lines
+	busyPause     = 10 * time.Millisecond  // and with many
+	minShardSize  = 512 << 10              // takes the longest possible line with room to spare
+	defaultBuffer = 4 << 20
+)
+
+// AccessLogs are the access log outputs of a gateway, one for each path, shared by everything that logs there and kept
+// over reloads. Only its writers' goroutines touch files.
+type AccessLogs struct {
+	metrics *Metrics
+	log     *Limited
+	buffer  int
+
+	mu     sync.Mutex
+	open   map[string]*AccessLog
+	ending []*AccessLog // given back, still writing their last lines
+	closed bool
+}
+
+// NewAccessLogs makes an empty set. Lines and losses are counted in m, failures reported to log once a minute. buffer is the
+// number of bytes that may wait for each output, default 4 MiB; up to as much again is being written.
+func NewAccessLogs(m *Metrics, log *slog.Logger, buffer int) *AccessLogs {
+	if buffer <= 0 {
+		buffer = defaultBuffer
+	}
+	return &AccessLogs{metrics: m, log: NewLimited(log, time.Minute), buffer: buffer, open: map[string]*AccessLog{}}
+}
+
+// Open leases the output at path for g (nil: until Close) and starts its writer if it is new. path is "stdout", "stderr" or a file, which
+// is created with mode 0640 and appended to.
+func (l *AccessLogs) Open(g *Generation, path string) (*AccessLog, error) {
+	a, err := l.acquire(path, func() (io.WriteCloser, error) { return openOutput(path) })
+	if err != nil {
+		return nil, fmt.Errorf("cannot open access log %s: %w", path, err)
+	}
+	g.hold(a)
+	return a, nil
+}
+
+func (l *AccessLogs) acquire(path string, open func() (io.WriteCloser, error)) (*AccessLog, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, os.ErrClosed
+	}
+	a := l.open[path]
+	if a == nil {
+		out, err := open()
+		if err != nil {
+			return nil, err
+		}
+		a = newAccessLog(l, path, open, out)
+		l.open[path] = a
+		go a.write(out)
+	}
+	a.refs++
+	return a, nil
+}
+
+func (a *AccessLog) release() {
+	l := a.logs
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a.refs--
+	if a.refs > 0 || l.closed {
+		return
+	}
+	delete(l.open, a.path)
+	close(a.stop)
+	l.ending = append(slices.DeleteFunc(l.ending, (*AccessLog).ended), a)
+}
+
+// Reopen writes out what waits and opens all files anew, for log rotation: rename, then Reopen. Lines are lost in
+// neither. A file that cannot be opened keeps being written where it was; that is among the errors returned.
+func (l *AccessLogs) Reopen(ctx context.Context) error {
+	l.mu.Lock()
+	var logs []*AccessLog
+	for _, a := range l.open {
+		logs = append(logs, a)
+	}
+	l.mu.Unlock()
+	errs := make([]error, len(logs))
+	var wg sync.WaitGroup // one that is stuck must not keep the others from reopening
+	for i, a := range logs {
+		wg.Go(func() {
+			if err := a.reopen(ctx); err != nil {
+				errs[i] = fmt.Errorf("cannot reopen access log %s: %w", a.path, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// Close writes out what waits and closes all outputs; later lines are dropped. It gives up waiting when ctx ends, as behind a
+// pipe that nobody reads.
+func (l *AccessLogs) Close(ctx context.Context) error {
+	l.mu.Lock()
+	if !l.closed {
+		l.closed = true
+		for _, a := range l.open {
+			close(a.stop)
+			l.ending = append(l.ending, a)
+		}
+	}
+	ending := slices.Clone(l.ending)
+	l.mu.Unlock()
+	for _, a := range ending {
+		select {
+		case <-a.done:
+		case <-ctx.Done():
+			return fmt.Errorf("cannot finish access log %s: %w", a.path, context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+// AccessLog is one output. Append may be called concurrently; one goroutine writes.
+type AccessLog struct {
+	logs *AccessLogs
+	path string
+	open func() (io.WriteCloser, error)
+	refs int // guarded by logs.mu
+
+	shards  []shard       // a power of two
+	awake   atomic.Bool   // the writer looks at the shards by itself
+	wake    chan struct{} // what it waits for otherwise
+	reopens chan chan error
+	stop    chan struct{}
+	done    chan struct{}
+
+	// Owned by the writer's goroutine.
+	spare []byte // changes places with the buffer of a shard
+	torn  bool   // the last write ended within a line
+}
+
+// A shard collects lines of few cores. Its buffer never grows: what does not fit is dropped.
+type shard struct {
+	mu     sync.Mutex
+	buf    []byte
+	closed bool
+	_      [64]byte
+}
+
+func newAccessLog(l *AccessLogs, path string, open func() (io.WriteCloser, error), out io.WriteCloser) *AccessLog {
+	a := &AccessLog{
+		logs: l, path: path, open: open,
+		wake:    make(chan struct{}, 1),
+		reopens: make(chan chan error),
+		stop:    make(chan struct{}),
+		done:    make(chan struct{}),
+	}
+	shards := defaultStripes()
+	for shards > 1 && l.buffer/shards < minShardSize {
+		shards /= 2
+	}
+	size := max(l.buffer/shards, minShardSize)
+	a.shards = make([]shard, shards)
+	for i := range a.shards {
+		a.shards[i].buf = make([]byte, 0, size)
+	}
+	a.spare = make([]byte, 0, size)
+	return a
+}
+
+// Append hands over the line of r and reports whether it was taken. It allocates nothing and does not wait for the output: when that
+// is too slow the line is dropped and counted. Lines of different cores may change places within a flush.
+func (a *AccessLog) Append(f *Format, r *Record) bool {
+	need, first := maxLine(r), stripe()
+	for i := range a.shards {
+		s := &a.shards[(int(first)+i)&(len(a.shards)-1)]
+		s.mu.Lock()
+		before := len(s.buf)
+		taken := !s.closed && cap(s.buf)-before >= need
+		if taken {
+			s.buf = f.Append(s.buf, r)
+		}
+		s.mu.Unlock()
+		if !taken {
+			continue // another shard may have room
+		}
+		if before == 0 && !a.awake.Load() {
+			select {
+			case a.wake <- struct{}{}:
+			default:
+			}
+		}
+		return true
+	}
+	a.logs.metrics.AccessLogDropped.Inc()
+	return false
+}
+
+// write is the writer's goroutine. While there are lines it looks at the shards again and again rather than being told: a channel
+// that requests signal would cost them more, and makes the runtime allocate now and then.
+func (a *AccessLog) write(out io.WriteCloser) {
+	defer close(a.done)
+	for {
+		// A line appended before awake was cleared is seen now; one appended after it wakes.
+		a.awake.Store(false)
+		if a.waiting() == 0 {
+			select {
+			case <-a.wake:
+			case answer := <-a.reopens:
+				out = a.rotate(out, answer)
+				continue
+			case <-a.stop:
+				a.finish(out)
+				return
+			}
+		}
+		a.awake.Store(true)
+		pause, since := lightPause, time.Now()
+		for {
+			time.Sleep(pause)
+			select {
+			case answer := <-a.reopens:
+				out = a.rotate(out, answer)
+			case <-a.stop:
+				a.finish(out)
+				return
+			default:
+			}
+			waiting := a.waiting()
+			if waiting == 0 {
+				break
+			}
+			if waiting >= flushSize || time.Since(since) >= flushInterval {
+				a.flush(out, false)
+				pause, since = lightPause, time.Now()
+				if waiting >= flushSize {
+					pause = busyPause
+				}
+			}
+		}
+	}
+}
+
+// waiting is the number of bytes in the shards.
+func (a *AccessLog) waiting() int {
+	n := 0
+	for i := range a.shards {
+		s := &a.shards[i]
+		s.mu.Lock()
+		n += len(s.buf)
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// rotate gives the output to write to from now on.
+func (a *AccessLog) rotate(out io.WriteCloser, answer chan<- error) io.WriteCloser {
+	a.flush(out, false)
+	next, err := a.open()
+	if err == nil {
+		a.close(out)
+		out, a.torn = next, false
+	}
+	answer <- err
+	return out
+}
+
+func (a *AccessLog) finish(out io.WriteCloser) {
+	a.flush(out, true)
+	a.close(out)
+}
+
+func (a *AccessLog) reopen(ctx context.Context) error {
+	answer := make(chan error, 1)
+	select {
+	case a.reopens <- answer:
+	case <-a.done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (a *AccessLog) ended() bool {
+	select {
+	case <-a.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// flush writes all shards; last also closes them, so that no line is taken which nobody would write.
+func (a *AccessLog) flush(out io.Writer, last bool) {
+	for i := range a.shards {
+		s := &a.shards[i]
+		s.mu.Lock()
+		lines := s.buf
+		s.buf = a.spare[:0]
+		s.closed = last
+		s.mu.Unlock()
+		if len(lines) > 0 {
+			a.writeLines(out, lines)
+		}
+		a.spare = lines
+	}
+}
+
+var newline = []byte{'\n'}
+
+// writeLines writes whole lines. What fails is not tried again: a full disk would fill the memory next.
+func (a *AccessLog) writeLines(out io.Writer, lines []byte) {
+	m := a.logs.metrics
+	var err error
+	if a.torn {
+		// End the line that a failed write left behind, so that it spoils no other.
+		if _, err = out.Write(newline); err == nil {
+			a.torn = false
+		}
+	}
+	n := 0
+	if err == nil {
+		n, err = out.Write(lines)
+		if n > 0 {
+			a.torn = lines[n-1] != '\n'
+		}
+	}
+	m.AccessLogLines.Add(int64(bytes.Count(lines[:n], newline)))
+	if err != nil {
+		lost := bytes.Count(lines[n:], newline)
+		m.AccessLogDropped.Add(int64(lost))
+		m.AccessLogErrors.Inc()
+		a.logs.log.Log(slog.LevelError, "access log "+a.path, "cannot write access log",
+			"path", a.path, "error", err, "lost_lines", lost)
+	}
+}
+
+func (a *AccessLog) close(out io.Closer) {
+	if err := out.Close(); err != nil {
+		a.logs.metrics.AccessLogErrors.Inc()
+		a.logs.log.Log(slog.LevelError, "access log "+a.path, "cannot close access log", "path", a.path, "error", err)
+	}
+}
+
+func openOutput(path string) (io.WriteCloser, error) {
+	switch path {
+	case "stdout":
+		return keepOpen{os.Stdout}, nil
+	case "stderr":
+		return keepOpen{os.Stderr}, nil
+	}
+	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+}
+
+// keepOpen is a stream that belongs to the process.
+type keepOpen struct{ io.Writer }
+
+func (keepOpen) Close() error { return nil }

@@ -1,0 +1,438 @@
+package telemetry
+
+import (
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// DurationBuckets are the bounds of request and upstream durations: 1, 2.5 and 5 of each decade, from what a cache hit takes to the
+// default timeouts (30 s) and beyond.
+var DurationBuckets = []time.Duration{
+	100 * time.Microsecond, 250 * time.Microsecond, 500 * time.Microsecond,
+	1 * time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond,
+	10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond,
+	100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond,
+	1 * time.Second, 2500 * time.Millisecond, 5 * time.Second, 10 * time.Second,
+	30 * time.Second, 60 * time.Second,
+}
+
+// OverheadBuckets are the bounds of the gateway's own time: a pass takes microseconds, a wait for a limit or a store milliseconds.
+var OverheadBuckets = []time.Duration{
+	10 * time.Microsecond, 25 * time.Microsecond, 50 * time.Microsecond,
+	100 * time.Microsecond, 250 * time.Microsecond, 500 * time.Microsecond,
+	1 * time.Millisecond, 5 * time.Millisecond, 25 * time.Millisecond, 100 * time.Millisecond, 1 * time.Second,
+}
+
+// Unrouted is the route and service of requests that no route took, or whose route ends in the gateway.
+const Unrouted = "-"
+
+// Options of [NewMetrics]. The zero value is usable.
+type Options struct {
+	Version, Commit string
+	// Registry bounds the series; requests_total gets ten times its MaxSeries.
+	Registry RegistryOptions
+	// DurationBuckets and OverheadBuckets replace the default bounds. Few bounds keep the exposition of many thousand routes small.
+	DurationBuckets, OverheadBuckets []time.Duration
+}
+
+// Metrics are all families of a gateway. Label values come from configuration, except the method and the status code of
+// requests, whose number is bounded.
+type Metrics struct {
+	*Registry
+
+	Requests         *Family[*Counter]   // route, service, method, code; use Route
+	RequestDuration  *Family[*Histogram] // route; use Route
+	Overhead         *Family[*Histogram] // route; use Route
+	InFlight         *Family[*Level]     // route; use Route
+	Bytes            *Family[*Counter]   // direction in or out, as seen by the client; route; use Route
+	UpstreamDuration *Family[*Histogram] // service; use Service
+	Retries          *Family[*Counter]   // service; use Service
+
+	Connections   *FuncFamily // listener, state
+	CircuitState  *FuncFamily // service, endpoint: 0 closed, 1 half-open, 2 open
+	EndpointUp    *FuncFamily // service, endpoint: 0 or 1
+	CacheBytes    *FuncFamily // no labels
+	RateLimited   *Family[*Counter]
+	AuthFailures  *Family[*Counter]
+	CacheRequests *Family[*Counter]
+
+	ConfigReloads    *Family[*Counter] // result: success or failure
+	ConfigLastReload *Gauge            // Unix time in seconds
+
+	AccessLogLines   *Counter
+	AccessLogDropped *Counter
+	AccessLogErrors  *Counter
+
+	mu     sync.Mutex
+	routes map[routeKey]*RouteMetrics
+}
+
+type routeKey struct{ route, service string }
+
+// NewMetrics declares the families. It starts nothing.
+func NewMetrics(o Options) *Metrics {
+	if o.DurationBuckets == nil {
+		o.DurationBuckets = DurationBuckets
+	}
+	if o.OverheadBuckets == nil {
+		o.OverheadBuckets = OverheadBuckets
+	}
+	r := NewRegistry(o.Registry)
+	m := &Metrics{Registry: r, routes: map[routeKey]*RouteMetrics{}}
+
+	m.Requests = r.Counter(Desc{
+		Name:      "sluice_requests_total",
+		Help:      "Requests that ended, by the status code the client was answered.",
+		Labels:    []string{"route", "service", "method", "code"},
+		MaxSeries: 10 * r.maxSeries,
+	})
+	m.RequestDuration = r.Histogram(Desc{
+		Name:   "sluice_request_duration_seconds",
+		Help:   "Time from the request's head to the last byte of its response.",
+		Labels: []string{"route"},
+	}, o.DurationBuckets)
+	m.Overhead = r.Histogram(Desc{
+		Name:   "sluice_overhead_seconds",
+		Help:   "Time of a request spent in the gateway rather than waiting for the backend.",
+		Labels: []string{"route"},
+	}, o.OverheadBuckets)
+	m.InFlight = r.Level(Desc{
+		Name:   "sluice_requests_in_flight",
+		Help:   "Requests being served.",
+		Labels: []string{"route"},
+	})
+	m.Bytes = r.Counter(Desc{
+		Name:   "sluice_bytes_total",
+		Help:   "Bytes of request bodies received from clients (in) and of response bodies sent to them (out).",
+		Labels: []string{"direction", "route"},
+	})
+	m.UpstreamDuration = r.Histogram(Desc{
+		Name:   "sluice_upstream_duration_seconds",
+		Help:   "Time an attempt at a backend took to the end of its response.",
+		Labels: []string{"service"},
+	}, o.DurationBuckets)
+	m.Retries = r.Counter(Desc{
+		Name:   "sluice_retries_total",
+		Help:   "Attempts at a backend after the first of a request.",
+		Labels: []string{"service"},
+	})
+	m.Connections = r.GaugeFunc(Desc{
+		Name:   "sluice_connections",
+		Help:   "Client connections.",
+		Labels: []string{"listener", "state"},
+	})
+	m.CircuitState = r.GaugeFunc(Desc{
+		Name:   "sluice_circuit_state",
+		Help:   "State of the circuit breaker: 0 closed, 1 half-open, 2 open.",
+		Labels: []string{"service", "endpoint"},
+	})
+	m.EndpointUp = r.GaugeFunc(Desc{
+		Name:   "sluice_endpoint_up",
+		Help:   "Whether the endpoint is given requests: 1 yes, 0 unhealthy or ejected.",
+		Labels: []string{"service", "endpoint"},
+	})
+	m.CacheBytes = r.GaugeFunc(Desc{
+		Name: "sluice_cache_bytes",
+		Help: "Bytes held by the response cache.",
+	})
+	m.RateLimited = r.Counter(Desc{
+		Name:   "sluice_rate_limited_total",
+		Help:   "Requests over a rate limit.",
+		Labels: []string{"route", "policy"},
+	})
+	m.AuthFailures = r.Counter(Desc{
+		Name:   "sluice_auth_failures_total",
+		Help:   "Requests whose authentication failed.",
+		Labels: []string{"route", "reason"},
+	})
+	m.CacheRequests = r.Counter(Desc{
+		Name:   "sluice_cache_requests_total",
+		Help:   "Requests that asked the response cache.",
+		Labels: []string{"route", "result"},
+	})
+	m.ConfigReloads = r.Counter(Desc{
+		Name:   "sluice_config_reloads_total",
+		Help:   "Attempts to load a configuration.",
+		Labels: []string{"result"},
+	})
+	m.ConfigReloads.With(nil, "success")
+	m.ConfigReloads.With(nil, "failure")
+	m.ConfigLastReload = r.Gauge(Desc{
+		Name: "sluice_config_last_reload_success_timestamp_seconds",
+		Help: "Unix time at which the running configuration was loaded.",
+	}).With(nil)
+	r.Gauge(Desc{
+		Name:   "sluice_build_info",
+		Help:   "The program that runs; always 1.",
+		Labels: []string{"version", "commit"},
+	}).With(nil, o.Version, o.Commit).Set(1)
+	m.AccessLogLines = r.Counter(Desc{
+		Name: "sluice_access_log_lines_total",
+		Help: "Access log lines written.",
+	}).With(nil)
+	m.AccessLogDropped = r.Counter(Desc{
+		Name: "sluice_access_log_dropped_total",
+		Help: "Access log lines lost because the output was too slow or failed.",
+	}).With(nil)
+	m.AccessLogErrors = r.Counter(Desc{
+		Name: "sluice_access_log_errors_total",
+		Help: "Failed writes of the access log.",
+	}).With(nil)
+	return m
+}
+
+// Method is a request method as a label: one of those RFC 9110 and RFC 5789 define, else other.
+type Method uint8
+
+// The zero Method is other.
+const (
+	MethodOther Method = iota
+	MethodGet
+	MethodHead
+	MethodPost
+	MethodPut
+	MethodPatch
+	MethodDelete
+	MethodOptions
+	MethodConnect
+	MethodTrace
+)
+
+var methodNames = [...]string{other, "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"}
+
+func (m Method) String() string { return methodNames[m] }
+
+// MethodOf classifies a method; methods are case-sensitive.
+func MethodOf[T string | []byte](method T) Method {
+	switch string(method) {
+	case "GET":
+		return MethodGet
+	case "HEAD":
+		return MethodHead
+	case "POST":
+		return MethodPost
+	case "PUT":
+		return MethodPut
+	case "PATCH":
+		return MethodPatch
+	case "DELETE":
+		return MethodDelete
+	case "OPTIONS":
+		return MethodOptions
+	case "CONNECT":
+		return MethodConnect
+	case "TRACE":
+		return MethodTrace
+	}
+	return MethodOther
+}
+
+// maxRequestSeries bounds the pairs of method and status code of one route and service.
+const maxRequestSeries = 256
+
+// RouteMetrics are the resolved series of a route together with the service that answers it. All methods may be called concurrently; on
+// series that exist they allocate nothing.
+type RouteMetrics struct {
+	metrics *Metrics
+	key     routeKey
+	refs    int         // guarded by metrics.mu
+	lease   *Generation // owns the series, also those made later
+
+	duration, overhead *Histogram
+	bytesIn, bytesOut  *Counter
+	inFlight           *Level
+
+	mu    sync.Mutex
+	table atomic.Pointer[codeTable]
+}
+
+// Route leases the series of a route and one of its services for g (nil: for good). The same pair gives the same handle. A route
+// with several services has a handle for each; what carries only the route's label is shared by them.
+func (m *Metrics) Route(g *Generation, route, service string) *RouteMetrics {
+	key := routeKey{route, service}
+	m.mu.Lock()
+	r := m.routes[key]
+	if r == nil {
+		lease := m.Begin()
+		r = &RouteMetrics{
+			metrics:  m,
+			key:      key,
+			lease:    lease,
+			duration: m.RequestDuration.With(lease, route),
+			overhead: m.Overhead.With(lease, route),
+			bytesIn:  m.Bytes.With(lease, "in", route),
+			bytesOut: m.Bytes.With(lease, "out", route),
+			inFlight: m.InFlight.With(lease, route),
+		}
+		r.table.Store(newCodeTable(4))
+		m.routes[key] = r
+	}
+	r.refs++
+	m.mu.Unlock()
+	g.hold(r)
+	return r
+}
+
+func (r *RouteMetrics) release() {
+	m := r.metrics
+	m.mu.Lock()
+	r.refs--
+	gone := r.refs == 0
+	if gone {
+		delete(m.routes, r.key)
+	}
+	m.mu.Unlock()
+	if gone {
+		r.lease.Close()
+	}
+}
+
+// Begin counts a request as being in flight; Done of any handle of the same route ends that.
+func (r *RouteMetrics) Begin() { r.inFlight.Inc() }
+
+// Sample is one request that ended.
+type Sample struct {
+	Method            Method
+	Code              int           // status code; outside 100 to 599 it is other
+	Duration          time.Duration // whole request
+	Overhead          time.Duration // without the backend
+	BytesIn, BytesOut int64         // bodies
+}
+
+// Done counts a request that Begin was called for.
+func (r *RouteMetrics) Done(s *Sample) {
+	at := stripe()
+	r.inFlight.addAt(at, -1)
+	r.requests(s.Method, s.Code).addAt(at, 1)
+	r.duration.observeAt(at, s.Duration)
+	r.overhead.observeAt(at, s.Overhead)
+	if s.BytesIn > 0 {
+		r.bytesIn.addAt(at, s.BytesIn)
+	}
+	if s.BytesOut > 0 {
+		r.bytesOut.addAt(at, s.BytesOut)
+	}
+}
+
+func (r *RouteMetrics) requests(method Method, code int) *Counter {
+	if code < 100 || code > 599 {
+		code = 0
+	}
+	key := uint32(method)<<16 | uint32(code)
+	if c := r.table.Load().find(key); c != nil {
+		return c
+	}
+	return r.addRequests(key)
+}
+
+// addRequests is the slow way of the first request of its kind.
+func (r *RouteMetrics) addRequests(key uint32) *Counter {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	table := r.table.Load()
+	if c := table.find(key); c != nil {
+		return c
+	}
+	method, code := methodNames[key>>16], other
+	if n := key & 0xffff; n != 0 {
+		code = strconv.Itoa(int(n))
+	}
+	if table.used >= maxRequestSeries {
+		method, code = other, other
+		if c := table.find(0); c != nil { // the key of other, other
+			return c
+		}
+		key = 0
+	}
+	c := r.metrics.Requests.With(r.lease, r.key.route, r.key.service, method, code)
+	r.table.Store(table.with(key, c))
+	return c
+}
+
+// RouteStats is a reading of a RouteMetrics.
+type RouteStats struct {
+	Requests          uint64
+	ByClass           [6]uint64 // by the first digit of the status code; 0 is other
+	InFlight          int64
+	BytesIn, BytesOut uint64
+	P50, P95, P99     time.Duration // estimates from the histogram
+}
+
+// Stats reads the numbers now. Requests are those of the service; all else is of the whole route.
+func (r *RouteMetrics) Stats() RouteStats {
+	s := RouteStats{
+		InFlight: r.inFlight.Value(),
+		BytesIn:  r.bytesIn.Value(),
+		BytesOut: r.bytesOut.Value(),
+		P50:      r.duration.Quantile(.50),
+		P95:      r.duration.Quantile(.95),
+		P99:      r.duration.Quantile(.99),
+	}
+	for _, slot := range r.table.Load().slots {
+		if slot.counter != nil {
+			n := slot.counter.Value()
+			s.Requests += n
+			s.ByClass[slot.key&0xffff/100] += n
+		}
+	}
+	return s
+}
+
+// codeTable finds a counter by method and status code: open addressing, at most half full, replaced rather than changed.
+type codeTable struct {
+	slots []codeSlot // a power of two
+	shift uint
+	used  int
+}
+
+type codeSlot struct {
+	key     uint32
+	counter *Counter // nil: free
+}
+
+func newCodeTable(bits uint) *codeTable {
+	return &codeTable{slots: make([]codeSlot, 1<<bits), shift: 32 - bits}
+}
+
+func (t *codeTable) slot(key uint32) *codeSlot {
+	mask := uint32(len(t.slots) - 1)
+	for i := key * 0x9e3779b1 >> t.shift; ; i++ {
+		if s := &t.slots[i&mask]; s.counter == nil || s.key == key {
+			return s
+		}
+	}
+}
+
+func (t *codeTable) find(key uint32) *Counter { return t.slot(key).counter }
+
+func (t *codeTable) with(key uint32, c *Counter) *codeTable {
+	bits := 32 - t.shift
+	if 2*(t.used+1) > len(t.slots) {
+		bits++
+	}
+	next := newCodeTable(bits)
+	for _, s := range t.slots {
+		if s.counter != nil {
+			*next.slot(s.key) = s
+		}
+	}
+	*next.slot(key) = codeSlot{key, c}
+	next.used = t.used + 1
+	return next
+}
+
+// ServiceMetrics are the resolved series of a service.
+type ServiceMetrics struct {
+	UpstreamDuration *Histogram
+	Retries          *Counter
+}
+
+// Service leases the series of a service for g (nil: for good).
+func (m *Metrics) Service(g *Generation, service string) ServiceMetrics {
+	return ServiceMetrics{
+		UpstreamDuration: m.UpstreamDuration.With(g, service),
+		Retries:          m.Retries.With(g, service),
+	}
+}

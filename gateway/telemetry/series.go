@@ -1,0 +1,324 @@
+package telemetry
+
+import (
+	"math/bits"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/VictoriaMetrics/metrics"
+)
+
+// maxStripes bounds the memory of a counter; beyond eight lines per counter more cores no longer show in a profile.
+const maxStripes = 8
+
+// A token names the stripe that its holder writes to. sync.Pool keeps one per processor, so that cores mostly count on
+// lines of their own. Which token a core holds, and that two cores may come to hold the same, is of no consequence for the sum.
+type token struct {
+	stripe uint32
+	_      [60]byte
+}
+
+var (
+	tokens     [maxStripes]token
+	tokenCount atomic.Uint32
+	// oneStripe spares machines with a single core the pool.
+	oneStripe = runtime.NumCPU() == 1
+	tokenPool = sync.Pool{New: func() any { return &tokens[(tokenCount.Add(1)-1)%maxStripes] }}
+)
+
+func init() {
+	for i := range tokens {
+		tokens[i].stripe = uint32(i)
+	}
+}
+
+func stripe() uint32 {
+	if oneStripe {
+		return 0
+	}
+	t := tokenPool.Get().(*token)
+	i := t.stripe
+	tokenPool.Put(t)
+	return i
+}
+
+// defaultStripes is more than there are cores where these are few, so that two of them seldom meet on one.
+func defaultStripes() int {
+	if oneStripe {
+		return 1
+	}
+	return maxStripes
+}
+
+// A cell fills a cache line.
+type cell struct {
+	metrics.Counter
+	_ [56]byte
+}
+
+// metric is what a series holds.
+type metric interface {
+	// appendTo appends the sample lines of the series: name is the family's, labels its rendered pairs without braces.
+	appendTo(dst []byte, name, labels string) []byte
+}
+
+// Counter only grows. All methods may be called concurrently and do not allocate; increments of different cores
+// go to different cache lines.
+type Counter struct {
+	cells []cell // a power of two
+}
+
+func newCounter(stripes int) *Counter { return &Counter{cells: make([]cell, stripes)} }
+
+// Inc adds one.
+func (c *Counter) Inc() { c.addAt(stripe(), 1) }
+
+// Add adds n, which must not be negative.
+func (c *Counter) Add(n int64) { c.addAt(stripe(), n) }
+
+func (c *Counter) addAt(stripe uint32, n int64) {
+	c.cells[stripe&uint32(len(c.cells)-1)].AddInt64(n)
+}
+
+// Value is the sum so far.
+func (c *Counter) Value() uint64 {
+	var sum uint64
+	for i := range c.cells {
+		sum += c.cells[i].Get()
+	}
+	return sum
+}
+
+func (c *Counter) appendTo(dst []byte, name, labels string) []byte {
+	dst = appendSeries(dst, name, "", labels, "")
+	dst = strconv.AppendUint(dst, c.Value(), 10)
+	return append(dst, '\n')
+}
+
+// Level is a gauge that goes up and down by events, such as requests in flight. All methods may be called concurrently
+// and do not allocate.
+type Level struct {
+	Counter
+}
+
+func newLevel(stripes int) *Level { return &Level{Counter{cells: make([]cell, stripes)}} }
+
+// Dec takes one away.
+func (l *Level) Dec() { l.addAt(stripe(), -1) }
+
+// Add adds n, which may be negative.
+func (l *Level) Add(n int64) { l.addAt(stripe(), n) }
+
+// Value is the level now. The stripes are read one after the other, so while others count it may miss an increment whose decrement it sees;
+// it is never below zero.
+func (l *Level) Value() int64 { return max(0, int64(l.Counter.Value())) }
+
+func (l *Level) appendTo(dst []byte, name, labels string) []byte {
+	dst = appendSeries(dst, name, "", labels, "")
+	dst = strconv.AppendInt(dst, l.Value(), 10)
+	return append(dst, '\n')
+}
+
+// Gauge is a value that is set.
+type Gauge struct {
+	metrics.Gauge
+}
+
+func (g *Gauge) appendTo(dst []byte, name, labels string) []byte {
+	dst = appendSeries(dst, name, "", labels, "")
+	dst = appendFloat(dst, g.Get())
+	return append(dst, '\n')
+}
+
+// callbacks is a gauge whose value is asked for when it is written. Every lease brings its own function; the youngest
+// answers, so that a configuration that is built and given up leaves the older one answering.
+type callbacks struct {
+	current atomic.Pointer[callback]
+	stack   []*callback // guarded by the family's lock
+}
+
+type callback struct {
+	f func() float64
+}
+
+func (c *callbacks) push(cb *callback) {
+	c.stack = append(c.stack, cb)
+	c.current.Store(cb)
+}
+
+func (c *callbacks) remove(cb *callback) {
+	for i, have := range c.stack {
+		if have == cb {
+			c.stack = append(c.stack[:i], c.stack[i+1:]...)
+			break
+		}
+	}
+	if n := len(c.stack); n > 0 {
+		c.current.Store(c.stack[n-1])
+	} else {
+		c.current.Store(nil)
+	}
+}
+
+func (c *callbacks) appendTo(dst []byte, name, labels string) []byte {
+	cb := c.current.Load()
+	if cb == nil {
+		return dst
+	}
+	dst = appendSeries(dst, name, "", labels, "")
+	dst = appendFloat(dst, cb.f())
+	return append(dst, '\n')
+}
+
+// Histogram counts durations in cumulative buckets. All methods may be called concurrently and do not allocate.
+//
+// It stands on counters rather than on metrics.PrometheusHistogram because that one takes a lock per observation, which
+// cores would queue for, and gives its numbers as text only.
+type Histogram struct {
+	shape *histogramShape
+	width int               // counters of one stripe, whole cache lines
+	cells []metrics.Counter // per stripe: the buckets, the bucket beyond the last bound, the sum in nanoseconds
+	mask  uint32
+}
+
+// histogramShape is what all series of a family share.
+type histogramShape struct {
+	bounds []int64   // upper bounds in nanoseconds, inclusive
+	les    []string  // `le="0.1"`, ending with +Inf
+	start  [65]uint8 // by bit length of the value: the first bucket that can hold it
+}
+
+func newHistogramShape(buckets []time.Duration) *histogramShape {
+	if len(buckets) == 0 || len(buckets) > 100 {
+		panic("BUG: a histogram needs 1 to 100 buckets")
+	}
+	sh := &histogramShape{}
+	for i, b := range buckets {
+		if b <= 0 || i > 0 && b <= buckets[i-1] {
+			panic("BUG: histogram buckets must be positive and rising")
+		}
+		sh.bounds = append(sh.bounds, int64(b))
+		sh.les = append(sh.les, `le="`+strconv.FormatFloat(b.Seconds(), 'g', -1, 64)+`"`)
+	}
+	sh.les = append(sh.les, `le="+Inf"`)
+	for length := 1; length < len(sh.start); length++ {
+		smallest := uint64(1) << (length - 1)
+		i := 0
+		for i < len(sh.bounds) && uint64(sh.bounds[i]) < smallest {
+			i++
+		}
+		sh.start[length] = uint8(i)
+	}
+	return sh
+}
+
+func newHistogram(shape *histogramShape, stripes int) *Histogram {
+	width := (len(shape.bounds) + 2 + 7) &^ 7
+	return &Histogram{shape: shape, width: width, cells: make([]metrics.Counter, width*stripes), mask: uint32(stripes - 1)}
+}
+
+// Observe counts d; a negative duration counts as zero.
+func (h *Histogram) Observe(d time.Duration) { h.observeAt(stripe(), d) }
+
+func (h *Histogram) observeAt(stripe uint32, d time.Duration) {
+	ns := max(0, int64(d))
+	bounds := h.shape.bounds
+	i := int(h.shape.start[bits.Len64(uint64(ns))])
+	for i < len(bounds) && ns > bounds[i] {
+		i++
+	}
+	row := h.cells[int(stripe&h.mask)*h.width:]
+	row[i].Inc()
+	row[len(bounds)+1].AddInt64(ns)
+}
+
+// read adds up the stripes: observations per bucket (not cumulative) into counts, which has one element more than there are bounds.
+func (h *Histogram) read(counts []uint64) (total, sumNanoseconds uint64) {
+	n := len(h.shape.bounds) + 1
+	for at := 0; at < len(h.cells); at += h.width {
+		for i := range n {
+			v := h.cells[at+i].Get()
+			counts[i] += v
+			total += v
+		}
+		sumNanoseconds += h.cells[at+n].Get()
+	}
+	return total, sumNanoseconds
+}
+
+// Count is the number of observations.
+func (h *Histogram) Count() uint64 {
+	var counts [101]uint64
+	total, _ := h.read(counts[:])
+	return total
+}
+
+// Quantile estimates the q-quantile, 0 <= q <= 1, linearly within its bucket as PromQL's histogram_quantile does.
+// It is zero without observations and the highest bound where the quantile lies beyond it.
+func (h *Histogram) Quantile(q float64) time.Duration {
+	var counts [101]uint64
+	total, _ := h.read(counts[:])
+	if total == 0 {
+		return 0
+	}
+	rank := q * float64(total)
+	var below float64
+	var lower int64
+	for i, upper := range h.shape.bounds {
+		in := float64(counts[i])
+		if in > 0 && below+in >= rank {
+			return time.Duration(float64(lower) + float64(upper-lower)*max(0, rank-below)/in)
+		}
+		below += in
+		lower = upper
+	}
+	return time.Duration(lower)
+}
+
+// A histogram that has never been used is not written: ten thousand idle routes would be most of the answer.
+func (h *Histogram) appendTo(dst []byte, name, labels string) []byte {
+	var counts [101]uint64
+	total, sum := h.read(counts[:])
+	if total == 0 {
+		return dst
+	}
+	var cumulative uint64
+	for i, le := range h.shape.les {
+		cumulative += counts[i]
+		dst = appendSeries(dst, name, "_bucket", labels, le)
+		dst = strconv.AppendUint(dst, cumulative, 10)
+		dst = append(dst, '\n')
+	}
+	dst = appendSeries(dst, name, "_sum", labels, "")
+	dst = appendFloat(dst, float64(sum)/1e9)
+	dst = append(dst, '\n')
+	dst = appendSeries(dst, name, "_count", labels, "")
+	dst = strconv.AppendUint(dst, total, 10)
+	return append(dst, '\n')
+}
+
+// appendSeries appends everything of a sample line that stands before its value.
+func appendSeries(dst []byte, name, suffix, labels, le string) []byte {
+	dst = append(dst, name...)
+	dst = append(dst, suffix...)
+	if labels != "" || le != "" {
+		dst = append(dst, '{')
+		dst = append(dst, labels...)
+		if labels != "" && le != "" {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, le...)
+		dst = append(dst, '}')
+	}
+	return append(dst, ' ')
+}
+
+func appendFloat(dst []byte, v float64) []byte {
+	if v == float64(int64(v)) && v < 1<<53 && v > -1<<53 {
+		return strconv.AppendInt(dst, int64(v), 10)
+	}
+	return strconv.AppendFloat(dst, v, 'g', -1, 64)
+}
