@@ -231,6 +231,7 @@ func TestNormalizeHost(t *testing.T) {
 	f("::1", "::1")
 	f("[::1", "[::1")
 	f("a:b", "a:b")
+	f("[::1]x", "[::1]x")
 	f(".", ".")
 	raw := []byte("UP.example:80")
 	if got := NormalizeHost(raw[:0], raw); string(got) != "up.example" {

@@ -271,6 +271,10 @@ func TestBuildProblems(t *testing.T) {
 	path("/{a...}/b", `"/{a...}/b" has {a...} before its end`)
 	path("/{}", `"/{}" has a parameter whose name`)
 	path("/{a}//b", `"/{a}//b" has an empty or a dot segment`)
+	path("/{a}/%2f", `"/{a}/%2f" is a path that no request can have`)
+	path("/{a-b}", `"/{a-b}" has a parameter whose name`)
+	path("/{a}b{c}", `"/{a}b{c}" has a parameter that is not a whole segment`)
+	path("/{"+strings.Join(numbered(MaxParams+1), "}/{")+"}", `"/{m0}/{m1}/{m2}/{m3}/{m4}/{m5}/{m6}/{m7}/{m8}/{m9}/{m10}/{m11}/{m12}/{m13}/{m14}/{m15}/{m16}" has more than 16 parameters`)
 	path("=/{a}", `"=/{a}" is exact and has a parameter`)
 	host := func(h, want string) { t.Helper(); f(Route{Hosts: []string{h}}, "hosts[0] "+want) }
 	host("a.com:80", `"a.com:80" has a port`)
@@ -278,12 +282,16 @@ func TestBuildProblems(t *testing.T) {
 	host("a:b", `"a:b" has a port`)
 	host("a.*", `"a.*" has a "*"`)
 	host("*a.com", `"*a.com" has a "*"`)
-	host("http://a.com", "")
+	host("http://a.com", `"http://a.com" is not a host name`)
+	host("a.com/x", `"a.com/x" is not a host name`)
+	host(strings.Repeat("a.", 130)+"b", "")
 	host("münchen.de", `"münchen.de" has bytes`)
 	host("a..b", `"a..b" has an empty label`)
 	host("*.", ``)
 	f(Route{Methods: []string{"G T"}}, `methods[0] "G T" is not a method`)
 	f(Route{Schemes: []string{"ftp"}}, "schemes[0]")
+	f(Route{Methods: numbered(55)}, `methods[54] "m54" is one method too many`)
+	f(Route{Headers: map[string][]string{"X-A": {"~"}}}, "headers.X-A[0] is an empty pattern")
 	f(Route{Headers: map[string][]string{"X-A": {"1", "~("}}}, "headers.X-A[1] error parsing")
 	f(Route{Headers: map[string][]string{"X A": {"1"}}}, "headers.X A is not a field name")
 	f(Route{Headers: map[string][]string{"X-A": {"1"}, "x-a": {"2"}}}, "headers.x-a is given twice")
@@ -291,6 +299,46 @@ func TestBuildProblems(t *testing.T) {
 	f(Route{Query: map[string][]string{"": {"1"}}}, "query has an empty name")
 	f(Route{Listeners: []string{""}}, "listeners[0] is empty")
 	f(Route{SNIs: []string{"a b"}}, "snis[0]")
+}
+
+// numbered returns the names m0 to m(n-1).
+func numbered(n int) (all []string) {
+	for i := range n {
+		all = append(all, fmt.Sprint("m", i))
+	}
+	return all
+}
+
+// Every method has a bit of its own, up to the last that fits.
+func TestMethods(t *testing.T) {
+	all := append(slices.Clone(standardMethods), numbered(54)...)
+	table := mustBuild(t, manyRoutes(len(all), func(i int) Route { return Route{Methods: all[i : i+1]} })...)
+	for i, m := range all {
+		wins(t, table, get(strings.ToUpper(m)+" h/"), fmt.Sprint("r", i))
+	}
+	if got := table.Match(get("m1 h/"), new(Result)); got != MethodNotAllowed {
+		t.Errorf("methods are case-sensitive on the wire, got outcome %d", got)
+	}
+}
+
+func TestLeadOf(t *testing.T) {
+	f := func(expr, want string) {
+		t.Helper()
+		if got := leadOf(expr); got != want {
+			t.Errorf("leadOf(%q) = %q, want %q", expr, got, want)
+		}
+	}
+	f("^/api/v[0-9]+", "/api/v")
+	f(`^/a\.b$`, "/a.b")
+	f("^/ab?", "/a")
+	f("^/a|^/b", "")
+	f("(?i)^/a", "")
+	f("(?m)^/a", "")
+	f("/a", "")
+	f("^", "")
+	f("^(/a)", "")
+	f("^[/]a", "/a")
+	f("(", "")
 }
 
 func TestBuildConflicts(t *testing.T) {
@@ -337,6 +385,9 @@ func TestBuildConflicts(t *testing.T) {
 	f(1, header("X", "~^1"), header("x", "12"))
 	f(1, header("X", "~^1"), header("x", "~^2"))
 	f(1, header("X", "1"), header("Y", "2"))
+	f(1, header("X", "1"), header("X", "2"), header("X", "3"), header("X", "3", "4"), header("X", "5"))
+	f(2, header("X", "1"), header("X", "2", "3"), header("X", "3", "1"), header("X", "4"), header("X", "5"))
+	f(4, header("X", "1"), header("X", "2"), header("X", "3"), header("X", "4"), header("X", "*"))
 	f(0, header("X", "1"), query("x", "1"), methods("GET"))
 	f(0, query("x", "1"), query("x", "2"))
 	f(1, query("x", "1"), query("y", "2"))
@@ -345,6 +396,9 @@ func TestBuildConflicts(t *testing.T) {
 	f(0, Route{Schemes: []string{"http"}}, Route{Schemes: []string{"https"}})
 	f(0, Route{SNIs: []string{"a.b"}}, Route{SNIs: []string{"*.a.b"}})
 	f(1, Route{SNIs: []string{"x.a.b"}}, Route{SNIs: []string{"*.b"}})
+	f(1, Route{SNIs: []string{"*.a.b"}}, Route{SNIs: []string{"*.b"}})
+	f(0, Route{SNIs: []string{"*.a.b"}}, Route{SNIs: []string{"*.c.b", "d"}})
+	f(1, Route{SNIs: []string{"*"}}, Route{SNIs: []string{"d"}})
 }
 
 func TestConflictsAreBounded(t *testing.T) {
@@ -553,6 +607,14 @@ func TestExplain(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestExplainListsTheNearest(t *testing.T) {
+	table := mustBuild(t, manyRoutes(1000, shapes[0].shape)...)
+	all := table.Explain(get("GET h/api/v1/service777x"))
+	if len(all) != maxNear || all[0].Failed != "path" || all[0].Name != "r777" {
+		t.Errorf("%d candidates, first %+v", len(all), all[0])
 	}
 }
 
