@@ -2,8 +2,10 @@
 // of the candidates, the most specific first and never in file order. Build refuses
 // sets of routes in which two could claim the same request with equal right, so that
 // every answer has one reason, which Explain tells. A Table never changes; Match
-// allocates nothing, takes no lock, looks at no more than the path's segments and the
-// candidates that share its pattern, however many routes there are, and sets only the Result.
+// allocates nothing, takes no lock and sets only the Result. It looks at the labels of the host,
+// the segments of the path (where a literal and a parameter fit the same segment, at the
+// templates behind both) and the candidates that share its patterns: the number of
+// routes does not show, except that regular expressions are tried one by one.
 //
 // # Hosts
 //
