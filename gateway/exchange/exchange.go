@@ -85,8 +85,8 @@ type Exchange struct {
 
 	// Route is the matched route, nil before routing and when nothing matched.
 	Route *Route
-	// Plan is what the matched route compiled to; it belongs to the assembly.
-	Plan any
+	// Member is the number of the service that a split has chosen, 0 without one.
+	Member int
 	// ParamNames are the names in the path pattern that matched, Params their values in the same order.
 	ParamNames []string
 	Params     [MaxParams][]byte
@@ -237,7 +237,7 @@ func (x *Exchange) reset() {
 	x.Listener, x.TLS, x.ConnID, x.Client = "", nil, 0, nil
 	clear(x.Params[:len(x.ParamNames)])
 	x.ParamNames = nil
-	x.Route, x.Plan, x.MatchedPrefix = nil, nil, 0
+	x.Route, x.Member, x.MatchedPrefix = nil, 0, 0
 	x.Identity = Identity{}
 	x.AuthFailure = ""
 	x.RequestID = nil

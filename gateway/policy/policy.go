@@ -81,7 +81,8 @@ type Hooks struct {
 	Anonymous *exchange.Consumer
 
 	// Request runs before the action. An error ends the request: a
-	// *exchange.Reject, or exchange.Replied.
+	// *exchange.Reject, or exchange.Replied. Those of the stage Authenticate
+	// all run before the first credential is looked at.
 	Request func(x *exchange.Exchange) error
 	// Response runs when the head of the answer is known, in reverse order,
 	// for rejections too (see x.Answer), if Request was reached.
@@ -147,7 +148,7 @@ func define[C any](name string, stage Stage, list bool, build func(*Build, []*C)
 		}
 		h, err := build(b, cs)
 		if err != nil {
-			return Hooks{}, b.locate(block, err)
+			return Hooks{}, Locate(b.World.Config, block.Path(), err)
 		}
 		return h, nil
 	}
@@ -193,6 +194,8 @@ type World struct {
 	DryRun bool
 	// Warn collects remarks about settings that work and are unwise.
 	Warn func(path, message string)
+
+	memo memo
 }
 
 // Build is one policy being compiled for one place.
@@ -221,15 +224,17 @@ func (b *Build) Warnf(setting, format string, a ...any) {
 	b.World.Warn(path, fmt.Sprintf(format, a...))
 }
 
-func (b *Build) locate(block *config.Block, err error) config.Errors {
+// Locate places a build function's error in the configuration: below path, at
+// the setting of a SettingError.
+func Locate(c *config.Config, path string, err error) config.Errors {
 	if errs, ok := err.(config.Errors); ok {
 		return errs
 	}
-	path, message := block.Path(), err.Error()
+	message := err.Error()
 	if s, ok := err.(*SettingError); ok {
 		path, message = path+"."+s.Setting, s.Message
 	}
-	return config.Errors{b.World.Config.Errorf(path, "%s", message)}
+	return config.Errors{c.Errorf(path, "%s", message)}
 }
 
 // Living returns the state of this name under the policy's identity: the one

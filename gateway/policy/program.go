@@ -69,7 +69,7 @@ func (p *Program) Steps() []Step { return p.steps }
 
 // Enter runs the request hooks up to and including authentication.
 func (p *Program) Enter(x *exchange.Exchange) error {
-	for i := range p.steps[:p.auth] {
+	for i := range p.steps[:p.open] {
 		x.Steps = i + 1
 		if f := p.steps[i].Hooks.Request; f != nil {
 			if err := f(x); err != nil {

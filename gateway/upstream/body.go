@@ -1,0 +1,199 @@
+package upstream
+
+import (
+	"io"
+
+	"github.com/valyala/fasthttp"
+
+	"sluice/gateway/exchange"
+)
+
+// A call is the response body stream of its exchange: fasthttp writes it with
+// WriteTo, chunk by chunk as the backend sends, straight from the connection's
+// read buffer.
+var _ fasthttp.BodyWriterTo = (*call)(nil)
+
+// SupportsBodyWriteTo tells fasthttp to use WriteTo.
+func (c *call) SupportsBodyWriteTo() bool { return true }
+
+// WriteTo relays the body. An error leaves the client's message unfinished, so
+// that it can not be mistaken for whole.
+func (c *call) WriteTo(w io.Writer) (written int64, err error) {
+	for {
+		chunk, err := c.next()
+		last := err == io.EOF
+		if err != nil && !last {
+			return written, c.broken(err)
+		}
+		if c.x.HasBodyHooks() {
+			if chunk, err = c.x.PushBody(chunk, last); err != nil {
+				return written, c.broken(err)
+			}
+		}
+		if len(chunk) > 0 {
+			n, err := w.Write(chunk)
+			written += int64(n)
+			c.x.BytesOut += int64(n)
+			if err != nil {
+				c.x.Aborted.Store(true)
+				return written, c.broken(exchange.ErrClientGone)
+			}
+		}
+		if last {
+			c.finish()
+			return written, nil
+		}
+		c.consume()
+	}
+}
+
+// Read is for readers that want the body in their own buffer.
+func (c *call) Read(p []byte) (int, error) {
+	for len(c.unread) == 0 {
+		if c.ended {
+			return 0, io.EOF
+		}
+		c.consume()
+		chunk, err := c.next()
+		last := err == io.EOF
+		if err != nil && !last {
+			return 0, c.broken(err)
+		}
+		if c.x.HasBodyHooks() {
+			if chunk, err = c.x.PushBody(chunk, last); err != nil {
+				return 0, c.broken(err)
+			}
+		}
+		if last {
+			// What the hooks gave last is theirs, not the read buffer's.
+			c.ended = true
+			c.finish()
+		}
+		c.unread = chunk
+	}
+	n := copy(p, c.unread)
+	c.unread = c.unread[n:]
+	c.x.BytesOut += int64(n)
+	return n, nil
+}
+
+// Close ends the body, read or not. It is called once fasthttp is done with it.
+func (c *call) Close() error {
+	if c.loan.pool != nil {
+		c.broken(exchange.ErrClientGone)
+	}
+	c.stopUpload()
+	return nil
+}
+
+// next returns what has come of the body, waiting for the first byte; io.EOF
+// after its end. The chunk is valid until consume.
+func (c *call) next() ([]byte, error) {
+	if c.res.framing.Chunked && c.left == 0 {
+		if err := c.nextChunk(); err != nil {
+			return nil, err
+		}
+	}
+	if c.left == 0 {
+		return nil, io.EOF
+	}
+	if c.br.Buffered() == 0 {
+		c.loan.conn.await(c.svc.stall, true)
+		_, err := c.br.Peek(1)
+		c.loan.conn.rest()
+		if err != nil {
+			if err == io.EOF && c.res.unframed {
+				return nil, io.EOF
+			}
+			return nil, cut(err, err)
+		}
+	}
+	n := int64(c.br.Buffered())
+	if c.left > 0 {
+		n = min(n, c.left)
+	}
+	b, err := c.br.Peek(int(n))
+	c.pending = len(b)
+	return b, err
+}
+
+// consume lets go of the chunk that next returned.
+func (c *call) consume() {
+	_, _ = c.br.Discard(c.pending)
+	if c.left > 0 {
+		c.left -= int64(c.pending)
+	}
+	c.inChunk = c.res.framing.Chunked && (c.inChunk || c.pending > 0)
+	c.pending = 0
+}
+
+// nextChunk reads up to the data of the next chunk, or through the trailer section.
+func (c *call) nextChunk() error {
+	c.loan.conn.await(c.svc.stall, true)
+	defer c.loan.conn.rest()
+	if c.inChunk {
+		c.inChunk = false
+		if err := readChunkEnd(c.br); err != nil {
+			return err
+		}
+	}
+	n, err := readChunkSize(c.br)
+	if err != nil {
+		return err
+	}
+	if c.left = n; n > 0 {
+		return nil
+	}
+	h := &c.x.Response.Header
+	err = readTrailer(c.br, func(name, value []byte) {
+		if h.AddTrailerBytes(name) == nil {
+			h.AddBytesKV(name, value)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return io.EOF
+}
+
+// finish ends a body that was read to its end and gives the connection back
+// unless it can not be used again: bytes behind the end would be taken for the
+// next answer.
+func (c *call) finish() {
+	reuse := !c.res.close && !c.res.unframed && c.br.Buffered() == 0
+	c.endCall(reuse)
+}
+
+// broken ends a body before its end.
+func (c *call) broken(err error) error {
+	if c.loan.pool == nil {
+		return err
+	}
+	err = c.loan.conn.cause(err)
+	if err == exchange.ErrClientGone || c.x.Aborted.Load() {
+		c.x.Reason = reasonClientGone
+	} else {
+		c.x.Reason = "upstream_truncated"
+	}
+	c.endCall(false)
+	return err
+}
+
+// endCall gives up the connection.
+func (c *call) endCall(reuse bool) {
+	if c.loan.pool == nil {
+		return
+	}
+	if v := c.loan.conn.end(); v != nil {
+		reuse = false
+	}
+	if c.upload != nil && !c.upload.finished() {
+		reuse = false
+	}
+	if reuse {
+		c.loan.giveBack(c.x.Clock.Now())
+	} else {
+		c.loan.drop()
+	}
+	c.leaveEndpoint()
+}

@@ -1,0 +1,136 @@
+package upstream
+
+import (
+	"bufio"
+	"errors"
+	"io"
+
+	"sluice/gateway/exchange"
+)
+
+var (
+	errChunk        = errors.New("malformed chunk")
+	errTrailer      = errors.New("malformed trailer section")
+	errTrailerLarge = errors.New("trailer section too large")
+)
+
+const (
+	maxChunkLine = 4 << 10
+	maxTrailer   = 16 << 10
+)
+
+// readChunkSize reads the line that starts a chunk (RFC 9112, section 7.1):
+// hexadecimal digits, extensions that are well formed and ignored, CRLF.
+func readChunkSize(br *bufio.Reader) (int64, error) {
+	line, err := br.ReadSlice('\n')
+	if err != nil {
+		return 0, cut(err, errChunk)
+	}
+	if len(line) < 3 || len(line) > maxChunkLine || line[len(line)-2] != '\r' {
+		return 0, errChunk
+	}
+	line = line[:len(line)-2]
+	var n int64
+	i := 0
+	for ; i < len(line); i++ {
+		d := unhex(line[i])
+		if d < 0 {
+			break
+		}
+		if i == 15 {
+			return 0, errChunk
+		}
+		n = n<<4 | int64(d)
+	}
+	if i == 0 {
+		return 0, errChunk
+	}
+	ext := trimOWS(line[i:])
+	if len(ext) > 0 && ext[0] != ';' || !validValue(ext) {
+		return 0, errChunk
+	}
+	return n, nil
+}
+
+// readChunkEnd reads the CRLF behind a chunk's data.
+func readChunkEnd(br *bufio.Reader) error {
+	b, err := br.Peek(2)
+	if err != nil {
+		return cut(err, errChunk)
+	}
+	if b[0] != '\r' || b[1] != '\n' {
+		return errChunk
+	}
+	_, _ = br.Discard(2)
+	return nil
+}
+
+// readTrailer reads the trailer section up to its empty line and gives each
+// field to add. Fields that frame, route or authenticate must not stand in it
+// (RFC 9110, section 6.5.1) and are dropped.
+func readTrailer(br *bufio.Reader, add func(name, value []byte)) error {
+	size := 0
+	for {
+		line, err := br.ReadSlice('\n')
+		if err != nil {
+			return cut(err, errTrailer)
+		}
+		if size += len(line); size > maxTrailer {
+			return errTrailerLarge
+		}
+		if len(line) < 2 || line[len(line)-2] != '\r' {
+			return errTrailer
+		}
+		line = line[:len(line)-2]
+		if len(line) == 0 {
+			return nil
+		}
+		colon := tokenLen(line)
+		if colon == 0 || colon == len(line) || line[colon] != ':' {
+			return errTrailer
+		}
+		name, value := line[:colon], trimOWS(line[colon+1:])
+		if !validValue(value) {
+			return errTrailer
+		}
+		if trailerAllowed(name) {
+			add(name, value)
+		}
+	}
+}
+
+func trailerAllowed(name []byte) bool {
+	if exchange.KindOf(name) != exchange.KindOther {
+		return false
+	}
+	for _, f := range [...]string{"authorization", "set-cookie", "cookie", "content-type", "content-encoding", "content-range", "cache-control", "www-authenticate", "max-forwards", "range", "vary", "age", "date", "expires", "location", "retry-after"} {
+		if exchange.EqualFold(name, f) {
+			return false
+		}
+	}
+	return true
+}
+
+func unhex(c byte) int {
+	switch {
+	case '0' <= c && c <= '9':
+		return int(c - '0')
+	case 'a' <= c && c <= 'f':
+		return int(c-'a') + 10
+	case 'A' <= c && c <= 'F':
+		return int(c-'A') + 10
+	}
+	return -1
+}
+
+// cut turns an end of input inside a message into a truncation, and a line
+// that does not fit the buffer into malformed.
+func cut(err, malformed error) error {
+	switch err {
+	case io.EOF:
+		return io.ErrUnexpectedEOF
+	case bufio.ErrBufferFull:
+		return malformed
+	}
+	return err
+}

@@ -1,0 +1,187 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/valyala/fasthttp"
+)
+
+// PoolSettings identify a pool: two services with equal settings share it, and
+// it survives every reload that does not change them.
+type PoolSettings struct {
+	// Network is "tcp" or "unix", Address what is dialled.
+	Network, Address string
+	// TLS, nil for plain connections; TLSIdentity tells equal ones apart.
+	TLS         *tls.Config
+	TLSIdentity string
+	// MaxConns bounds the connections, IdleTimeout how long an unused one is kept.
+	MaxConns    int
+	IdleTimeout time.Duration
+}
+
+// Identity is the name under which the pool lives across configurations.
+func (s *PoolSettings) Identity() string {
+	return fmt.Sprintf("pool/%s/%s/%s/%d/%s", s.Network, s.Address, s.TLSIdentity, s.MaxConns, s.IdleTimeout)
+}
+
+// Errors of getting a connection.
+var (
+	errNoConn  = errors.New("all connections to the backend are in use")
+	errConnect = errors.New("the backend could not be reached")
+)
+
+// connectError keeps what went wrong while connecting, for the operator.
+type connectError struct{ err error }
+
+func (e *connectError) Error() string   { return e.err.Error() }
+func (e *connectError) Unwrap() error   { return e.err }
+func (e *connectError) Is(t error) bool { return t == errConnect }
+
+// Timeout reports whether connecting took too long.
+func (e *connectError) Timeout() bool {
+	var t interface{ Timeout() bool }
+	return errors.As(e.err, &t) && t.Timeout()
+}
+
+// Pool is the connections to one address: fasthttp's HostClient keeps, bounds
+// and ages them, while the calls over them are made here.
+type Pool struct {
+	settings PoolSettings
+	resolve  map[string]string
+	client   *fasthttp.HostClient
+	conns    connPool
+	connect  atomic.Int64 // connect timeout in nanoseconds
+}
+
+// connPool hides the type of HostClient's pooled connections, which has no
+// name outside of fasthttp.
+type connPool interface {
+	acquire(wait time.Duration) (pooled, *Conn, error)
+	release(p pooled)
+	discard(p pooled)
+}
+
+// pooled is a connection on loan from a pool.
+type pooled any
+
+type hostClient[C interface{ Conn() net.Conn }] interface {
+	AcquireConn(wait time.Duration, connectionClose bool) (C, error)
+	ReleaseConn(C)
+	CloseConn(C)
+}
+
+type typedPool[C interface{ Conn() net.Conn }] struct{ c hostClient[C] }
+
+func typed[C interface{ Conn() net.Conn }](c hostClient[C]) connPool { return typedPool[C]{c} }
+
+func (t typedPool[C]) acquire(wait time.Duration) (pooled, *Conn, error) {
+	cc, err := t.c.AcquireConn(wait, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	return cc, cc.Conn().(*Conn), nil
+}
+
+func (t typedPool[C]) release(p pooled) { t.c.ReleaseConn(p.(C)) }
+func (t typedPool[C]) discard(p pooled) { t.c.CloseConn(p.(C)) }
+
+// NewPool makes a pool. resolve maps addresses to others, as curl's --connect-to does; nil for none.
+func NewPool(s PoolSettings, sweeper *Sweeper, resolve map[string]string) *Pool {
+	p := &Pool{settings: s, resolve: resolve}
+	p.client = &fasthttp.HostClient{
+		Addr:                s.Address,
+		MaxConns:            s.MaxConns,
+		MaxIdleConnDuration: s.IdleTimeout,
+		MaxConnWaitTimeout:  time.Second,
+		// The most recently used connection is the least likely to be closed by its backend.
+		ConnPoolStrategy: fasthttp.LIFO,
+		DialTimeout: func(string, time.Duration) (net.Conn, error) {
+			nc, err := p.dial()
+			if err != nil {
+				return nil, &connectError{err}
+			}
+			return newConn(nc, sweeper), nil
+		},
+	}
+	p.conns = typed(p.client)
+	return p
+}
+
+// dial makes a connection, with TLS where it is set, within the connect timeout.
+func (p *Pool) dial() (net.Conn, error) {
+	ctx := context.Background()
+	if timeout := time.Duration(p.connect.Load()); timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
+	}
+	nc, err := p.dialRaw(ctx)
+	if err != nil || p.settings.TLS == nil {
+		return nc, err
+	}
+	tc := tls.Client(nc, p.settings.TLS)
+	if err := tc.HandshakeContext(ctx); err != nil {
+		_ = nc.Close()
+		return nil, err
+	}
+	return tc, nil
+}
+
+// dialRaw makes a connection without TLS.
+func (p *Pool) dialRaw(ctx context.Context) (net.Conn, error) {
+	addr := p.settings.Address
+	if to, ok := p.resolve[addr]; ok {
+		addr = to
+	}
+	return (&net.Dialer{}).DialContext(ctx, p.settings.Network, addr)
+}
+
+// Close closes the idle connections; those in use end with their calls.
+func (p *Pool) Close() error {
+	p.client.CloseIdleConnections()
+	return nil
+}
+
+// Conns returns how many connections are open.
+func (p *Pool) Conns() int { return p.client.ConnsCount() }
+
+// loan is a connection in a call's hands.
+type loan struct {
+	pool *Pool
+	key  pooled
+	conn *Conn
+}
+
+// borrow takes an idle connection or makes one, waiting for a free place for
+// at most a second.
+func (p *Pool) borrow() (loan, error) {
+	key, c, err := p.conns.acquire(0)
+	if err != nil {
+		if errors.Is(err, fasthttp.ErrNoFreeConns) {
+			return loan{}, errNoConn
+		}
+		return loan{}, err
+	}
+	return loan{pool: p, key: key, conn: c}, nil
+}
+
+// giveBack returns the connection for the next call.
+func (l *loan) giveBack(now int64) {
+	l.conn.used, l.conn.idleAt = true, now
+	l.pool.conns.release(l.key)
+	*l = loan{}
+}
+
+// drop closes the connection.
+func (l *loan) drop() {
+	if l.pool != nil {
+		l.pool.conns.discard(l.key)
+		*l = loan{}
+	}
+}

@@ -1,0 +1,448 @@
+// Package upstream takes requests to backends: it chooses an endpoint, asks
+// its breaker, sends the request on a pooled connection, reads the response
+// head first and then relays the body, and repeats what may be repeated within
+// a budget. What reaches a backend is framed by the gateway alone, and what a
+// backend answers is read strictly, so that neither side can smuggle.
+package upstream
+
+import (
+	"errors"
+	"io"
+	"net"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"sluice/gateway/breaker"
+	"sluice/gateway/exchange"
+	"sluice/gateway/telemetry"
+	"sluice/gateway/upstream/balance"
+)
+
+// Service is one backend service as one generation of the configuration sees
+// it. What it leans on, pools, breakers and endpoints, outlives it.
+type Service struct {
+	name      string
+	set       *balance.Set
+	endpoints []*endpoint      // in the order of the set's members
+	breaker   *breaker.Breaker // nil when off
+	keyOf     func(x *exchange.Exchange, dst []byte) []byte
+	passHost  bool
+	response  time.Duration
+	stall     time.Duration
+	retries   retryRules
+	budget    *retryBudget
+	metrics   telemetry.ServiceMetrics
+}
+
+// endpoint is one server of the service.
+type endpoint struct {
+	*balance.Endpoint
+	name     string
+	pool     *Pool
+	breaker  *breaker.Breaker // nil when off
+	basePath []byte
+	host     []byte
+}
+
+// Name returns the service's name in the configuration.
+func (s *Service) Name() string { return s.name }
+
+// Override replaces timeouts and retries of the service for a route. The copy
+// shares everything that lives.
+func (s *Service) Override(response time.Duration, r RetrySettings) *Service {
+	o := *s
+	o.response, o.retries = response, newRetryRules(r)
+	return &o
+}
+
+const reasonClientGone = "client_gone"
+
+// Rejections of this package.
+var (
+	rejectBreaker    = exchange.NewReject(fasthttp.StatusServiceUnavailable, "breaker_open", "the service is failing and gets no requests for now")
+	rejectEndpoints  = exchange.NewReject(fasthttp.StatusServiceUnavailable, "no_healthy_endpoint", "no server of the service is available", exchange.Header("Retry-After", "1"))
+	rejectOverload   = exchange.NewReject(fasthttp.StatusServiceUnavailable, "upstream_overload", "all connections to the service are in use", exchange.Header("Retry-After", "1"))
+	rejectConnect    = exchange.NewReject(fasthttp.StatusBadGateway, "upstream_connect", "the service could not be reached")
+	rejectReset      = exchange.NewReject(fasthttp.StatusBadGateway, "upstream_reset", "the service closed the connection before it answered")
+	rejectMalformed  = exchange.NewReject(fasthttp.StatusBadGateway, "upstream_malformed", "the service did not answer with valid HTTP")
+	rejectTimeout    = exchange.NewReject(fasthttp.StatusGatewayTimeout, "upstream_timeout", "the service did not answer in time")
+	rejectDialTime   = exchange.NewReject(fasthttp.StatusGatewayTimeout, "upstream_connect_timeout", "the service could not be reached in time")
+	rejectTooLarge   = exchange.NewReject(fasthttp.StatusRequestEntityTooLarge, "body_too_large", "the request body is too large")
+	rejectBodyCut    = exchange.NewReject(fasthttp.StatusBadRequest, "body_incomplete", "the request body could not be read to its end")
+	rejectClientGone = exchange.NewReject(499, reasonClientGone, "the client closed the connection")
+)
+
+func init() {
+	rejectTooLarge.Close = true
+	rejectBodyCut.Close = true
+	rejectClientGone.Close = true
+}
+
+// Forward sends the exchange's request to the service and puts the answer into
+// its response. It returns a *exchange.Reject when there is none.
+func (s *Service) Forward(x *exchange.Exchange) error {
+	c := calls.Of(x)
+	c.svc, c.x = s, x
+	x.Service = s.name
+	c.upgrade = isUpgrade(x)
+	if err := c.takeBody(); err != nil {
+		return rejectBodyCut
+	}
+	if s.keyOf != nil {
+		c.key = balance.HashBytes(s.keyOf(x, x.Scratch()))
+	}
+	s.budget.deposit()
+
+	var permit breaker.Permit
+	if s.breaker != nil {
+		p, ok := s.breaker.Allow(x.Clock.Now())
+		if !ok {
+			return s.refuse(x, s.breaker)
+		}
+		permit = p
+	}
+	err, verdict := c.run()
+	if s.breaker != nil {
+		s.breaker.Report(x.Clock.Now(), permit, verdict)
+	}
+	return err
+}
+
+// run makes the attempts. The verdict is the service's breaker's.
+func (c *call) run() (error, breaker.Outcome) {
+	s, x := c.svc, c.x
+	var last error
+	stale := 0
+	for retry := 0; ; {
+		if !c.chooseEndpoint() {
+			if last != nil {
+				// The endpoints ran out while retrying: what failed first counts.
+				return c.rejectFor(last), breaker.Failure
+			}
+			return c.nowhere(), breaker.Ignored
+		}
+		x.Attempts++
+		x.Endpoint = c.ep.name
+		wasStale, err := c.attempt()
+		now := x.Clock.Now()
+		c.latency = time.Duration(now - c.began)
+		x.UpstreamTime += int64(c.latency)
+		if err == nil {
+			s.metrics.UpstreamDuration.Observe(c.latency)
+			if !s.retries.status(c.res.status) || !c.replayable() || !c.mayRetry(retry) || !s.budget.withdraw() {
+				return c.settle()
+			}
+			last = errRetriedStatus
+			c.outcome = balance.ServerError
+			c.abandon(breaker.Failure)
+			retry++
+			s.metrics.Retries.Inc()
+			continue
+		}
+		switch {
+		case wasStale && c.replayable() && stale < maxStale:
+			// The backend had closed the idle connection: that is nobody's
+			// failure, and a fresh connection is not a retry.
+			stale++
+			c.outcome = balance.Cancelled
+			c.abandon(breaker.Ignored)
+			continue
+		case c.isClientFault(err):
+			c.outcome = balance.Cancelled
+			c.abandon(breaker.Ignored)
+			return c.rejectFor(err), breaker.Ignored
+		}
+		c.outcome = balance.Failure
+		last = err
+		again := s.retries.failure(err) && (c.replayable() || isConnect(err)) && c.mayRetry(retry) && s.budget.withdraw()
+		if errors.Is(err, errNoConn) {
+			c.outcome = balance.Cancelled
+			c.abandon(breaker.Ignored)
+		} else {
+			c.abandon(breaker.Failure)
+		}
+		if !again {
+			return c.rejectFor(err), breaker.Failure
+		}
+		retry++
+		s.metrics.Retries.Inc()
+	}
+}
+
+// maxStale bounds how many closed idle connections one request may meet.
+const maxStale = 3
+
+// settle delivers the response that was read.
+func (c *call) settle() (error, breaker.Outcome) {
+	verdict := breaker.Success
+	c.outcome = balance.Success
+	if c.res.status >= 500 {
+		verdict, c.outcome = breaker.Failure, balance.ServerError
+	}
+	c.report(verdict)
+	if err := c.deliver(); err != nil {
+		err = c.loan.conn.cause(err)
+		c.outcome = balance.Failure
+		c.endCall(false)
+		if c.isClientFault(err) {
+			return c.rejectFor(err), breaker.Ignored
+		}
+		return c.rejectFor(err), breaker.Failure
+	}
+	return nil, verdict
+}
+
+// chooseEndpoint picks an endpoint and asks its breaker. A retry goes to an
+// endpoint that was not tried yet while there is one; on the same endpoint the
+// attempts of one request count as one for its breaker.
+func (c *call) chooseEndpoint() bool {
+	s := c.svc
+	for range len(s.endpoints) + 1 {
+		now := c.x.Clock.Now()
+		i := s.set.PickIndex(now, c.key, &c.tried)
+		if i < 0 {
+			return false
+		}
+		ep := s.endpoints[i]
+		if ep.breaker != nil && c.permitOf != ep {
+			c.releasePermit(breaker.Ignored)
+			p, ok := ep.breaker.Allow(now)
+			if !ok {
+				c.tried.Add(ep.Endpoint)
+				continue
+			}
+			c.permit, c.permitOf = p, ep
+		}
+		c.tried.Add(ep.Endpoint)
+		c.ep, c.began = ep, now
+		s.set.Begin(ep.Endpoint)
+		return true
+	}
+	return false
+}
+
+// report tells the endpoint's breaker how its attempts ended.
+func (c *call) report(o breaker.Outcome) {
+	if c.permitOf != nil {
+		c.permitOf.breaker.Report(c.x.Clock.Now(), c.permit, o)
+		c.permitOf = nil
+	}
+}
+
+// releasePermit settles the permit of an endpoint that a retry leaves behind.
+func (c *call) releasePermit(o breaker.Outcome) {
+	if c.failed {
+		o = breaker.Failure
+	}
+	c.report(o)
+	c.failed = false
+}
+
+// abandon leaves the endpoint after an attempt that is not the answer.
+func (c *call) abandon(o breaker.Outcome) {
+	c.failed = o == breaker.Failure
+	c.endCall(false)
+	c.leaveEndpoint()
+	c.res = responseHead{}
+	c.x.Response.Reset()
+	c.x.Response.Header.DisableNormalizing()
+}
+
+// mayRetry reports whether another attempt is allowed by number and kind of request.
+func (c *call) mayRetry(done int) bool {
+	return done < c.svc.retries.attempts && !c.x.Aborted.Load()
+}
+
+// replayable reports whether the request may be sent again although the
+// backend may have acted on it: idempotent methods (RFC 9110, section 9.2.2)
+// with a body that is held.
+func (c *call) replayable() bool {
+	if c.streamed || c.upgrade {
+		return false
+	}
+	return c.x.Replayable || isIdempotent(c.x.Method())
+}
+
+func isIdempotent(method []byte) bool {
+	switch string(method) {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return true
+	}
+	return false
+}
+
+func (c *call) isClientFault(err error) bool {
+	return err == exchange.ErrClientGone || err == errBodyCut || err == errBodyTooLarge || c.x.Aborted.Load()
+}
+
+// nowhere says why no endpoint could be chosen.
+func (c *call) nowhere() error {
+	now := c.x.Clock.Now()
+	var soonest *breaker.Breaker
+	for _, ep := range c.svc.endpoints {
+		if ep.breaker != nil && ep.breaker.State(now) != breaker.Closed {
+			if soonest == nil || ep.breaker.RetryAfter(now) < soonest.RetryAfter(now) {
+				soonest = ep.breaker
+			}
+		}
+	}
+	if soonest != nil {
+		return c.svc.refuse(c.x, soonest)
+	}
+	return rejectEndpoints
+}
+
+// refuse rejects because of an open breaker, with the time until it probes.
+func (s *Service) refuse(x *exchange.Exchange, b *breaker.Breaker) error {
+	seconds := int64((b.RetryAfter(x.Clock.Now()) + time.Second - 1) / time.Second)
+	x.ToClient.Set("Retry-After", x.Keep(strconv.AppendInt(x.Scratch(), max(seconds, 1), 10)))
+	return rejectBreaker
+}
+
+// rejectFor turns the failure of the last attempt into the client's answer.
+func (c *call) rejectFor(err error) error {
+	c.releasePermit(breaker.Ignored)
+	switch {
+	case err == exchange.ErrClientGone || c.x.Aborted.Load():
+		return rejectClientGone
+	case err == errBodyTooLarge:
+		return rejectTooLarge
+	case err == errBodyCut:
+		return rejectBodyCut
+	case err == errResponseTimeout || err == errStalled:
+		return rejectTimeout
+	case errors.Is(err, errNoConn):
+		return rejectOverload
+	}
+	var ce *connectError
+	if errors.As(err, &ce) {
+		if ce.Timeout() {
+			return rejectDialTime
+		}
+		return rejectConnect
+	}
+	switch {
+	case isDisconnect(err):
+		return rejectReset
+	case err == errRetriedStatus:
+		return rejectEndpoints
+	}
+	return rejectMalformed
+}
+
+// errRetriedStatus stands for an answer that was given up for a retry.
+var errRetriedStatus = errors.New("the service answered with an error")
+
+func isConnect(err error) bool { return errors.Is(err, errConnect) }
+
+func isReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe)
+}
+
+// isUpgrade reports whether the client asks to switch protocols: Connection
+// names upgrade, and there is exactly one Upgrade field.
+func isUpgrade(x *exchange.Exchange) bool {
+	upgrades, named := 0, false
+	for i := range x.Fields {
+		f := &x.Fields[i]
+		switch f.Kind {
+		case exchange.KindUpgrade:
+			upgrades++
+		case exchange.KindConnection:
+			rest := f.Value
+			for len(rest) > 0 {
+				var token []byte
+				token, rest = nextToken(rest)
+				named = named || exchange.EqualFold(token, "upgrade")
+			}
+		}
+	}
+	return upgrades == 1 && named && x.Request.Header.IsHTTP11()
+}
+
+// RetrySettings are the rules of repeating.
+type RetrySettings struct {
+	// Attempts after the first; 0 for none.
+	Attempts int
+	// When lists connect_failure, reset, timeout, and statuses.
+	When []string
+}
+
+type retryRules struct {
+	attempts                int
+	connect, reset, timeout bool
+	statuses                [100]bool // of the 5xx
+}
+
+func newRetryRules(r RetrySettings) retryRules {
+	rules := retryRules{attempts: r.Attempts}
+	for _, w := range r.When {
+		switch w {
+		case "connect_failure":
+			rules.connect = true
+		case "reset":
+			rules.reset = true
+		case "timeout":
+			rules.timeout = true
+		default:
+			if n, err := strconv.Atoi(w); err == nil && n >= 500 && n <= 599 {
+				rules.statuses[n-500] = true
+			}
+		}
+	}
+	return rules
+}
+
+func (r *retryRules) status(code int) bool {
+	return r.attempts > 0 && code >= 500 && code <= 599 && r.statuses[code-500]
+}
+
+func (r *retryRules) failure(err error) bool {
+	switch {
+	case isConnect(err):
+		return r.connect
+	case err == errResponseTimeout:
+		return r.timeout
+	case isDisconnect(err):
+		return r.reset
+	}
+	return false
+}
+
+// retryBudget bounds retries to a share of the requests, with room for a few
+// at low rates. It counts in thousandths of a retry.
+type retryBudget struct {
+	balance atomic.Int64
+	share   atomic.Int64
+}
+
+const budgetRoom = 10_000 // ten retries
+
+// newRetryBudget returns a full budget.
+func newRetryBudget() *retryBudget {
+	b := &retryBudget{}
+	b.balance.Store(budgetRoom)
+	return b
+}
+
+func (b *retryBudget) deposit() {
+	if n := b.balance.Load(); n < budgetRoom {
+		b.balance.Add(min(b.share.Load(), budgetRoom-n))
+	}
+}
+
+func (b *retryBudget) withdraw() bool {
+	for {
+		n := b.balance.Load()
+		if n < 1000 {
+			return false
+		}
+		if b.balance.CompareAndSwap(n, n-1000) {
+			return true
+		}
+	}
+}

@@ -1,0 +1,377 @@
+package upstream
+
+import (
+	"bytes"
+	"errors"
+	"strconv"
+
+	"sluice/gateway/exchange"
+	"sluice/gateway/router"
+)
+
+// Framing is how a message body is delimited (RFC 9112, section 6).
+type Framing struct {
+	// Chunked: transfer coding chunked.
+	Chunked bool
+	// Length is the body's length in bytes, -1 if it is chunked or ends with the connection.
+	Length int64
+}
+
+// requestHead is what BuildRequestHead needs to know beside the exchange.
+type requestHead struct {
+	// host is the Host for the backend, nil to pass the client's on.
+	host []byte
+	// basePath is the path of the endpoint's URL, without a trailing slash.
+	basePath []byte
+	// framing of the body as it will be sent; Length 0 and body false for none.
+	body    bool
+	framing Framing
+	// upgrade passes Upgrade and Connection: Upgrade on.
+	upgrade bool
+}
+
+// BuildRequestHead appends the head of the request for the backend. The framing
+// fields and Host are the gateway's own; hop-by-hop fields, identity and
+// forwarding fields of the client never pass, and what a Connection field names
+// is dropped before the gateway adds its own, so that it can not strip them.
+func BuildRequestHead(x *exchange.Exchange, h *requestHead, dst []byte) []byte {
+	dst = append(dst, x.Method()...)
+	dst = append(dst, ' ')
+	dst = append(dst, h.basePath...)
+	dst = router.AppendEncoded(dst, x.BackendPath())
+	if q := x.BackendQuery(); len(q) > 0 {
+		dst = append(dst, '?')
+		dst = append(dst, q...)
+	}
+	dst = append(dst, " HTTP/1.1\r\nHost: "...)
+	if h.host != nil {
+		dst = append(dst, h.host...)
+	} else {
+		dst = append(dst, x.Request.Header.Host()...)
+	}
+	dst = append(dst, "\r\n"...)
+
+	named := connectionNames(x.Fields)
+	edits := x.ToBackend.List()
+	var upgrade []byte
+	for i := range x.Fields {
+		f := &x.Fields[i]
+		switch f.Kind {
+		case exchange.KindOther, exchange.KindVia:
+		case exchange.KindUpgrade:
+			upgrade = f.Value
+			continue
+		case exchange.KindTE:
+			// The one value that a proxy may pass on: it takes trailers itself.
+			if len(f.Value) == 8 && exchange.EqualFold(f.Value, "trailers") {
+				dst = append(dst, "TE: trailers\r\nConnection: TE\r\n"...)
+			}
+			continue
+		default:
+			continue
+		}
+		if named && namedByConnection(x.Fields, f.Name) {
+			continue
+		}
+		if len(edits) > 0 && x.ToBackend.Replaces(f.Name) {
+			continue
+		}
+		dst = appendField(dst, f.Name, f.Value)
+	}
+	if h.upgrade && upgrade != nil {
+		dst = append(dst, "Connection: Upgrade\r\nUpgrade: "...)
+		dst = append(dst, upgrade...)
+		dst = append(dst, "\r\n"...)
+	}
+	dst = appendForwarded(dst, x)
+	dst = appendIdentity(dst, x)
+	for i := range edits {
+		if e := &edits[i]; e.Op != exchange.EditRemove {
+			dst = append(dst, e.Name...)
+			dst = append(dst, ": "...)
+			dst = append(dst, e.Value...)
+			dst = append(dst, "\r\n"...)
+		}
+	}
+	dst = append(dst, "Via: 1.1 sluice\r\n"...)
+	switch {
+	case h.framing.Chunked:
+		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
+	case h.body:
+		dst = append(dst, "Content-Length: "...)
+		dst = strconv.AppendInt(dst, h.framing.Length, 10)
+		dst = append(dst, "\r\n"...)
+	}
+	return append(dst, "\r\n"...)
+}
+
+func appendField(dst, name, value []byte) []byte {
+	dst = append(dst, name...)
+	dst = append(dst, ": "...)
+	dst = append(dst, value...)
+	return append(dst, "\r\n"...)
+}
+
+// appendForwarded tells the backend where the request came from. What the
+// client says of it counts only from a trusted proxy.
+func appendForwarded(dst []byte, x *exchange.Exchange) []byte {
+	dst = append(dst, "X-Forwarded-For: "...)
+	if x.TrustedPeer {
+		for i := range x.Fields {
+			f := &x.Fields[i]
+			if f.Kind == exchange.KindForwarded && len(f.Value) > 0 && exchange.EqualFold(f.Name, "x-forwarded-for") {
+				dst = append(dst, f.Value...)
+				dst = append(dst, ", "...)
+			}
+		}
+	}
+	dst = x.PeerAddr.AppendTo(dst)
+	dst = append(dst, "\r\nX-Forwarded-Proto: "...)
+	dst = append(dst, x.Scheme...)
+	dst = append(dst, "\r\nX-Forwarded-Host: "...)
+	dst = append(dst, x.ForwardedHost...)
+	dst = append(dst, "\r\nX-Forwarded-Port: "...)
+	dst = append(dst, x.ForwardedPort...)
+	return append(dst, "\r\n"...)
+}
+
+// appendIdentity tells the backend who the caller is, where an authentication
+// policy found out, and nowhere else.
+func appendIdentity(dst []byte, x *exchange.Exchange) []byte {
+	id := &x.Identity
+	if id.Authenticated {
+		if _, decided := x.ToBackend.Value("X-User-ID"); !decided {
+			dst = append(dst, "X-User-ID: "...)
+			if len(id.Subject) > 0 && validValue(id.Subject) {
+				dst = append(dst, id.Subject...)
+			} else {
+				dst = x.ClientAddr.AppendTo(dst)
+			}
+			dst = append(dst, "\r\n"...)
+		}
+	}
+	if c := id.Consumer; c != nil {
+		dst = append(dst, "X-Consumer-ID: "...)
+		dst = append(dst, c.Name...)
+		dst = append(dst, "\r\n"...)
+		if len(c.GroupsHeader) > 0 {
+			dst = append(dst, "X-Consumer-Groups: "...)
+			dst = append(dst, c.GroupsHeader...)
+			dst = append(dst, "\r\n"...)
+		}
+		if !id.Authenticated {
+			dst = append(dst, "X-Anonymous-Consumer: true\r\n"...)
+		}
+	}
+	return dst
+}
+
+// connectionNames reports whether a Connection field names anything but the
+// usual close, keep-alive and upgrade.
+func connectionNames(fields []exchange.Field) bool {
+	for i := range fields {
+		if fields[i].Kind != exchange.KindConnection {
+			continue
+		}
+		rest := fields[i].Value
+		for len(rest) > 0 {
+			var token []byte
+			token, rest = nextToken(rest)
+			if len(token) > 0 && !exchange.EqualFold(token, "close") && !exchange.EqualFold(token, "keep-alive") && !exchange.EqualFold(token, "upgrade") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func namedByConnection(fields []exchange.Field, name []byte) bool {
+	for i := range fields {
+		if fields[i].Kind != exchange.KindConnection {
+			continue
+		}
+		rest := fields[i].Value
+		for len(rest) > 0 {
+			var token []byte
+			token, rest = nextToken(rest)
+			if len(token) == len(name) && bytes.EqualFold(token, name) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// nextToken cuts the first element off a comma-separated list (RFC 9110, section 5.6.1).
+func nextToken(list []byte) (token, rest []byte) {
+	if i := bytes.IndexByte(list, ','); i >= 0 {
+		token, rest = list[:i], list[i+1:]
+	} else {
+		token = list
+	}
+	return trimOWS(token), rest
+}
+
+func trimOWS(b []byte) []byte {
+	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {
+		b = b[1:]
+	}
+	for len(b) > 0 && (b[len(b)-1] == ' ' || b[len(b)-1] == '\t') {
+		b = b[:len(b)-1]
+	}
+	return b
+}
+
+// validValue reports whether b may stand in a field value (RFC 9110, section 5.5).
+func validValue(b []byte) bool {
+	for _, c := range b {
+		if c < 0x20 && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// responseHead is what ParseResponseHead finds out.
+type responseHead struct {
+	status  int
+	framing Framing
+	// unframed: no Content-Length and not chunked; the body ends with the connection.
+	unframed bool
+	// close: the connection ends with this response.
+	close bool
+	// hop: there are hop-by-hop fields to remove.
+	hop bool
+	// upgrade: the response has an Upgrade field.
+	upgrade bool
+}
+
+// Errors of a response head.
+var (
+	errStatusLine     = errors.New("malformed status line")
+	errFieldLine      = errors.New("malformed header field")
+	errFraming        = errors.New("ambiguous message length")
+	errTransferCoding = errors.New("unsupported transfer coding")
+)
+
+// ParseResponseHead reads a complete response head, strictly (RFC 9112): CRLF
+// line ends, field names that are tokens, no folding, at most one valid length,
+// no transfer coding but chunked, and not both. The head includes the empty
+// line at its end.
+func ParseResponseHead(head []byte, h *responseHead) error {
+	*h = responseHead{framing: Framing{Length: -1}}
+	end := bytes.IndexByte(head, '\n')
+	if end < 13 || head[end-1] != '\r' {
+		return errStatusLine
+	}
+	line := head[:end-1]
+	// HTTP/1.x SP 3DIGIT SP reason; the SP before an empty reason is often left out.
+	if string(line[:7]) != "HTTP/1." || line[7] != '0' && line[7] != '1' || line[8] != ' ' {
+		return errStatusLine
+	}
+	for _, c := range line[9:12] {
+		if c < '0' || c > '9' {
+			return errStatusLine
+		}
+		h.status = h.status*10 + int(c-'0')
+	}
+	if h.status < 100 || h.status > 599 || len(line) > 12 && line[12] != ' ' || !validValue(line[12:]) {
+		return errStatusLine
+	}
+	http10 := line[7] == '0'
+	h.close = http10
+
+	lengths := 0
+	rest := head[end+1:]
+	for {
+		end = bytes.IndexByte(rest, '\n')
+		if end < 1 || rest[end-1] != '\r' {
+			return errFieldLine
+		}
+		if end == 1 {
+			break
+		}
+		line, rest = rest[:end-1], rest[end+1:]
+		colon := tokenLen(line)
+		if colon == 0 || colon == len(line) || line[colon] != ':' {
+			return errFieldLine
+		}
+		name, value := line[:colon], trimOWS(line[colon+1:])
+		if !validValue(value) {
+			return errFieldLine
+		}
+		switch exchange.KindOf(name) {
+		case exchange.KindContentLength:
+			n, ok := parseLength(value)
+			if !ok || lengths > 0 {
+				return errFraming
+			}
+			lengths++
+			h.framing.Length = n
+		case exchange.KindTransferEncoding:
+			if h.framing.Chunked || http10 || !exchange.EqualFold(value, "chunked") {
+				return errTransferCoding
+			}
+			h.framing.Chunked = true
+		case exchange.KindConnection:
+			h.hop = true
+			for len(value) > 0 {
+				var token []byte
+				token, value = nextToken(value)
+				switch {
+				case exchange.EqualFold(token, "close"):
+					h.close = true
+				case http10 && exchange.EqualFold(token, "keep-alive"):
+					h.close = false
+				}
+			}
+		case exchange.KindUpgrade:
+			h.hop, h.upgrade = true, true
+		case exchange.KindHop, exchange.KindTE:
+			h.hop = true
+		}
+	}
+	if h.framing.Chunked && lengths > 0 {
+		return errFraming
+	}
+	h.unframed = !h.framing.Chunked && lengths == 0
+	return nil
+}
+
+// parseLength reads a Content-Length: digits alone, at most 18 of them.
+func parseLength(b []byte) (int64, bool) {
+	if len(b) == 0 || len(b) > 18 {
+		return 0, false
+	}
+	var n int64
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n = n*10 + int64(c-'0')
+	}
+	return n, true
+}
+
+// tokenLen returns the length of the token (RFC 9110, section 5.6.2) that b starts with.
+func tokenLen(b []byte) int {
+	for i, c := range b {
+		if !tokenBytes[c] {
+			return i
+		}
+	}
+	return len(b)
+}
+
+var tokenBytes = func() (t [256]bool) {
+	for c := '0'; c <= '9'; c++ {
+		t[c] = true
+	}
+	for c := 'a'; c <= 'z'; c++ {
+		t[c], t[c-'a'+'A'] = true, true
+	}
+	for _, c := range "!#$%&'*+-.^_`|~" {
+		t[c] = true
+	}
+	return t
+}()
