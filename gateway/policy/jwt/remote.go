@@ -44,6 +44,7 @@ type RemoteSettings struct {
 // fetch, at most 5 seconds. While a fetch fails the known keys stay. Until the first one succeeds there are none, and no
 // token is accepted.
 type Remote struct {
+	number      uint64 // tells it from others of the same settings
 	url, issuer string
 	client      *http.Client
 	log         *slog.Logger
@@ -62,6 +63,8 @@ type Remote struct {
 	cancel context.CancelFunc
 	done   chan struct{}
 }
+
+var remotesMade atomic.Uint64
 
 // keySet is immutable.
 type keySet struct {
@@ -91,7 +94,7 @@ func NewRemote(set RemoteSettings) (*Remote, error) {
 			return nil, err
 		}
 	}
-	r := &Remote{url: set.URL, issuer: set.Issuer, client: set.Client, log: set.Log, allowed: allowed, pinned: pinned}
+	r := &Remote{number: remotesMade.Add(1), url: set.URL, issuer: set.Issuer, client: set.Client, log: set.Log, allowed: allowed, pinned: pinned}
 	if r.client == nil {
 		r.client = &http.Client{CheckRedirect: noDowngrade}
 	}

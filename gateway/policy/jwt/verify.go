@@ -97,6 +97,15 @@ func (v *Verifier) generation() (sum uint64) {
 	return sum
 }
 
+// remoteNumbers tells which key sets it asks: a Verifier is of no use any more when one of them was closed.
+func (v *Verifier) remoteNumbers() (numbers []uint64) {
+	for _, r := range v.remotes {
+		numbers = append(numbers, r.number)
+	}
+	slices.Sort(numbers)
+	return numbers
+}
+
 // Verify returns what the token says, or why it is refused at this time in Unix nanoseconds. It does not keep the token.
 // With a Remote it may wait for a key set, once in 30 seconds and for as long as a fetch may take; see Remote.
 func (v *Verifier) Verify(token []byte, now int64) (*Claims, Reason) {

@@ -1,0 +1,382 @@
+package jwt
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/textproto"
+	"slices"
+	"strings"
+
+	"sluice/config"
+	"sluice/gateway/exchange"
+	"sluice/gateway/policy"
+)
+
+// Config are the settings of the policy `jwt`. One of `secret`, `public_key`, `jwks_url` and `issuer` says how tokens are
+// verified, or the consumers' own keys do.
+type Config struct {
+	// Algorithms accepted. Default: HS256 for `secret`; RS256, EdDSA or the algorithm of its curve for a public key; for a key set what its keys say.
+	Algorithms []string `yaml:"algorithms" enum:"HS256|HS384|HS512|RS256|RS384|RS512|PS256|PS384|PS512|ES256|ES384|ES512|EdDSA"`
+	// Secret of the HS algorithms; at least as long as the hash, 32 bytes for HS256.
+	Secret config.Secret `yaml:"secret"`
+	// PublicKey of the other algorithms, PEM: a public key or a certificate; `${file:PATH}` reads it from a file.
+	PublicKey string `yaml:"public_key"`
+	// JWKSURL of a JSON Web Key Set; read again every 5 minutes, and at most every 30 seconds for a key that is not known.
+	JWKSURL string `yaml:"jwks_url"`
+	// Issuer that `iss` must name. Without any key here it is an OpenID provider, and its discovery document tells where the keys are.
+	Issuer string `yaml:"issuer"`
+	// Audience: one of these must be in `aud`. Default: any.
+	Audience config.StringList `yaml:"audience"`
+	// ClaimsToVerify must be in the token. `exp`, `nbf` and `iat` are checked wherever they are.
+	ClaimsToVerify []string `yaml:"claims_to_verify" default:"exp"`
+	// Leeway for clocks that differ.
+	Leeway config.Duration `yaml:"leeway" default:"0s" max:"1h"`
+	// From says where the token is; the first place that has one counts.
+	From From `yaml:"from"`
+	// Forward sends claims to the backend, by header. `X-User-ID: sub` is added unless the header stands here; an empty claim sends nothing.
+	Forward map[string]string `yaml:"forward"`
+	// ConsumerClaim names the claim that is a consumer's name. A token verified by a consumer's own key is that consumer's.
+	ConsumerClaim string `yaml:"consumer_claim" default:"sub"`
+	// Anonymous is the consumer that requests without a valid credential are taken for. Default: they are refused.
+	Anonymous string `yaml:"anonymous"`
+}
+
+// From is where a token can be.
+type From struct {
+	// Header that carries it; in Authorization behind the scheme Bearer. Empty: none.
+	Header string `yaml:"header" default:"Authorization"`
+	// Cookie that carries it.
+	Cookie string `yaml:"cookie"`
+	// Query parameter that carries it; URLs are often logged, so prefer the others.
+	Query string `yaml:"query"`
+}
+
+// Definition is the policy `jwt`.
+var Definition = policy.Define("jwt", policy.Authenticate, build)
+
+var invalid = exchange.NewReject(401, "credential_invalid", "the token is not valid",
+	exchange.Header("WWW-Authenticate", `Bearer error="invalid_token"`))
+
+// userID is the header that every authenticated request has towards the backend.
+const userID = "X-User-ID"
+
+type authenticator struct {
+	verifier      *Verifier
+	consumers     map[string]*exchange.Consumer
+	consumerClaim string
+	header        string // canonical
+	bearer        bool   // the header is Authorization: only the scheme Bearer is meant
+	cookie, query string
+	forward       []string // header names, sorted, in the order of Settings.Forward
+	userID        int      // which of them is X-User-ID by sub, -1 if none
+}
+
+func build(b *policy.Build, c *Config) (policy.Hooks, error) {
+	a := &authenticator{
+		consumers:     b.World.Consumers,
+		consumerClaim: c.ConsumerClaim,
+		header:        textproto.CanonicalMIMEHeaderKey(c.From.Header),
+		cookie:        c.From.Cookie,
+		query:         c.From.Query,
+		userID:        -1,
+	}
+	a.bearer = a.header == "Authorization"
+	if a.header == "" && a.cookie == "" && a.query == "" {
+		return policy.Hooks{}, policy.Wrong("from", "names no place; give a header, a cookie or a query parameter")
+	}
+	hooks := policy.Hooks{Authenticate: a.authenticate, Request: a.strip, Challenge: "Bearer"}
+	if c.Anonymous != "" {
+		if hooks.Anonymous = b.World.Consumers[c.Anonymous]; hooks.Anonymous == nil {
+			return policy.Hooks{}, policy.Wrong("anonymous", "there is no consumer %q", c.Anonymous)
+		}
+	}
+	set := Settings{Issuer: c.Issuer, Audience: c.Audience, Required: c.ClaimsToVerify, Leeway: c.Leeway}
+	if err := a.readForward(c, &set); err != nil {
+		return policy.Hooks{}, err
+	}
+	var err error
+	if set.Own, err = own(b, c); err != nil {
+		return policy.Hooks{}, err
+	}
+	theirs, err := readConsumers(b.World, c.Algorithms)
+	if err != nil {
+		return policy.Hooks{}, err
+	}
+	set.ByIssuer = theirs.byIssuer
+	if len(set.ByIssuer) == 0 && len(set.Own.Keys) == 0 && set.Own.Remote == nil {
+		return policy.Hooks{}, errors.New("no key verifies tokens; give secret, public_key, jwks_url or issuer, or consumers with jwt keys of their own")
+	}
+	// Routes with equal settings share one verifier, and it stays over reloads that do not change it.
+	a.verifier = NewVerifier(set)
+	hooks.Blocking = len(a.verifier.remotes) > 0
+	if !b.World.DryRun {
+		identity := digest(theirs.digest, a.verifier.remoteNumbers(), c.Secret.Reveal(), c.PublicKey, c.JWKSURL, c.Issuer, c.Algorithms, c.Audience, c.ClaimsToVerify, c.Leeway, set.Forward)
+		if a.verifier, err = policy.LivingAs(b.World, "jwt/verifier/"+identity, func() (*Verifier, error) { return a.verifier, nil }); err != nil {
+			return policy.Hooks{}, err
+		}
+	}
+	return hooks, nil
+}
+
+func (a *authenticator) readForward(c *Config, set *Settings) error {
+	named := false
+	for header, claim := range c.Forward {
+		if !isToken(header) {
+			return policy.Wrong("forward", "%q can not be the name of a header", header)
+		}
+		named = named || strings.EqualFold(header, userID)
+		if claim != "" {
+			a.forward = append(a.forward, header)
+		}
+	}
+	claims := c.Forward
+	if !named {
+		a.forward = append(a.forward, userID)
+		claims = map[string]string{userID: "sub"}
+		for header, claim := range c.Forward {
+			claims[header] = claim
+		}
+	}
+	slices.Sort(a.forward)
+	for i, header := range a.forward {
+		set.Forward = append(set.Forward, claims[header])
+		if strings.EqualFold(header, userID) && claims[header] == "sub" {
+			a.userID = i
+		}
+	}
+	return nil
+}
+
+// isToken reports whether s is a token as RFC 9110 section 5.6.2 has it.
+func isToken(s string) bool {
+	return s != "" && strings.Trim(s, "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") == ""
+}
+
+// own reads the policy's own keys.
+func own(b *policy.Build, c *Config) (src Source, err error) {
+	algs, err := parseAlgorithms(c.Algorithms)
+	if err != nil {
+		return src, policy.Wrong("algorithms", "%s", err)
+	}
+	if secret := c.Secret.Reveal(); secret != "" {
+		k, err := NewSecretKey(secret, algs)
+		if err != nil {
+			return src, policy.Wrong("secret", "%s", err)
+		}
+		if want := shortSecret(secret, k.allowed); want > 0 {
+			b.Warnf("secret", "%d bytes is short for %s, which wants at least %d (RFC 7518 section 3.2); such a secret can be guessed from any token", len(secret), k.allowed, want)
+		}
+		src.Keys = append(src.Keys, k)
+	}
+	if c.PublicKey != "" {
+		k, err := NewPublicKey(c.PublicKey, algs)
+		if err != nil {
+			return src, policy.Wrong("public_key", "%s", err)
+		}
+		src.Keys = append(src.Keys, k)
+	}
+	switch {
+	case c.JWKSURL != "":
+		if src.Remote, err = fetched(b.World, RemoteSettings{URL: c.JWKSURL, Algorithms: c.Algorithms}); err != nil {
+			return src, policy.Wrong("jwks_url", "%s", err)
+		}
+	case c.Issuer != "" && len(src.Keys) == 0:
+		if src.Remote, err = fetched(b.World, RemoteSettings{Issuer: c.Issuer, Algorithms: c.Algorithms}); err != nil {
+			return src, policy.Wrong("issuer", "%s", err)
+		}
+	}
+	return src, nil
+}
+
+// fetched returns the Remote of these settings, which routes share.
+func fetched(w *policy.World, set RemoteSettings) (*Remote, error) {
+	set.Log = w.Log
+	r, err := NewRemote(set)
+	if err != nil || w.DryRun {
+		return r, err
+	}
+	return policy.LivingAs(w, "jwt/keys/"+digest(set.URL, set.Issuer, set.Algorithms), func() (*Remote, error) {
+		r.Start()
+		return r, nil
+	})
+}
+
+// consumersKeys are the keys that consumers bring along.
+type consumersKeys struct {
+	byIssuer map[string][]Source
+	digest   string
+}
+
+// readConsumers reads them once for all policies that accept the same algorithms, which is what a consumer's key without
+// algorithms of its own gets.
+func readConsumers(w *policy.World, names []string) (*consumersKeys, error) {
+	return policy.Once(w, "jwt/consumers/"+strings.Join(names, " "), func() (*consumersKeys, error) {
+		algs, err := parseAlgorithms(names)
+		if err != nil {
+			return nil, policy.Wrong("algorithms", "%s", err)
+		}
+		all := &consumersKeys{byIssuer: make(map[string][]Source)}
+		var errs config.Errors
+		parts := []any{names}
+		for _, name := range slices.Sorted(maps.Keys(w.Config.Consumers)) {
+			for i, cred := range w.Config.Consumers[name].JWT {
+				src, err := credential(w, &cred, algs)
+				if err != nil {
+					errs = append(errs, w.Config.Errorf(fmt.Sprintf("consumers.%s.jwt[%d]", name, i), "%s", err))
+					continue
+				}
+				src.Consumer = name
+				all.byIssuer[cred.Issuer] = append(all.byIssuer[cred.Issuer], src)
+				parts = append(parts, name, cred.Issuer, cred.Algorithms, cred.Secret.Reveal(), cred.PublicKey, cred.JWKSURL)
+			}
+		}
+		all.digest = digest(parts...)
+		return all, errs.Err()
+	})
+}
+
+func credential(w *policy.World, cred *config.JWTCredential, policys algorithms) (src Source, err error) {
+	algs, err := parseAlgorithms(cred.Algorithms)
+	if err != nil {
+		return src, err
+	}
+	fit := func(fits algorithms) algorithms {
+		if algs == 0 {
+			return policys & fits
+		}
+		return algs
+	}
+	switch {
+	case !cred.Secret.IsZero():
+		k, err := NewSecretKey(cred.Secret.Reveal(), fit(symmetric))
+		if err != nil {
+			return src, fmt.Errorf("secret: %w", err)
+		}
+		src.Keys = []*Key{k}
+	case cred.PublicKey != "":
+		public, err := parsePublicKey(cred.PublicKey)
+		if err != nil {
+			return src, fmt.Errorf("public_key: %w", err)
+		}
+		fits, _ := fitting(public)
+		k, err := NewPublicKey(cred.PublicKey, fit(fits))
+		if err != nil {
+			return src, fmt.Errorf("public_key: %w", err)
+		}
+		src.Keys = []*Key{k}
+	default:
+		if src.Remote, err = fetched(w, RemoteSettings{URL: cred.JWKSURL, Algorithms: cred.Algorithms}); err != nil {
+			return src, fmt.Errorf("jwks_url: %w", err)
+		}
+	}
+	return src, nil
+}
+
+// digest is the same for equal settings, and tells nothing about them.
+func digest(parts ...any) string {
+	text, err := json.Marshal(parts)
+	if err != nil {
+		panic("BUG: settings are always JSON: " + err.Error())
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
+}
+
+// strip keeps a client from setting the headers that only a token may fill, whichever policy authenticates the request.
+func (a *authenticator) strip(x *exchange.Exchange) error {
+	for _, header := range a.forward {
+		x.ToBackend.Remove(header)
+	}
+	return nil
+}
+
+func (a *authenticator) authenticate(x *exchange.Exchange) error {
+	token, reason := a.find(x)
+	if reason == Missing {
+		return exchange.ErrNoCredential
+	}
+	var c *Claims
+	if reason == 0 {
+		c, reason = a.verifier.Verify(token, x.Arrived.UnixNano())
+	}
+	if reason != 0 {
+		x.AuthFailure = reason.String()
+		return invalid
+	}
+	id := &x.Identity
+	id.Authenticated, id.Method, id.Claims = true, "jwt", c
+	if c.Subject != "" {
+		id.Subject = bytesOf(c.Subject)
+	}
+	if c.Consumer != "" {
+		id.Consumer = a.consumers[c.Consumer]
+	} else if name, ok := c.Claim(a.consumerClaim); ok {
+		id.Consumer = a.consumers[string(name)]
+	}
+	for i, header := range a.forward {
+		switch value := c.Forwarded(i); {
+		case value != "":
+			x.ToBackend.Set(header, bytesOf(value))
+		case i == a.userID:
+			x.ToBackend.Set(header, x.Keep(x.ClientAddr.Unmap().AppendTo(x.Scratch())))
+		default:
+			x.ToBackend.Remove(header)
+		}
+	}
+	return nil
+}
+
+// find looks for a token where the settings say. Several Authorization headers are refused, since the backend may believe
+// another than the gateway.
+func (a *authenticator) find(x *exchange.Exchange) (token []byte, reason Reason) {
+	if a.header != "" {
+		values := x.Request.Header.PeekAll(a.header)
+		if len(values) > 1 {
+			return nil, Malformed
+		}
+		if len(values) == 1 {
+			token, ok := bearer(values[0])
+			if !ok && !a.bearer {
+				token = values[0]
+			}
+			if len(token) > 0 {
+				return token, 0
+			}
+		}
+	}
+	if a.cookie != "" {
+		if token = x.Cookie(a.cookie); len(token) > 0 {
+			return token, 0
+		}
+	}
+	if a.query != "" {
+		token, n := x.QueryValue(a.query)
+		if n > 1 {
+			return nil, Malformed
+		}
+		if len(token) > 0 {
+			return token, 0
+		}
+	}
+	return nil, Missing
+}
+
+// bearer returns what follows the scheme Bearer (RFC 6750 section 2.1; the scheme's case does not matter).
+func bearer(value []byte) (token []byte, ok bool) {
+	const scheme = "Bearer"
+	if len(value) < len(scheme) || !exchange.EqualFold(value[:len(scheme)], scheme) {
+		return nil, false
+	}
+	if len(value) == len(scheme) {
+		return nil, true
+	}
+	if value[len(scheme)] != ' ' {
+		return nil, false
+	}
+	return bytes.TrimLeft(value[len(scheme):], " "), true
+}
