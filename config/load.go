@@ -151,7 +151,7 @@ func (l *loader) finish() (*Config, error) {
 	if listeners := l.root.child("listeners"); listeners == nil || listeners.kind == null {
 		l.root.put("listeners", defaultListeners())
 	}
-	l.errs = append(l.errs, notBuilt(l.root)...)
+	l.errs = l.errs.following(notBuilt(l.root))
 
 	c, d := &Config{}, decoder{}
 	d.value(l.root, reflect.ValueOf(c).Elem(), "", &tags{})
@@ -159,8 +159,8 @@ func (l *loader) finish() (*Config, error) {
 	for _, f := range l.root.child("listeners").fields {
 		c.order = append(c.order, f.key)
 	}
-	l.errs = append(l.errs, d.errs...)
-	l.errs = append(l.errs, c.check(d.errs)...)
+	l.errs = l.errs.following(d.errs)
+	l.errs = l.errs.following(c.check())
 	if len(l.errs) > 0 {
 		return nil, l.errs.Err()
 	}

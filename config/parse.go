@@ -9,7 +9,6 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
 )
@@ -41,7 +40,7 @@ func parseTree(name string, data []byte) (root *node, errs Errors) {
 			root, errs = fail(1, 1, "the file can not be read as YAML: %v", r)
 		}
 	}()
-	tokens := lexer.Tokenize(string(data))
+	tokens := tokenize(string(data))
 	if line, column, ok := tooDeep(tokens); ok {
 		return fail(line, column, "more than %d levels of nesting", maxDepth)
 	}
@@ -49,7 +48,11 @@ func parseTree(name string, data []byte) (root *node, errs Errors) {
 	if err != nil {
 		if e, ok := err.(yaml.Error); ok && e.GetToken() != nil && e.GetToken().Position != nil {
 			p := e.GetToken().Position
-			return fail(max(p.Line, 1), max(p.Column, 1), "not YAML: %s", e.GetMessage())
+			message := e.GetMessage()
+			if strings.HasSuffix(message, "must be specified") {
+				message += "; quote a text that has one of { } [ ] ,"
+			}
+			return fail(max(p.Line, 1), max(p.Column, 1), "not YAML: %s", message)
 		}
 		return fail(1, 1, "not YAML: %v", err)
 	}
@@ -144,6 +147,9 @@ type converter struct {
 
 func (c *converter) fail(n ast.Node, path, format string, a ...any) *node {
 	at := c.at(n)
+	if m, ok := n.(*ast.MappingNode); ok && !m.IsFlowStyle && len(m.Values) > 0 {
+		at = c.at(m.Values[0].Key)
+	}
 	c.errs = append(c.errs, &Error{Pos: at.pos(), Path: path, Message: fmt.Sprintf(format, a...)})
 	return at
 }
@@ -194,7 +200,7 @@ func (c *converter) node(n ast.Node, path string) *node {
 		name := anchorName(n.Value)
 		anchored, ok := c.anchors[name]
 		if !ok {
-			return c.fail(n, path, "no anchor &%s stands before this alias", name)
+			return c.fail(n, path, "no anchor &%s stands before this alias; quote a text that begins with *", name)
 		}
 		if !c.spend(n, path, anchored.count(maxNodes)) {
 			return c.at(n)
@@ -230,6 +236,9 @@ func anchorName(n ast.Node) string {
 
 func (c *converter) mapping(n ast.Node, path string, values []*ast.MappingValueNode) *node {
 	made := c.at(n)
+	if m, ok := n.(*ast.MappingNode); (!ok || !m.IsFlowStyle) && len(values) > 0 {
+		made = c.at(values[0].Key)
+	}
 	made.kind = mapping
 	seen := make(map[string]*node, len(values))
 	var merged []*node
@@ -245,6 +254,10 @@ func (c *converter) mapping(n ast.Node, path string, values []*ast.MappingValueN
 			continue
 		}
 		at := joinKey(path, text)
+		if glued(v) {
+			c.fail(v.Key, at, "no space follows the colon; write one after a key, or quotes around a text that has a colon")
+			continue
+		}
 		if first, ok := seen[text]; ok {
 			c.fail(v.Key, at, "this key stands here a second time; the first is in line %d", first.line)
 			continue
@@ -270,6 +283,17 @@ func (c *converter) mapping(n ast.Node, path string, values []*ast.MappingValueN
 		}
 	}
 	return made
+}
+
+// glued tells a:b inside brackets, which YAML reads as one text and this parser as a key
+// and a value.
+func glued(v *ast.MappingValueNode) bool {
+	key, ok := v.Key.(*ast.StringNode)
+	if !ok || key.Token.Type != token.StringType || v.Start == nil || v.Start.Next == nil {
+		return false
+	}
+	next := v.Start.Next
+	return isText(next) && adjacent(v.Start, 1, next)
 }
 
 // merge returns the mappings that a merge key names.

@@ -120,7 +120,7 @@ type CircuitBreaker struct {
 	// ConsecutiveFailures in a row open the breaker.
 	ConsecutiveFailures int `yaml:"consecutive_failures" default:"5" min:"1"`
 	// ErrorRatio of the requests in the window opens the breaker, from `min_requests` on.
-	ErrorRatio Percent `yaml:"error_ratio" default:"50%"`
+	ErrorRatio Percent `yaml:"error_ratio" default:"50%" min:"0.1%"`
 	// MinRequests in the window before `error_ratio` counts.
 	MinRequests int `yaml:"min_requests" default:"20" min:"1"`
 	// Window over which the ratio is taken.

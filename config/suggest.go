@@ -25,8 +25,7 @@ func nearest(word string, known []string) string {
 	best, bestDistance := "", max(len(word)/3, 1)+1
 	folded := loosely(word)
 	for _, k := range known {
-		distance := editDistance(folded, loosely(k), bestDistance)
-		if distance < bestDistance || distance == bestDistance && best != "" && k < best {
+		if distance := editDistance(folded, loosely(k), bestDistance); distance < bestDistance {
 			best, bestDistance = k, distance
 		}
 	}

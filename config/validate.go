@@ -15,19 +15,13 @@ import (
 // checker holds a decoded configuration to what its types can not say: references,
 // addresses, patterns, and what may not stand together.
 type checker struct {
-	c     *Config
-	known map[string]bool // paths, and their parents, that have an error already
-	errs  Errors
+	c    *Config
+	errs Errors
 }
 
-// check returns the mistakes in c, without those that follow from earlier ones.
-func (c *Config) check(earlier Errors) Errors {
-	k := &checker{c: c, known: map[string]bool{}}
-	for _, e := range earlier {
-		for path := e.Path; path != ""; path = parent(path) {
-			k.known[path] = true
-		}
-	}
+// check returns the mistakes in c, which may be decoded in part only.
+func (c *Config) check() Errors {
+	k := &checker{c: c}
 	k.listeners()
 	for _, name := range slices.Sorted(maps.Keys(c.Services)) {
 		k.service(joinKey("services", name), c.Services[name])
@@ -37,6 +31,32 @@ func (c *Config) check(earlier Errors) Errors {
 	}
 	k.consumers()
 	return k.errs
+}
+
+// following adds the errors of a later step to earlier ones, without those that may only
+// follow from an earlier one: about the same setting, one below, or the block around it.
+func (es Errors) following(later Errors) Errors {
+	if len(es) == 0 {
+		return later
+	}
+	wrong, around := map[string]bool{}, map[string]bool{}
+	for _, e := range es {
+		wrong[e.Path] = e.Path != ""
+		for path := parent(e.Path); path != ""; path = parent(path) {
+			around[path] = true
+		}
+	}
+	all := es
+	for _, e := range later {
+		follows := around[e.Path]
+		for path := e.Path; path != "" && !follows; path = parent(path) {
+			follows = wrong[path]
+		}
+		if !follows {
+			all = append(all, e)
+		}
+	}
+	return all
 }
 
 func parent(path string) string {
@@ -55,11 +75,8 @@ func parent(path string) string {
 	return up
 }
 
-// fail adds an error, unless the same setting, or one below it, has one.
 func (k *checker) fail(path, format string, a ...any) {
-	if !k.known[path] {
-		k.errs = append(k.errs, k.c.Errorf(path, format, a...))
-	}
+	k.errs = append(k.errs, k.c.Errorf(path, format, a...))
 }
 
 // name refuses names that would break a log line, a label or a header.
@@ -187,13 +204,8 @@ func (k *checker) service(path string, s *Service) {
 	if s.Host != "" && !isAuthority(s.Host) {
 		k.fail(path+".host", "%q is no host; write it as api.example.com or api.example.com:8443", s.Host)
 	}
-	if !s.TLS.Off {
-		if (s.TLS.Cert == "") != (s.TLS.Key == "") {
-			k.fail(path+".tls", "a client certificate is cert and key together")
-		}
-		if s.Protocol == "http" {
-			k.fail(path+".tls", "the protocol is http, which has no TLS; write protocol: https")
-		}
+	if (s.TLS.Cert == "") != (s.TLS.Key == "") {
+		k.fail(path+".tls", "a client certificate is cert and key together")
 	}
 	k.loadBalancer(path+".load_balancer", s.LoadBalancer)
 	if !s.HealthCheck.Off && !strings.HasPrefix(s.HealthCheck.Path, "/") {

@@ -21,7 +21,7 @@ func (k *checker) route(path string, r *Route) {
 		for i, a := range actions {
 			names[i] = a.name
 		}
-		k.fail(path, "%s both end this route; keep one of them", strings.Join(names, " and "))
+		k.fail(path, "%s end this route; keep one of them", strings.Join(names, " and "))
 	}
 	if r.Service != "" {
 		reference(k, path+".service", "service", r.Service, c.Services)
@@ -146,8 +146,11 @@ func pathProblem(p string) (params map[string]bool, problem string) {
 			return nil, fmt.Sprintf("%q: a prefix needs no *; write the path before it, or {name} for one segment", p)
 		case wholeParameter.MatchString(segment):
 			name := segment[1 : len(segment)-1]
+			if name == "path" {
+				return nil, fmt.Sprintf("%q: {path} is what follows the matched prefix; give the parameter another name", p)
+			}
 			if params[name] {
-				return nil, fmt.Sprintf("%q has the parameter {%s} twice, or it is {path}, which is what follows the match", p, name)
+				return nil, fmt.Sprintf("%q has the parameter {%s} twice", p, name)
 			}
 			params[name] = true
 		case strings.ContainsAny(segment, "{}"):

@@ -1,0 +1,50 @@
+package config
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// TestErrors holds every file of testdata/errors to the errors in the .txt beside it.
+func TestErrors(t *testing.T) {
+	files, err := filepath.Glob("testdata/errors/*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no files", err)
+	}
+	for _, name := range files {
+		t.Run(filepath.Base(name), func(t *testing.T) {
+			_, err := Load(name, Options{})
+			if err == nil {
+				t.Fatal("no error")
+			}
+			errs, ok := err.(Errors)
+			if !ok {
+				t.Fatalf("a %T, want Errors", err)
+			}
+			for _, e := range errs {
+				if e.Pos.File != name || e.Pos.Line < 1 || e.Pos.Column < 1 {
+					t.Errorf("no position: %v", e)
+				}
+			}
+			got := strings.ReplaceAll(errs.Error(), filepath.ToSlash(filepath.Dir(name))+"/", "") + "\n"
+			golden := strings.TrimSuffix(name, ".yaml") + ".txt"
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(want) {
+				t.Errorf("got\n%swant\n%s", got, want)
+			}
+		})
+	}
+}
