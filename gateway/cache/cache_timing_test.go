@@ -1,0 +1,181 @@
+package cache
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"sync/atomic"
+	"testing"
+)
+
+func BenchmarkParseControl(b *testing.B) {
+	b.ReportAllocs()
+	in := []byte("public, max-age=3600, s-maxage=600, stale-while-revalidate=30")
+	for b.Loop() {
+		c := ParseControl(in)
+		if c.SMaxAge != 600 {
+			b.Fatal("wrong")
+		}
+	}
+}
+
+func BenchmarkParseDate(b *testing.B) {
+	b.ReportAllocs()
+	in := []byte("Sun, 06 Nov 1994 08:49:37 GMT")
+	for b.Loop() {
+		if _, ok := ParseDate(in, testNow); !ok {
+			b.Fatal("wrong")
+		}
+	}
+}
+
+func BenchmarkReadAndJudgeResponse(b *testing.B) {
+	b.ReportAllocs()
+	var req Request
+	var res Response
+	for b.Loop() {
+		res.Reset(200, testNow, testNow)
+		for _, l := range sampleResponse {
+			res.Field(l.name, l.value)
+		}
+		if v := res.Judge(&req, &defaults); v.Scope != Everyone {
+			b.Fatal(v.Reason)
+		}
+	}
+}
+
+// full is a store of n entries without a body, and their keys.
+func full(b *testing.B, n int) (*Store, [][]byte) {
+	b.Helper()
+	s := NewStore(4<<30, 1<<20)
+	var res Response
+	res.Reset(200, testNow, testNow)
+	keys := make([][]byte, n)
+	for i := range keys {
+		keys[i] = []byte("https\x00api.example.com\x00/api/v1/products/" + strconv.Itoa(i))
+		e := Record(&Draft{Key: keys[i], Response: &res, Freshness: Freshness{Received: testNow, Lifetime: 1 << 60}, Limit: 1}, nil).Finish()
+		if !s.Put(testNow, e) {
+			b.Fatal("not put")
+		}
+	}
+	rand.Shuffle(n, func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+	return s, keys
+}
+
+func BenchmarkGet(b *testing.B) {
+	for _, n := range []int{1, 1000, 1_000_000} {
+		s, keys := full(b, n)
+		// Everything once round, in random order: with a million entries each access misses the processor's caches.
+		b.Run(fmt.Sprintf("all-of-%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				if _, ok := s.Get(testNow, keys[i], nil); !ok {
+					b.Fatal("lost")
+				}
+				if i++; i == n {
+					i = 0
+				}
+			}
+		})
+		if n == 1 {
+			continue
+		}
+		// A thousand popular ones: what the size of the store itself costs.
+		b.Run(fmt.Sprintf("popular-of-%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				if _, ok := s.Get(testNow, keys[i%1000], nil); !ok {
+					b.Fatal("lost")
+				}
+				i++
+			}
+		})
+		b.Run(fmt.Sprintf("missing-in-%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			key := []byte("https\x00api.example.com\x00/api/v1/nothing")
+			for b.Loop() {
+				if _, ok := s.Get(testNow, key, nil); ok {
+					b.Fatal("found")
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkGetVariant(b *testing.B) {
+	b.ReportAllocs()
+	s := NewStore(1<<20, 1<<20)
+	s.Put(testNow, sample("key"))
+	key := []byte("key")
+	for b.Loop() {
+		if _, ok := s.Get(testNow, key, sampleSelector); !ok {
+			b.Fatal("lost")
+		}
+	}
+}
+
+func BenchmarkGetParallel(b *testing.B) {
+	for _, n := range []int{1, 1000} {
+		s, keys := full(b, n)
+		b.Run(fmt.Sprintf("of-%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for i := rand.IntN(n); pb.Next(); i++ {
+					if _, ok := s.Get(testNow, keys[i%n], nil); !ok {
+						b.Error("lost")
+					}
+				}
+			})
+		})
+	}
+}
+
+// A tenth of the requests fill, in a store that is full.
+func BenchmarkMixedParallel(b *testing.B) {
+	b.ReportAllocs()
+	s := NewStore(16<<20, 1<<20)
+	var seed atomic.Uint64
+	b.RunParallel(func(pb *testing.PB) {
+		rng := rand.New(rand.NewPCG(seed.Add(1), 0))
+		key := make([]byte, 0, 20)
+		for pb.Next() {
+			key = strconv.AppendUint(key[:0], uint64(rng.IntN(1000)), 10)
+			if rng.IntN(10) > 0 {
+				s.Get(testNow, key, sampleSelector)
+			} else {
+				s.Put(testNow, sample(strconv.Itoa(rng.IntN(1_000_000))))
+			}
+		}
+	})
+}
+
+func BenchmarkFill(b *testing.B) {
+	b.ReportAllocs()
+	s := NewStore(16<<20, 1<<20)
+	i := 0
+	for b.Loop() {
+		i++
+		s.Put(testNow, sample(strconv.Itoa(i)))
+	}
+}
+
+func BenchmarkFlight(b *testing.B) {
+	b.ReportAllocs()
+	f := NewFlights(100, 100, second)
+	key := []byte("https\x00api.example.com\x00/api/v1/products/1")
+	for b.Loop() {
+		fl, _ := f.Begin(testNow, key)
+		fl.Refuse(0)
+	}
+}
+
+func BenchmarkPurge(b *testing.B) {
+	s, _ := full(b, 100_000)
+	match := ByTag([]byte("none"))
+	b.ReportAllocs()
+	for b.Loop() {
+		s.Purge(match)
+	}
+}

@@ -1,0 +1,129 @@
+package cache
+
+import (
+	"bytes"
+	"iter"
+	"sync/atomic"
+)
+
+// Entry is a stored response. It never changes once it is made, needs no release and may be read by any number of
+// goroutines for as long as they like, also after it has left the store: the garbage collector owns it. Its byte slices
+// must not be written to. It comes from a Recorder and is put into one store once.
+type Entry struct {
+	Freshness
+	about
+
+	head []byte // key, selecting fields, path, tags, header, in this order
+	body []byte
+
+	// The store's. hash and size are set before the entry is published; next and hits are read without a lock; the others
+	// belong to the lock of the entry's shard.
+	inMain       bool
+	hits         atomic.Uint32
+	hash         uint64
+	size         int64
+	next         atomic.Pointer[Entry] // the next older variant of the same key
+	older, newer *Entry
+}
+
+// about is what a Recorder knows of an entry before its body.
+type about struct {
+	route           string
+	epoch           uint64
+	lastModified    int64 // unix seconds
+	date            int64 // unix seconds
+	contentLength   int64
+	selecting       uint32 // where each part of head begins; the key is at 0
+	path            uint32
+	tags            uint32
+	header          uint32
+	etag, etagEnd   uint32
+	status          uint16
+	hasLastModified bool
+	headOnly        bool
+}
+
+// Key is the primary key.
+func (e *Entry) Key() []byte { return e.head[:e.selecting:e.selecting] }
+
+// Status is the status code.
+func (e *Entry) Status() int { return int(e.status) }
+
+// Path is the host and path it was recorded with.
+func (e *Entry) Path() []byte { return e.head[e.path:e.tags:e.tags] }
+
+// Route is the name of the route it was recorded on.
+func (e *Entry) Route() string { return e.route }
+
+// Header is the stored header as it goes over the wire: lines that end in CRLF, without Age, Content-Length and whatever
+// else Response.Keep leaves out, and without the empty line.
+func (e *Entry) Header() []byte { return e.head[e.header:] }
+
+// Body is the whole content, nil for an answer to HEAD.
+func (e *Entry) Body() []byte { return e.body }
+
+// HeadOnly tells that it answers HEAD only, since it was recorded from one; it needs a key that GET does not use.
+func (e *Entry) HeadOnly() bool { return e.headOnly }
+
+// ContentLength is the length of the content in bytes; for an answer to HEAD what the origin said, -1 when it did not.
+func (e *Entry) ContentLength() int64 { return e.contentLength }
+
+// ETag is the entity tag, or nil.
+func (e *Entry) ETag() []byte {
+	if e.etag == e.etagEnd {
+		return nil
+	}
+	return e.head[e.etag:e.etagEnd:e.etagEnd]
+}
+
+// Date is when the response was made, in unix seconds: its Date field, else when it arrived.
+func (e *Entry) Date() int64 { return e.date }
+
+// Size is what it takes of the store's bound, in bytes.
+func (e *Entry) Size() int64 { return e.size }
+
+// All gives the header lines in their order.
+func (e *Entry) All() iter.Seq2[[]byte, []byte] {
+	return func(yield func(name, value []byte) bool) {
+		for rest := e.Header(); len(rest) > 0; {
+			colon := bytes.IndexByte(rest, ':')
+			end := bytes.IndexByte(rest, '\r')
+			if !yield(rest[:colon:colon], rest[colon+2:end:end]) {
+				return
+			}
+			rest = rest[end+2:]
+		}
+	}
+}
+
+// Value is the first line of a field, without case; nil when there is none.
+func (e *Entry) Value(name []byte) []byte {
+	for n, v := range e.All() {
+		if equalFold(n, name) {
+			return v
+		}
+	}
+	return nil
+}
+
+// Selected tells whether the request's header selects this variant (RFC 9111 4.1). The key is not compared.
+func (e *Entry) Selected(sel Selector) bool {
+	return e.selecting == e.path || matches(e.head[e.selecting:e.path], sel)
+}
+
+// Tagged tells whether the origin gave it the tag, in Surrogate-Key or Cache-Tag.
+func (e *Entry) Tagged(tag []byte) bool {
+	tags := e.head[e.tags:e.header]
+	for len(tags) > 0 {
+		end := bytes.IndexByte(tags, 0)
+		if bytes.Equal(tags[:end], tag) {
+			return true
+		}
+		tags = tags[end+1:]
+	}
+	return false
+}
+
+func (e *Entry) hopelessAt(now int64) bool {
+	return e.hopeless(e.hasLastModified || e.etag != e.etagEnd, now)
+}
