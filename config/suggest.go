@@ -10,6 +10,9 @@ func suggest(word string, known []string) string {
 	return ""
 }
 
+// Hint returns a suggestion to append to a message about a mistaken word: the nearest known one, or all when they are few.
+func Hint(word string, known []string) string { return hint(word, known) }
+
 // hint suggests the nearest known word, or names all when they are few.
 func hint(word string, known []string) string {
 	if s := suggest(word, known); s != "" {

@@ -38,9 +38,7 @@ type Limits struct {
 // Listener accepts connections on one address. It implements net.Listener for
 // the engine that serves it; its sweeper enforces the timeouts.
 type Listener struct {
-	// Name is the listener's name in the configuration.
-	Name string
-
+	name   atomic.Pointer[string]
 	ln     net.Listener
 	log    *slog.Logger
 	coarse atomic.Int64 // nanoseconds, advanced by the sweeper
@@ -80,9 +78,10 @@ func Listen(name, address string, log *slog.Logger) (*Listener, error) {
 		return nil, fmt.Errorf("cannot listen on %s: %w", address, err)
 	}
 	l := &Listener{
-		Name: name, ln: ln, log: log, start: time.Now(), perIP: make(map[netip.Addr]int),
+		ln: ln, log: log, start: time.Now(), perIP: make(map[netip.Addr]int),
 		stop: make(chan struct{}), swept: make(chan struct{}),
 	}
+	l.name.Store(&name)
 	l.ring.prev, l.ring.next = &l.ring, &l.ring
 	l.coarse.Store(1)
 	l.timeouts.Store(&Timeouts{})
@@ -95,6 +94,12 @@ func (l *Listener) Configure(t Timeouts, m Limits) {
 	l.timeouts.Store(&t)
 	l.limits.Store(&m)
 }
+
+// Name returns the listener's name in the configuration.
+func (l *Listener) Name() string { return *l.name.Load() }
+
+// Rename gives the listener another name.
+func (l *Listener) Rename(name string) { l.name.Store(&name) }
 
 // Start begins to enforce the timeouts.
 func (l *Listener) Start() { go l.sweep() }
@@ -110,13 +115,13 @@ func (l *Listener) Accept() (net.Conn, error) {
 		nc, err := l.ln.Accept()
 		if err != nil {
 			if l.closing.Load() || errors.Is(err, net.ErrClosed) {
-				return nil, err
+				return nil, net.ErrClosed
 			}
 			if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
-				l.log.Warn("out of file descriptors: closing idle connections; raise the limit (ulimit -n)", "listener", l.Name)
+				l.log.Warn("out of file descriptors: closing idle connections; raise the limit (ulimit -n)", "listener", l.Name())
 				l.evictIdle(16)
 			} else {
-				l.log.Warn("cannot accept a connection", "listener", l.Name, "error", err.Error())
+				l.log.Warn("cannot accept a connection", "listener", l.Name(), "error", err.Error())
 			}
 			time.Sleep(pause)
 			pause = min(2*pause, time.Second)
@@ -253,31 +258,50 @@ func tick(t *Timeouts) time.Duration {
 	return max(d, 5*time.Millisecond)
 }
 
-// Close stops accepting. Open connections go on until CloseConns.
+// Close stops accepting. Connections that wait in the kernel to be accepted
+// still are. Open connections go on until CloseConns.
 func (l *Listener) Close() error {
 	if l.closing.Swap(true) {
+		return nil
+	}
+	if d, ok := l.ln.(interface{ SetDeadline(time.Time) error }); ok {
+		_ = d.SetDeadline(time.Now().Add(lastAccepts))
 		return nil
 	}
 	return l.ln.Close()
 }
 
+// lastAccepts is how long a closing listener takes what already waits.
+const lastAccepts = 20 * time.Millisecond
+
+// freshFor is how long a new connection is taken for one whose request is on its way.
+const freshFor = 5 * time.Second
+
 // CloseIdle closes the connections that wait for a request; it returns how many have one.
 func (l *Listener) CloseIdle() (active int) {
+	now := l.coarse.Load()
 	for _, c := range l.snapshot(nil) {
-		if !c.evict() && c.phase.Load() != phaseNew {
-			active++
-		} else if c.phase.CompareAndSwap(phaseNew, phaseClosing) {
-			_ = c.Close()
+		if c.evict() {
+			continue
 		}
+		if now-c.since.Load() > int64(freshFor) && c.phase.CompareAndSwap(phaseNew, phaseClosing) {
+			_ = c.Close()
+			continue
+		}
+		active++
 	}
 	return active
 }
 
 // CloseConns closes every connection and ends the sweeper.
 func (l *Listener) CloseConns() {
+	_ = l.ln.Close()
 	for _, c := range l.snapshot(nil) {
 		_ = c.Close()
 	}
 	close(l.stop)
 	<-l.swept
 }
+
+// Discard closes a listener that was never started.
+func (l *Listener) Discard() error { return l.ln.Close() }

@@ -80,6 +80,7 @@ func (s *Server) Drain() { s.draining.Store(true) }
 func (s *Server) StopAccepting() {
 	_ = s.l.Close()
 	<-s.served
+	_ = s.l.ln.Close()
 }
 
 // Listener returns the listener that is served.
@@ -113,7 +114,7 @@ func (s *Server) open(ctx *fasthttp.RequestCtx) (*exchange.Exchange, error) {
 	ctx.Response.Header.DisableNormalizing()
 	c := ctx.Conn().(*conn)
 	c.serving()
-	x.Client, x.ConnID, x.PeerAddr, x.Listener = c, c.id, c.peer, s.l.Name
+	x.Client, x.ConnID, x.PeerAddr, x.Listener = c, c.id, c.peer, s.l.Name()
 	x.Scheme = "http"
 	if r := readHead(x, &ctx.Request.Header); r != nil {
 		return x, r
@@ -178,7 +179,7 @@ func (s *Server) handleError(ctx *fasthttp.RequestCtx, err error) {
 	ctx.SetUserValue(exchangeKey, x)
 	c := ctx.Conn().(*conn)
 	c.serving()
-	x.Client, x.ConnID, x.PeerAddr, x.ClientAddr, x.Listener, x.Scheme = c, c.id, c.peer, c.peer, s.l.Name, "http"
+	x.Client, x.ConnID, x.PeerAddr, x.ClientAddr, x.Listener, x.Scheme = c, c.id, c.peer, c.peer, s.l.Name(), "http"
 	var small *fasthttp.ErrSmallBuffer
 	reject := rejectMalformed
 	switch {

@@ -1,0 +1,389 @@
+// Package gateway is the gateway as a whole: it takes configurations, compiles
+// each into a snapshot, publishes it atomically, and serves with it on the
+// listeners it names. It is the one place that knows everything.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"sluice/config"
+	"sluice/gateway/exchange"
+	"sluice/gateway/lifetime"
+	"sluice/gateway/listener"
+	"sluice/gateway/policy"
+	"sluice/gateway/snapshot"
+	"sluice/gateway/telemetry"
+	"sluice/gateway/upstream"
+)
+
+// Options of a gateway. Registry is required.
+type Options struct {
+	// Registry are the policies and actions to compile with.
+	Registry *snapshot.Registry
+	// Log is the operator log; default: none.
+	Log *slog.Logger
+	// Version and Commit name the build.
+	Version, Commit string
+	// Resolve maps host:port of endpoints to other addresses.
+	Resolve map[string]string
+	// DrainDelay is how long a draining gateway goes on accepting, DrainTimeout
+	// how long it waits for what is in flight after that.
+	DrainDelay, DrainTimeout time.Duration
+	// Now replaces the clock in tests.
+	Now func() time.Time
+}
+
+// Gateway serves. Make one with New, give it a configuration with Apply.
+type Gateway struct {
+	o       Options
+	log     *slog.Logger
+	clock   *exchange.Clock
+	pool    *exchange.Pool
+	metrics *telemetry.Metrics
+	living  *lifetime.Pool[string, any]
+	sweeper *upstream.Sweeper
+
+	current  atomic.Pointer[generation]
+	draining atomic.Bool
+	started  time.Time
+
+	mu      sync.Mutex // Apply and Shutdown
+	servers map[string]*listener.Server
+	failure atomic.Pointer[reloadFailure]
+	stop    chan struct{}
+	chores  sync.WaitGroup
+}
+
+// generation is a snapshot with the environment it was compiled in.
+type generation struct {
+	*snapshot.Snapshot
+	world  *policy.World
+	env    *upstream.Environment
+	number uint64
+	since  time.Time
+}
+
+type reloadFailure struct {
+	when time.Time
+	err  error
+}
+
+// New returns a gateway that serves nothing yet. Close it with Shutdown.
+func New(o Options) *Gateway {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	g := &Gateway{
+		o: o, log: o.Log, clock: exchange.NewClock(o.Now),
+		metrics: telemetry.NewMetrics(telemetry.Options{Version: o.Version, Commit: o.Commit, Registry: telemetry.RegistryOptions{Process: true}}),
+		servers: make(map[string]*listener.Server),
+		stop:    make(chan struct{}),
+		started: time.Now(),
+	}
+	g.pool = exchange.NewPool(g.clock)
+	g.living = lifetime.NewPool[string, any](lifetime.Options[string]{OnClose: func(name string, err error) {
+		if err != nil {
+			g.log.Warn("cannot close", "state", name, "error", err.Error())
+		}
+	}})
+	g.sweeper = upstream.NewSweeper(g.clock, 0)
+	g.sweeper.Start()
+	g.chores.Go(g.upkeep)
+	return g
+}
+
+// Validate compiles a configuration without opening or starting anything. The
+// warnings are remarks on settings that work and are unwise.
+func Validate(o Options, c *config.Config) ([]snapshot.Warning, error) {
+	g := New(o)
+	defer g.Shutdown(context.Background())
+	gen, err := g.compile(c, true)
+	if err != nil {
+		return nil, err
+	}
+	gen.close()
+	return gen.Warnings, nil
+}
+
+// Apply compiles a configuration and puts it in force, all of it or nothing:
+// on an error the running one stays as it is.
+func (g *Gateway) Apply(c *config.Config) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	err := g.apply(c)
+	if err != nil {
+		g.failure.Store(&reloadFailure{time.Now(), err})
+		g.metrics.ConfigReloads.With(nil, "failure").Inc()
+		return err
+	}
+	g.failure.Store(nil)
+	g.metrics.ConfigReloads.With(nil, "success").Inc()
+	g.metrics.ConfigLastReload.Set(float64(time.Now().Unix()))
+	return nil
+}
+
+func (g *Gateway) apply(c *config.Config) error {
+	if g.draining.Load() {
+		return errors.New("the gateway is draining")
+	}
+	next, err := g.compile(c, false)
+	if err != nil {
+		return err
+	}
+	opened, err := g.open(c)
+	if err != nil {
+		next.close()
+		return err
+	}
+	previous := g.current.Load()
+	if previous != nil {
+		next.number = previous.number
+	}
+	next.number++
+	next.Start(next.env)
+	g.current.Store(next)
+	for _, w := range next.Warnings {
+		g.log.Warn("configuration: "+w.Message, "setting", w.Path)
+	}
+	g.rearrange(c, opened)
+	if previous != nil {
+		previous.Retire()
+	}
+	return nil
+}
+
+// compile builds a generation. Its hold on living state ends when the garbage
+// collector finds that no exchange uses it any more.
+func (g *Gateway) compile(c *config.Config, dry bool) (*generation, error) {
+	world := &policy.World{
+		Config: c, Log: g.log, Clock: g.clock,
+		Metrics: g.metrics, Generation: g.metrics.Begin(),
+		Living: g.living, Leases: new(lifetime.Set),
+		Consumers: make(map[string]*exchange.Consumer),
+		DryRun:    dry,
+	}
+	env := &upstream.Environment{
+		Living: g.living, Leases: world.Leases,
+		Metrics: g.metrics, Generation: world.Generation,
+		Clock: g.clock, Sweeper: g.sweeper, Log: g.log,
+		Resolve: g.o.Resolve, Stall: c.Limits.StallTimeout,
+	}
+	s, err := snapshot.Compile(world, env, g.o.Registry, g.Health)
+	if err != nil {
+		world.Leases.Close()
+		world.Generation.Close()
+		return nil, err
+	}
+	gen := &generation{Snapshot: s, world: world, env: env, since: time.Now()}
+	if !dry {
+		runtime.AddCleanup(s, func(w *policy.World) {
+			w.Leases.Close()
+			w.Generation.Close()
+		}, world)
+	}
+	return gen, nil
+}
+
+// close gives a generation up that no exchange uses.
+func (gen *generation) close() {
+	gen.Retire()
+	gen.world.Leases.Close()
+	gen.world.Generation.Close()
+}
+
+// ListenError says that a socket could not be opened.
+type ListenError struct{ Err error }
+
+func (e *ListenError) Error() string { return e.Err.Error() }
+func (e *ListenError) Unwrap() error { return e.Err }
+
+// open opens the sockets of c that are not open yet.
+func (g *Gateway) open(c *config.Config) (map[string]*listener.Server, error) {
+	opened := make(map[string]*listener.Server)
+	for _, name := range slices.Sorted(maps.Keys(c.Listeners)) {
+		address := c.Listeners[name].Address
+		if g.servers[address] != nil {
+			continue
+		}
+		l, err := listener.Listen(name, address, g.log)
+		if err != nil {
+			for _, s := range opened {
+				_ = s.Listener().Discard()
+			}
+			return nil, &ListenError{fmt.Errorf("listeners.%s: %w", name, err)}
+		}
+		opened[address] = listener.NewServer(l, g, g.pool, int(c.Limits.MaxHeaderSize), g.log)
+	}
+	return opened, nil
+}
+
+// rearrange makes the servers those of c: new ones start, those that are gone drain.
+func (g *Gateway) rearrange(c *config.Config, opened map[string]*listener.Server) {
+	wanted := make(map[string]bool)
+	for name, lc := range c.Listeners {
+		wanted[lc.Address] = true
+		s := g.servers[lc.Address]
+		if s == nil {
+			s = opened[lc.Address]
+			g.servers[lc.Address] = s
+			g.watchConnections(s.Listener())
+		}
+		s.Listener().Rename(name)
+		s.Listener().Configure(listener.Timeouts{
+			Header: c.Limits.HeaderTimeout, Stall: c.Limits.StallTimeout, Idle: c.Limits.IdleTimeout,
+		}, listener.Limits{MaxConns: c.Limits.MaxConnections, MaxConnsPerIP: c.Limits.MaxConnectionsPerIP})
+		if opened[lc.Address] != nil {
+			s.Start()
+			g.log.Info("listening", "listener", name, "address", s.Listener().Addr().String())
+		}
+	}
+	for address, s := range g.servers {
+		if !wanted[address] {
+			delete(g.servers, address)
+			g.chores.Go(func() { g.drainServer(s, g.o.DrainTimeout) })
+		}
+	}
+}
+
+func (g *Gateway) watchConnections(l *listener.Listener) {
+	g.metrics.Connections.With(nil, func() float64 { idle, _, _ := l.Stats(); return float64(idle) }, l.Name(), "idle")
+	g.metrics.Connections.With(nil, func() float64 { _, active, _ := l.Stats(); return float64(active) }, l.Name(), "active")
+}
+
+// Decide implements listener.Handler.
+func (g *Gateway) Decide(x *exchange.Exchange) error {
+	return g.current.Load().Decide(x)
+}
+
+// Answer implements listener.Handler.
+func (g *Gateway) Answer(x *exchange.Exchange, err error) {
+	s := snapshot.Of(x)
+	if s == nil {
+		s = g.current.Load().Snapshot
+	}
+	s.Answer(x, err)
+}
+
+// Done implements listener.Handler.
+func (g *Gateway) Done(x *exchange.Exchange) {
+	if s := snapshot.Of(x); s != nil {
+		s.Done(x)
+	}
+}
+
+// upkeep does what living state wants done now and then.
+func (g *Gateway) upkeep() {
+	t := time.NewTicker(time.Minute)
+	defer t.Stop()
+	for {
+		select {
+		case <-g.stop:
+			return
+		case <-t.C:
+		}
+		g.living.Range(func(_ string, v any, _ int) bool {
+			if s, ok := v.(interface{ Sweep(now int64) int }); ok {
+				s.Sweep(g.clock.Now())
+			}
+			return true
+		})
+	}
+}
+
+// Reopen opens log files anew, after they were rotated.
+func (g *Gateway) Reopen() error {
+	var errs []error
+	g.living.Range(func(_ string, v any, _ int) bool {
+		switch v := v.(type) {
+		case interface{ Reopen() error }:
+			errs = append(errs, v.Reopen())
+		case interface{ Reopen(context.Context) error }:
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			errs = append(errs, v.Reopen(ctx))
+			cancel()
+		}
+		return true
+	})
+	return errors.Join(errs...)
+}
+
+// Draining reports whether the gateway is shutting down.
+func (g *Gateway) Draining() bool { return g.draining.Load() }
+
+// Drain announces the end: readiness fails, answers close their connections,
+// and new connections are still accepted for the drain delay.
+func (g *Gateway) drain(ctx context.Context) {
+	g.mu.Lock()
+	first := !g.draining.Swap(true)
+	for _, s := range g.servers {
+		s.Drain()
+	}
+	serving := len(g.servers) > 0
+	g.mu.Unlock()
+	if first && serving {
+		select {
+		case <-ctx.Done():
+		case <-time.After(g.o.DrainDelay):
+		}
+	}
+}
+
+// Shutdown drains and ends: what is in flight is waited for until the drain
+// timeout or the end of ctx.
+func (g *Gateway) Shutdown(ctx context.Context) {
+	g.drain(ctx)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, max(g.o.DrainTimeout, time.Millisecond))
+	defer cancel()
+	var all sync.WaitGroup
+	for address, s := range g.servers {
+		delete(g.servers, address)
+		all.Go(func() { g.drainServerUntil(ctx, s) })
+	}
+	all.Wait()
+	select {
+	case <-g.stop:
+		return
+	default:
+	}
+	close(g.stop)
+	g.chores.Wait()
+	_ = g.sweeper.Close()
+	if gen := g.current.Load(); gen != nil {
+		gen.close()
+	}
+	g.living.Close()
+}
+
+func (g *Gateway) drainServer(s *listener.Server, timeout time.Duration) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	s.Drain()
+	g.drainServerUntil(ctx, s)
+}
+
+func (g *Gateway) drainServerUntil(ctx context.Context, s *listener.Server) {
+	s.StopAccepting()
+	t := time.NewTicker(10 * time.Millisecond)
+	defer t.Stop()
+	for s.Listener().CloseIdle() > 0 {
+		select {
+		case <-ctx.Done():
+			g.log.Warn("drain timeout: closing connections that are still in use", "listener", s.Listener().Name())
+			s.Close()
+			return
+		case <-t.C:
+		}
+	}
+	s.Close()
+}

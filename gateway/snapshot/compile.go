@@ -1,0 +1,441 @@
+package snapshot
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"sluice/config"
+	"sluice/gateway/action"
+	"sluice/gateway/exchange"
+	"sluice/gateway/policy"
+	"sluice/gateway/router"
+	"sluice/gateway/telemetry"
+	"sluice/gateway/upstream"
+)
+
+// Registry are the kinds of policies and actions that the binary has.
+type Registry struct {
+	Policies map[string]*policy.Definition
+	Actions  map[string]*action.Definition
+}
+
+// NewRegistry collects definitions.
+func NewRegistry(policies []*policy.Definition, actions []*action.Definition) *Registry {
+	r := &Registry{Policies: make(map[string]*policy.Definition), Actions: make(map[string]*action.Definition)}
+	for _, d := range policies {
+		r.Policies[d.Name] = d
+	}
+	for _, d := range actions {
+		r.Actions[d.Name] = d
+	}
+	return r
+}
+
+// compiler is one compilation in progress.
+type compiler struct {
+	*Snapshot
+	registry *Registry
+	env      *upstream.Environment
+	health   func() []byte
+	errs     config.Errors
+	plain    map[string]bool // services a route leads to
+	split    map[string]bool // services behind a split
+}
+
+// Compile builds the generation of world.Config. Its errors are config.Errors,
+// all at once. On an error the caller closes world.Leases.
+func Compile(world *policy.World, env *upstream.Environment, registry *Registry, health func() []byte) (*Snapshot, error) {
+	c := &compiler{
+		Snapshot: &Snapshot{Config: world.Config, world: world, services: make(map[string]*upstream.Service)},
+		registry: registry, env: env, health: health,
+		plain: make(map[string]bool), split: make(map[string]bool),
+	}
+	world.Warn = func(path, message string) {
+		w := Warning{path, message}
+		if !slices.Contains(c.Warnings, w) {
+			c.Warnings = append(c.Warnings, w)
+		}
+	}
+	for _, p := range world.Config.TrustedProxies {
+		c.trusted = append(c.trusted, p.Prefix)
+	}
+	c.maxBody = int64(world.Config.Limits.MaxBodySize)
+	c.consumers()
+	c.compileServices()
+	c.checkPolicyNames()
+	c.unrouted = c.program(nil, c.Config.Policies, nil, nil, 0, policy.Edge)
+	c.nowhere = world.Metrics.Route(world.Generation, telemetry.Unrouted, telemetry.Unrouted)
+	c.compileRoutes()
+	// Programs that consumers need later are built from what was checked here;
+	// and the world must not hold on to the snapshot, whose end ends its leases.
+	world.Warn = func(string, string) {}
+	if len(c.errs) > 0 {
+		return nil, c.errs.Err()
+	}
+	return c.Snapshot, nil
+}
+
+// Start begins what works beside requests: health checks. Retire the
+// predecessor after it.
+func (s *Snapshot) Start(env *upstream.Environment) {
+	for name, service := range s.services {
+		if checker := service.StartChecks(env, s.Config.Services[name].HealthCheck); checker != nil {
+			s.checkers = append(s.checkers, checker)
+		}
+	}
+}
+
+// Retire ends what Start began. Exchanges may go on.
+func (s *Snapshot) Retire() {
+	for _, c := range s.checkers {
+		c.Close()
+	}
+}
+
+// Services returns the services by name.
+func (s *Snapshot) Services() map[string]*upstream.Service { return s.services }
+
+func (c *compiler) fail(path, format string, a ...any) {
+	c.errs = append(c.errs, c.Config.Errorf(path, format, a...))
+}
+
+func (c *compiler) add(errs config.Errors) {
+	for _, e := range errs {
+		// One mistake in a shared block shows in every route that inherits it.
+		if !slices.ContainsFunc(c.errs, func(o *config.Error) bool { return *o == *e }) {
+			c.errs = append(c.errs, e)
+		}
+	}
+}
+
+// consumerSet is a distinct set of policies that consumers bring along.
+type consumerSet struct {
+	policies config.Policies
+	scope    string
+}
+
+// consumers makes the consumers of the world and numbers their sets of policies.
+func (c *compiler) consumers() {
+	c.sets = []consumerSet{{}}
+	numbers := make(map[string]int)
+	for i, name := range slices.Sorted(maps.Keys(c.Config.Consumers)) {
+		cc := c.Config.Consumers[name]
+		consumer := &exchange.Consumer{
+			Name: name, Index: i, Groups: cc.Groups,
+			GroupsHeader: []byte(strings.Join(cc.Groups, ",")), NameHeader: []byte(name),
+		}
+		if len(cc.Policies) > 0 {
+			id := canonical(cc.Policies)
+			n, ok := numbers[id]
+			if !ok {
+				n = len(c.sets)
+				numbers[id] = n
+				sum := sha256.Sum256([]byte(id))
+				c.sets = append(c.sets, consumerSet{cc.Policies, "consumers#" + hex.EncodeToString(sum[:8])})
+			}
+			consumer.PolicySet = n
+		}
+		c.world.Consumers[name] = consumer
+		c.onlyStages("consumers."+name+".policies", cc.Policies, func(s policy.Stage) bool { return s > policy.Authenticate },
+			"a consumer may set only policies of the stages after Authenticate")
+	}
+}
+
+// canonical names a set of policies by its content.
+func canonical(p config.Policies) string {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(p)) {
+		fmt.Fprintf(&b, "%s=%s;", name, p[name].Canonical())
+	}
+	return b.String()
+}
+
+func (c *compiler) onlyStages(path string, policies config.Policies, allowed func(policy.Stage) bool, why string) {
+	for name := range policies {
+		if i := policy.PlaceOf(name); i >= 0 && !allowed(policy.Order[i].Stage) {
+			c.fail(path+"."+name, "belongs to the stage %s; %s", policy.Order[i].Stage, why)
+		}
+	}
+}
+
+func (c *compiler) compileServices() {
+	for _, name := range slices.Sorted(maps.Keys(c.Config.Services)) {
+		sc := c.Config.Services[name]
+		s, err := upstream.Compile(c.env, sc)
+		if err != nil {
+			path, message, _ := strings.Cut(err.Error(), ": ")
+			c.fail("services."+name+"."+path, "%s", message)
+			continue
+		}
+		c.services[name] = s
+	}
+}
+
+// checkPolicyNames finds policies that do not exist or are not built, wherever
+// they stand, also where no route uses them.
+func (c *compiler) checkPolicyNames() {
+	check := func(path string, policies config.Policies) {
+		for _, name := range slices.Sorted(maps.Keys(policies)) {
+			switch {
+			case policy.PlaceOf(name) < 0:
+				known := make([]string, 0, len(policy.Order))
+				for _, p := range policy.Order {
+					known = append(known, p.Name)
+				}
+				c.fail(path+"."+name, "is not a policy%s", config.Hint(name, known))
+			case c.registry.Policies[name] == nil && !policies[name].Off():
+				c.fail(path+"."+name, "is not built yet")
+			}
+		}
+	}
+	check("policies", c.Config.Policies)
+	for name, s := range c.Config.Services {
+		check("services."+name+".policies", s.Policies)
+	}
+	for name, r := range c.Config.Routes {
+		check("routes."+name+".policies", r.Policies)
+	}
+	for name, k := range c.Config.Consumers {
+		check("consumers."+name+".policies", k.Policies)
+	}
+}
+
+// layer is one level of precedence.
+type layer struct {
+	scope    string
+	policies config.Policies
+}
+
+// program builds the policies that are in force for a route: of each policy
+// the block of the first layer that has it wins whole, and off removes it.
+// Policies of stages after last are left out.
+func (c *compiler) program(r *route, global config.Policies, member *config.Service, routed *config.Route, set int, last policy.Stage) *policy.Program {
+	var layers []layer
+	if set > 0 {
+		layers = append(layers, layer{c.sets[set].scope, c.sets[set].policies})
+	}
+	if routed != nil {
+		layers = append(layers, layer{"routes." + routed.Name, routed.Policies})
+	}
+	if member != nil {
+		layers = append(layers, layer{"services." + member.Name, member.Policies})
+	}
+	layers = append(layers, layer{"global", global})
+
+	winners := make(map[string]layer)
+	for _, l := range layers {
+		for name := range l.policies {
+			if _, ok := winners[name]; !ok {
+				winners[name] = l
+			}
+		}
+	}
+	var steps []policy.Step
+	for _, place := range policy.Order {
+		d := c.registry.Policies[place.Name]
+		if d == nil || place.Stage > last {
+			continue
+		}
+		l, ok := winners[place.Name]
+		block := l.policies[place.Name]
+		switch {
+		case ok && block.Off():
+			continue
+		case !ok && !implied(place.Name, winners):
+			continue
+		case !ok:
+			block, l = emptyBlock("policies."+place.Name), layer{scope: "default"}
+		}
+		b := &policy.Build{World: c.world, Policy: place.Name, Scope: l.scope, Path: block.Path(), RouteConfig: routed}
+		if r != nil {
+			b.Route = &r.Route
+		}
+		hooks, errs := d.Build(b, block)
+		c.add(errs)
+		steps = append(steps, policy.Step{Name: place.Name, Scope: l.scope, Hooks: hooks})
+	}
+	return policy.NewProgram(steps)
+}
+
+// emptyBlock stands for a policy that is on without being configured.
+func emptyBlock(path string) *config.Block {
+	b, err := config.ParseBlock(path, "{}")
+	if err != nil {
+		panic("BUG: " + err.Error())
+	}
+	return b
+}
+
+// implied reports whether a policy is on without any configuration:
+// correlation_id always, auth_guard wherever a policy authenticates.
+func implied(name string, winners map[string]layer) bool {
+	switch name {
+	case "correlation_id":
+		return true
+	case "auth_guard":
+		for other, l := range winners {
+			if i := policy.PlaceOf(other); i >= 0 && policy.Order[i].Stage == policy.Authenticate && !l.policies[other].Off() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (c *compiler) compileRoutes() {
+	names := slices.Sorted(maps.Keys(c.Config.Routes))
+	var table []router.Route
+	for id, name := range names {
+		rc := c.Config.Routes[name]
+		m := rc.Match
+		table = append(table, router.Route{
+			ID: id, Name: name, Hosts: m.Hosts, Paths: m.Paths, Methods: m.Methods,
+			Headers: lists(m.Headers), Query: lists(m.Query), Listeners: m.Listeners, Schemes: m.Schemes, SNIs: m.SNIs,
+		})
+		c.routes = append(c.routes, c.compileRoute(id, name, rc))
+	}
+	built, problems := router.Build(table)
+	for _, p := range problems {
+		path := "routes." + p.Route
+		if w := p.Where(); w != "" {
+			path += ".match." + w
+		}
+		c.fail(path, "%s", p.Message)
+	}
+	c.table = built
+	for name := range c.split {
+		sc := c.Config.Services[name]
+		c.onlyStages("services."+name+".policies", sc.Policies, func(s policy.Stage) bool { return s == policy.Transform },
+			"a service behind a split may set only policies of the stage Transform")
+	}
+}
+
+func lists(m map[string]config.StringList) map[string][]string {
+	out := make(map[string][]string, len(m))
+	for k, v := range m {
+		out[k] = v
+	}
+	return out
+}
+
+func (c *compiler) compileRoute(id int, name string, rc *config.Route) *route {
+	r := &route{Route: exchange.Route{ID: id, Name: name}, config: rc, maxBody: c.maxBody}
+	if rc.Streaming {
+		r.maxBody = 0
+	}
+	for _, p := range rc.Match.Paths {
+		r.params = append(r.params, router.PathParams(p))
+	}
+	path := "routes." + name
+	if rc.Rewrite != "" {
+		var err error
+		if r.rewrite, err = compileRewrite(rc.Rewrite, r.params); err != nil {
+			c.fail(path+".rewrite", "%s", err.Error())
+		}
+		if rc.StripPrefix {
+			c.fail(path+".strip_prefix", "does nothing beside rewrite; remove one of the two")
+		}
+	}
+	for status, p := range rc.Errors {
+		if r.pages == nil {
+			r.pages = make(map[int]*page)
+		}
+		r.pages[status] = &page{[]byte(p.Body), []byte(p.ContentType)}
+	}
+	r.action = c.compileAction(r, path, rc)
+	if r.action == nil {
+		return r
+	}
+	services := []*config.Service{nil}
+	switch {
+	case rc.Service != "":
+		services[0] = c.Config.Services[rc.Service]
+		c.plain[rc.Service] = true
+	case len(r.action.Members) > 0:
+		services = services[:0]
+		for _, m := range r.action.Members {
+			services = append(services, c.Config.Services[m])
+			c.split[m] = true
+		}
+	}
+	for _, sc := range services {
+		r.members = append(r.members, c.compileMember(r, rc, sc))
+	}
+	return r
+}
+
+func (c *compiler) compileMember(r *route, rc *config.Route, sc *config.Service) member {
+	service := telemetry.Unrouted
+	if sc != nil {
+		service = sc.Name
+	}
+	m := member{
+		program: c.program(r, c.Config.Policies, sc, rc, 0, policy.Transform),
+		metrics: c.world.Metrics.Route(c.world.Generation, r.Name, service),
+		own:     make([]atomic.Pointer[policy.Program], len(c.sets)),
+		mu:      new(sync.Mutex),
+	}
+	// Later, a consumer's program is built by a compiler of its own: errors of
+	// its blocks are found now, by building every set once for the first route.
+	if r.ID == 0 {
+		for set := 1; set < len(c.sets); set++ {
+			c.program(r, c.Config.Policies, sc, rc, set, policy.Transform)
+		}
+	}
+	m.build = func(set int) (*policy.Program, error) {
+		late := &compiler{Snapshot: c.Snapshot, registry: c.registry, env: c.env, health: c.health}
+		p := late.program(r, late.Config.Policies, sc, rc, set, policy.Transform)
+		if len(late.errs) > 0 {
+			return nil, errors.Join(late.errs)
+		}
+		return p, nil
+	}
+	return m
+}
+
+// compileAction builds what ends the route.
+func (c *compiler) compileAction(r *route, path string, rc *config.Route) *action.Action {
+	name, block := rc.Action()
+	if name == "service" {
+		s := c.services[rc.Service]
+		if s == nil {
+			return nil // said already
+		}
+		sc := c.Config.Services[rc.Service]
+		if rc.Timeouts != nil || rc.Retries != nil {
+			timeouts, retries := sc.Timeouts, sc.Retries
+			if rc.Timeouts != nil {
+				timeouts = rc.Timeouts.Over(timeouts)
+			}
+			if rc.Retries != nil {
+				retries = rc.Retries.Over(retries)
+			}
+			response := timeouts.Response
+			if timeouts.Off {
+				response = 0
+			}
+			s = s.Override(response, upstream.RetriesOf(retries))
+		}
+		return &action.Action{Serve: s.Forward}
+	}
+	d := c.registry.Actions[name]
+	if d == nil {
+		c.fail(path+"."+cmp.Or(name, "service"), "is not built yet")
+		return nil
+	}
+	a, errs := d.Build(&action.Build{
+		World: c.world, Route: &r.Route, RouteConfig: rc, Path: path + "." + name,
+		Service: func(name string) *upstream.Service { return c.services[name] },
+		Health:  c.health,
+	}, block)
+	c.add(errs)
+	return a
+}

@@ -1,0 +1,323 @@
+// Package snapshot compiles a configuration, together with the state that
+// outlives configurations, into one immutable Snapshot: the routes, the
+// program and action of each, and the services. A Snapshot is built completely
+// or not at all. It drives an exchange from its head to its answer.
+package snapshot
+
+import (
+	"net/netip"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"sluice/config"
+	"sluice/gateway/action"
+	"sluice/gateway/exchange"
+	"sluice/gateway/policy"
+	"sluice/gateway/router"
+	"sluice/gateway/telemetry"
+	"sluice/gateway/upstream"
+	"sluice/gateway/upstream/balance"
+)
+
+// Snapshot is one generation of the configuration, compiled.
+type Snapshot struct {
+	// Config is what it was compiled from.
+	Config *config.Config
+	// Warnings are remarks on settings that work and are unwise.
+	Warnings []Warning
+
+	table    *router.Table
+	routes   []*route
+	unrouted *policy.Program
+	nowhere  *telemetry.RouteMetrics
+	services map[string]*upstream.Service
+	trusted  []netip.Prefix
+	maxBody  int64
+	sets     []consumerSet
+
+	checkers []*balance.Checker
+	world    *policy.World
+}
+
+// Warning is a remark on a setting.
+type Warning struct{ Path, Message string }
+
+// route is one compiled route.
+type route struct {
+	exchange.Route
+	config  *config.Route
+	action  *action.Action
+	members []member
+	params  [][]string // by path pattern
+	rewrite *rewrite
+	pages   map[int]*page
+	maxBody int64
+}
+
+// member is a service of a route, or the one place of a route without.
+type member struct {
+	program *policy.Program
+	metrics *telemetry.RouteMetrics
+	// own are the programs of consumers with policies of their own, by the
+	// number of their set; made when the first such consumer comes by.
+	own []atomic.Pointer[policy.Program]
+	mu  *sync.Mutex
+	// build makes the program for a set of consumer policies.
+	build func(set int) (*policy.Program, error)
+}
+
+// page replaces the body of the gateway's own errors.
+type page struct {
+	body        []byte
+	contentType []byte
+}
+
+// state is the snapshot's own part of an exchange.
+type state struct {
+	snapshot *Snapshot
+	route    *route
+	program  *policy.Program
+	metrics  *telemetry.RouteMetrics
+	request  router.Request
+	result   router.Result
+}
+
+// Reset keeps the buffers of request.
+func (s *state) Reset() {
+	r := s.request
+	*s = state{request: r}
+}
+
+var states = exchange.NewSlot[state]()
+
+// Rejections of routing.
+var (
+	rejectPath     = exchange.NewReject(fasthttp.StatusBadRequest, "unusable_path", "the path of the request is not acceptable")
+	rejectNoRoute  = exchange.NewReject(fasthttp.StatusNotFound, "no_route", "nothing is served here")
+	rejectMethod   = exchange.NewReject(fasthttp.StatusMethodNotAllowed, "method_not_allowed", "the method is not allowed here")
+	rejectTooLarge = exchange.NewReject(fasthttp.StatusRequestEntityTooLarge, "body_too_large", "the request body is too large")
+)
+
+func init() { rejectTooLarge.Close = true }
+
+// Decide routes the request and runs its policies up to the action.
+func (s *Snapshot) Decide(x *exchange.Exchange) error {
+	st := states.Of(x)
+	st.snapshot = s
+	s.place(x)
+	if len(x.Path) == 1 && x.Path[0] == '*' {
+		if err := s.enterUnrouted(x, st); err != nil {
+			return err
+		}
+		x.Reply = optionsReply
+		return exchange.Replied
+	}
+	path, err := router.Canonical(x.Scratch(), x.Path)
+	if err != nil {
+		x.Path = nil
+		if err := s.enterUnrouted(x, st); err != nil {
+			return err
+		}
+		return rejectPath
+	}
+	if len(path) > 0 && (len(x.Path) == 0 || &path[0] != &x.Path[0]) {
+		path = x.Keep(path)
+	}
+	x.Path = path
+	host := x.Request.Header.Host()
+	x.Host = router.NormalizeHost(x.Scratch(), host)
+	if len(x.Host) > 0 && &x.Host[0] != &host[0] {
+		x.Host = x.Keep(x.Host)
+	}
+
+	req := &st.request
+	req.Host, req.Path, req.RawQuery, req.Method = x.Host, x.Path, x.Query, x.Method()
+	req.Headers, req.Listener, req.Scheme, req.SNI = &x.Request.Header, x.Listener, x.Scheme, ""
+	if x.TLS != nil {
+		req.SNI = x.TLS.ServerName
+	}
+	switch s.table.Match(req, &st.result) {
+	case router.NotFound:
+		if err := s.enterUnrouted(x, st); err != nil {
+			return err
+		}
+		return rejectNoRoute
+	case router.MethodNotAllowed:
+		if err := s.enterUnrouted(x, st); err != nil {
+			return err
+		}
+		x.ToClient.Set("Allow", x.Keep(s.table.AppendAllow(x.Scratch(), &st.result)))
+		return rejectMethod
+	}
+	return s.enter(x, st, s.routes[st.result.ID])
+}
+
+var optionsReply = exchange.NewReply(fasthttp.StatusNoContent, exchange.Own)
+
+// enterUnrouted runs the global policies that every request passes, for one
+// that no route took.
+func (s *Snapshot) enterUnrouted(x *exchange.Exchange, st *state) error {
+	st.program, st.metrics = s.unrouted, s.nowhere
+	st.metrics.Begin()
+	return st.program.Enter(x)
+}
+
+// enter runs the route's program up to its end.
+func (s *Snapshot) enter(x *exchange.Exchange, st *state, r *route) error {
+	x.Route, st.route = &r.Route, r
+	if st.result.Path >= 0 {
+		x.MatchedPrefix = st.result.Prefix
+		x.ParamNames = r.params[st.result.Path]
+		for i := range st.result.Params {
+			x.Params[i] = st.result.Param(x.Path, i)
+		}
+	}
+	m := &r.members[0]
+	st.program, st.metrics = m.program, m.metrics
+	st.metrics.Begin()
+	x.BodyLimit = r.maxBody
+	if r.maxBody > 0 && int64(x.Request.Header.ContentLength()) > r.maxBody {
+		x.Steps = 0
+		if err := s.observe(x, st); err != nil {
+			return err
+		}
+		return rejectTooLarge
+	}
+	if err := st.program.Enter(x); err != nil {
+		return err
+	}
+	if r.action.Choose != nil {
+		x.Member = r.action.Choose(x)
+		m = &r.members[x.Member]
+		st.program, st.metrics = m.program, m.metrics
+	}
+	if c := x.Identity.Consumer; c != nil && c.PolicySet > 0 {
+		p, err := m.forSet(c.PolicySet)
+		if err != nil {
+			return err
+		}
+		st.program = p
+	}
+	return st.program.Continue(x)
+}
+
+// observe runs what sees every request: for those that are refused before the
+// route's policies had their say.
+func (s *Snapshot) observe(x *exchange.Exchange, st *state) error {
+	st.program = s.unrouted
+	return st.program.Enter(x)
+}
+
+// forSet returns the program for consumers with a set of policies of their own.
+func (m *member) forSet(set int) (*policy.Program, error) {
+	if p := m.own[set].Load(); p != nil {
+		return p, nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if p := m.own[set].Load(); p != nil {
+		return p, nil
+	}
+	p, err := m.build(set)
+	if err == nil {
+		m.own[set].Store(p)
+	}
+	return p, err
+}
+
+// Answer carries out the action, unless err ended the request, and completes the response.
+func (s *Snapshot) Answer(x *exchange.Exchange, err error) {
+	st := states.Of(x)
+	if st.program == nil {
+		// The head was refused before anything was decided.
+		st.snapshot = s
+		s.place(x)
+		x.Path = nil
+		_ = s.enterUnrouted(x, st)
+	}
+	r := st.route
+	if err == nil {
+		s.aim(x, r)
+		err = r.action.Serve(x)
+	}
+	x.Render(err)
+	st.program.Response(x)
+	if x.Answer == exchange.Own || x.Answer == exchange.Stored {
+		if r != nil && x.Reject != nil {
+			if p := r.pages[x.Reject.Status]; p != nil {
+				x.Response.Header.SetContentTypeBytes(p.contentType)
+				x.Response.SetBodyRaw(p.body)
+			}
+		}
+		if !x.Request.Header.IsHead() {
+			x.BytesOut = int64(len(x.Response.Body()))
+		}
+	}
+	if r != nil && r.config.Timing {
+		x.ToClient.Set("X-Response-Time", x.Keep(appendMillis(x.Scratch(), x.Clock.Now()-x.Start)))
+	}
+	if x.Answer == exchange.Proxied || x.Answer == exchange.Stored {
+		x.ToClient.Add("Via", via)
+	}
+	x.ToClient.Apply(&x.Response.Header)
+}
+
+var via = []byte("1.1 sluice")
+
+// aim computes path and query for the backend.
+func (s *Snapshot) aim(x *exchange.Exchange, r *route) {
+	switch {
+	case r.rewrite != nil:
+		x.UpstreamPath = x.Keep(r.rewrite.append(x.Scratch(), x))
+	case r.config.StripPrefix && x.MatchedPrefix > 0:
+		x.UpstreamPath = x.Path[x.MatchedPrefix:]
+		if len(x.UpstreamPath) == 0 {
+			x.UpstreamPath = root
+		}
+		x.ToBackend.Set("X-Forwarded-Prefix", x.Keep(router.AppendEncoded(x.Scratch(), x.Path[:x.MatchedPrefix])))
+	}
+}
+
+var root = []byte("/")
+
+// Done sees the exchange when it has ended.
+func (s *Snapshot) Done(x *exchange.Exchange) {
+	st := states.Of(x)
+	if st.program == nil {
+		return
+	}
+	if x.Aborted.Load() && x.Reason == "" {
+		x.Reason = "client_gone"
+	}
+	st.program.Done(x)
+	duration := x.Clock.Now() - x.Start
+	st.metrics.Done(&telemetry.Sample{
+		Method:   telemetry.MethodOf(x.Method()),
+		Code:     x.Response.StatusCode(),
+		Duration: time.Duration(duration),
+		Overhead: time.Duration(max(duration-x.UpstreamTime, 0)),
+		BytesIn:  x.BytesIn,
+		BytesOut: x.BytesOut,
+	})
+}
+
+// Of returns the snapshot that an exchange started with, nil if none was asked yet.
+func Of(x *exchange.Exchange) *Snapshot {
+	if !states.Has(x) {
+		return nil
+	}
+	return states.Of(x).snapshot
+}
+
+// appendMillis appends nanoseconds as milliseconds with three decimals.
+func appendMillis(dst []byte, ns int64) []byte {
+	us := ns / 1000
+	dst = strconv.AppendInt(dst, us/1000, 10)
+	dst = append(dst, '.')
+	frac := us % 1000
+	return append(dst, byte('0'+frac/100), byte('0'+frac/10%10), byte('0'+frac%10))
+}

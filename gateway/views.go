@@ -1,0 +1,136 @@
+package gateway
+
+import (
+	"encoding/json"
+	"io"
+	"maps"
+	"slices"
+	"time"
+
+	"sluice/config"
+	"sluice/gateway/snapshot"
+	"sluice/gateway/telemetry"
+)
+
+// Health returns the body of GET /health: the process, and each service's breaker.
+func (g *Gateway) Health() []byte {
+	services := make(map[string]string)
+	if gen := g.current.Load(); gen != nil {
+		now := g.clock.Now()
+		for name, s := range gen.Services() {
+			services[name] = s.State(now)
+		}
+	}
+	body, err := json.Marshal(struct {
+		Status   string            `json:"status"`
+		Services map[string]string `json:"services"`
+	}{"healthy", services})
+	if err != nil {
+		panic("BUG: " + err.Error())
+	}
+	return body
+}
+
+// Ready reports whether requests can be served, and the checks behind it.
+func (g *Gateway) Ready() (bool, map[string]string) {
+	checks := map[string]string{"configuration": "ok", "listeners": "ok", "draining": "no"}
+	ready := true
+	fail := func(check, why string) { checks[check], ready = why, false }
+	if g.current.Load() == nil {
+		fail("configuration", "none is loaded")
+	}
+	g.mu.Lock()
+	listening := len(g.servers)
+	g.mu.Unlock()
+	if listening == 0 {
+		fail("listeners", "none is open")
+	}
+	if g.draining.Load() {
+		fail("draining", "yes")
+	}
+	return ready, checks
+}
+
+// WriteMetrics writes the Prometheus exposition.
+func (g *Gateway) WriteMetrics(w io.Writer) error {
+	_, err := g.metrics.WriteTo(w)
+	return err
+}
+
+// Metrics gives access to the counters.
+func (g *Gateway) Metrics() *telemetry.Metrics { return g.metrics }
+
+// Snapshot returns the generation in force, nil before the first.
+func (g *Gateway) Snapshot() *snapshot.Snapshot {
+	if gen := g.current.Load(); gen != nil {
+		return gen.Snapshot
+	}
+	return nil
+}
+
+// Status is what operators want to know of the configuration in force.
+type Status struct {
+	Generation uint64    `json:"generation"`
+	Since      time.Time `json:"since"`
+	Started    time.Time `json:"started"`
+	Draining   bool      `json:"draining"`
+	// LastError is why the last attempt to load a configuration failed, "" when it did not.
+	LastError   string     `json:"last_error,omitempty"`
+	LastErrorAt *time.Time `json:"last_error_at,omitempty"`
+}
+
+// Status tells which generation is in force and whether the last reload failed.
+func (g *Gateway) Status() Status {
+	s := Status{Started: g.started, Draining: g.draining.Load()}
+	if gen := g.current.Load(); gen != nil {
+		s.Generation, s.Since = gen.number, gen.since
+	}
+	if f := g.failure.Load(); f != nil {
+		s.LastError, s.LastErrorAt = f.err.Error(), &f.when
+	}
+	return s
+}
+
+// Fail notes that a configuration could not even be read.
+func (g *Gateway) Fail(err error) {
+	g.failure.Store(&reloadFailure{time.Now(), err})
+	g.metrics.ConfigReloads.With(nil, "failure").Inc()
+}
+
+// Config returns the configuration in force, nil before the first.
+func (g *Gateway) Config() *config.Config {
+	if gen := g.current.Load(); gen != nil {
+		return gen.Config
+	}
+	return nil
+}
+
+// Now returns the gateway's monotonic clock.
+func (g *Gateway) Now() int64 { return g.clock.Now() }
+
+// EachLiving calls f for all state that outlives configurations.
+func (g *Gateway) EachLiving(f func(name string, v any) bool) {
+	g.living.Range(func(name string, v any, _ int) bool { return f(name, v) })
+}
+
+// ListenerView is one open socket.
+type ListenerView struct {
+	Name    string `json:"name"`
+	Address string `json:"address"`
+	Idle    int    `json:"idle"`
+	Active  int    `json:"active"`
+	Refused uint64 `json:"refused"`
+}
+
+// Listeners shows the open sockets by name.
+func (g *Gateway) Listeners() []ListenerView {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	views := make([]ListenerView, 0, len(g.servers))
+	for _, address := range slices.Sorted(maps.Keys(g.servers)) {
+		l := g.servers[address].Listener()
+		idle, active, refused := l.Stats()
+		views = append(views, ListenerView{Name: l.Name(), Address: l.Addr().String(), Idle: idle, Active: active, Refused: refused})
+	}
+	return views
+}
