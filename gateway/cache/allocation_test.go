@@ -1,6 +1,8 @@
 package cache
 
 import (
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -133,4 +135,36 @@ func sample(key string) *Entry {
 	}
 	r.Write(sampleBody)
 	return r.Finish()
+}
+
+// What Bytes says is what the heap grows by, also after a scan has replaced everything many times.
+func TestBytesIsWhatTheHeapTakes(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	f := func(bodySize int) {
+		t.Helper()
+		heap := func() int64 {
+			var m runtime.MemStats
+			runtime.GC()
+			runtime.GC() // the pools give up their memory in two
+			runtime.ReadMemStats(&m)
+			return int64(m.HeapAlloc)
+		}
+		before := heap()
+		s := NewStore(16<<20, 1<<20)
+		for i := range 4 * 16 << 20 / (bodySize + 600) {
+			s.Put(testNow, entry(t, strconv.Itoa(i), bodySize+i%100))
+		}
+		grown, counted := heap()-before, s.Bytes()
+		t.Logf("bodies of %d: %d entries, %d bytes counted, the heap grew by %d", bodySize, s.Len(), counted, grown)
+		if ratio := float64(grown) / float64(counted); ratio < 0.85 || ratio > 1.05 {
+			t.Errorf("bodies of %d: counted %d, the heap grew by %d", bodySize, counted, grown)
+		}
+		check(t, s)
+		runtime.KeepAlive(s)
+	}
+	f(0)
+	f(2000)
+	f(100_000)
 }

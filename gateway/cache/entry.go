@@ -10,29 +10,26 @@ import (
 // goroutines for as long as they like, also after it has left the store: the garbage collector owns it. Its byte slices
 // must not be written to. It comes from a Recorder and is put into one store once.
 type Entry struct {
+	// What a lookup reads comes first, on as few cache lines as may be. next and hits are the store's and are read without
+	// a lock.
+	head   []byte                // key, selecting fields, path, tags, header, in this order
+	next   atomic.Pointer[Entry] // the next older variant of the same key
+	hits   atomic.Uint32
+	inMain bool // under the lock of the shard
 	Freshness
 	about
 
-	head []byte // key, selecting fields, path, tags, header, in this order
 	body []byte
 
-	// The store's. hash and size are set before the entry is published; next and hits are read without a lock; the others
-	// belong to the lock of the entry's shard.
-	inMain       bool
-	hits         atomic.Uint32
+	// The store's too: hash is set before the entry is published, size when it is made, the links belong to the lock of
+	// the shard.
 	hash         uint64
 	size         int64
-	next         atomic.Pointer[Entry] // the next older variant of the same key
 	older, newer *Entry
 }
 
 // about is what a Recorder knows of an entry before its body.
 type about struct {
-	route           string
-	epoch           uint64
-	lastModified    int64 // unix seconds
-	date            int64 // unix seconds
-	contentLength   int64
 	selecting       uint32 // where each part of head begins; the key is at 0
 	path            uint32
 	tags            uint32
@@ -41,6 +38,11 @@ type about struct {
 	status          uint16
 	hasLastModified bool
 	headOnly        bool
+	route           string
+	epoch           uint64
+	lastModified    int64 // unix seconds
+	date            int64 // unix seconds
+	contentLength   int64
 }
 
 // Key is the primary key.

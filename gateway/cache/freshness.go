@@ -298,8 +298,11 @@ func (f *Freshness) OnError(req *Request, now int64) bool {
 
 // hopeless tells that it is stale and that neither a client nor the origin can make use of it any more.
 func (f *Freshness) hopeless(validator bool, now int64) bool {
+	if validator || !f.NoStale && !f.NoCache {
+		return false
+	}
 	over := -f.TTL(now)
-	return !validator && over >= 0 && (f.NoStale || f.NoCache) && over > f.StaleWhileRevalidate && over > f.StaleIfError
+	return over >= 0 && over > f.StaleWhileRevalidate && over > f.StaleIfError
 }
 
 // Invalidates tells whether a response makes what is stored for its target, and for the Location and Content-Location of

@@ -105,7 +105,8 @@ func (r *Response) Reset(status int, requested, received int64) {
 	*r = Response{Status: status, Requested: requested, Received: received, ContentLength: -1}
 }
 
-// Field reads one header line.
+// Field reads one header line. Request fields that select an answer though the origin does not say so are added as one
+// more Vary line, in the same order each time.
 func (r *Response) Field(name, value []byte) {
 	switch len(name) {
 	case 3:

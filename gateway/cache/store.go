@@ -17,7 +17,7 @@ const (
 
 	maxShards     = 64
 	bytesPerShard = 4 << 20
-	stampBits     = 6 // of the table that remembers when keys were deleted
+	stampBits     = 8 // of the table that remembers when keys were deleted
 )
 
 // Store is a byte-bounded cache of entries by primary key and, below it, by the request fields that Vary names.

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"container/list"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -339,6 +340,59 @@ func TestStoreSurvivesScan(t *testing.T) {
 		}
 		check(t, s)
 	}
+}
+
+// lru is the plain thing, to compare with.
+type lru struct {
+	entries map[string]*list.Element
+	order   list.List
+	room    int
+}
+
+func (l *lru) access(key string) (hit bool) {
+	if at, ok := l.entries[key]; ok {
+		l.order.MoveToFront(at)
+		return true
+	}
+	if len(l.entries) == l.room {
+		delete(l.entries, l.order.Remove(l.order.Back()).(string))
+	}
+	l.entries[key] = l.order.PushFront(key)
+	return false
+}
+
+func TestStoreHitsMoreThanLRU(t *testing.T) {
+	f := func(name string, skew float64, scan bool, margin float64) {
+		t.Helper()
+		const room, accesses = 2000, 60_000
+		size := entry(t, "000000", 100).Size()
+		s := NewStore(room*size, 1000)
+		plain := lru{entries: map[string]*list.Element{}, room: room}
+		rng := rand.New(rand.NewPCG(1, 2))
+		zipf := rand.NewZipf(rng, skew, 1, 40_000)
+		hits, plainHits := 0, 0
+		for i := range accesses {
+			key := fmt.Sprintf("%06d", zipf.Uint64())
+			if scan && i%2 == 0 {
+				key = fmt.Sprint("s", 10_000+i)
+			}
+			if has(s, key) {
+				hits++
+			} else {
+				s.Put(testNow, entry(t, key, 100))
+			}
+			if plain.access(key) {
+				plainHits++
+			}
+		}
+		ours, theirs := float64(hits)/accesses, float64(plainHits)/accesses
+		t.Logf("%s: %.3f, LRU %.3f", name, ours, theirs)
+		if ours < theirs+margin {
+			t.Errorf("%s: %.3f of all are hits, and %.3f with LRU", name, ours, theirs)
+		}
+	}
+	f("popular ones", 1.1, false, 0)
+	f("popular ones and a scan", 1.1, true, 0.02)
 }
 
 func TestStoreTakesNewWorkingSet(t *testing.T) {

@@ -169,3 +169,21 @@ func TestSelected(t *testing.T) {
 		t.Error("a request without a header selects a variant that has one")
 	}
 }
+
+func FuzzSelected(f *testing.F) {
+	f.Add("a, b", "c", "a,b,c", "")
+	f.Add(`"a, b"`, "", `"a`, `b"`)
+	f.Fuzz(func(t *testing.T, stored1, stored2, asked1, asked2 string) {
+		two := func(a, b string) Selector {
+			return func(_ []byte, i int) ([]byte, bool) { return []byte([]string{a, b, ""}[i]), i < 2 }
+		}
+		res := response(200, "Vary: X-A")
+		one, other := appendSelecting(nil, res, two(stored1, stored2)), appendSelecting(nil, res, two(asked1, asked2))
+		if got := matches(one, two(asked1, asked2)); got != bytes.Equal(one, other) {
+			t.Fatalf("matches says %v of %q and %q", got, one, other)
+		}
+		if !matches(one, two(stored1, stored2)) {
+			t.Fatalf("%q does not match itself", one)
+		}
+	})
+}
