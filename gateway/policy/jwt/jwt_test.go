@@ -277,19 +277,14 @@ func TestAuthenticateAllocations(t *testing.T) {
 	h := w.MustBuild(t, Definition, "secret: your-secret-key\nforward: {X-Name: name}")
 	f := func(authorization string, want error) {
 		t.Helper()
-		var headers []string
-		if authorization != "" {
-			headers = []string{"Authorization: " + authorization}
-		}
-		x := w.Exchange("/", headers...)
-		policytest.NoAllocations(t, authorization, func() {
+		w.NoAllocations(t, authorization, func(x *exchange.Exchange) {
 			if err := h.Request(x); err != nil {
 				t.Fatal(err)
 			}
 			if err := h.Authenticate(x); err != want {
 				t.Fatal(err)
 			}
-		})
+		}, "Authorization: "+authorization)
 	}
 	f("Bearer "+token(`{"sub":"alice","name":"Alice","exp":1900000000}`), nil)
 	f("Bearer "+token(`{"sub":"alice","exp":1}`), invalid)

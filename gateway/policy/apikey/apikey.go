@@ -1,0 +1,169 @@
+// Package apikey authenticates requests by API keys. The configuration holds only hashes of them; a key that is presented
+// is hashed, and the hash is found through a keyed index and compared in constant time, so that neither the file nor the
+// time an answer takes tells a key. It costs no allocation.
+package apikey
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"fmt"
+	"hash/maphash"
+	"maps"
+	"math"
+	"net/textproto"
+	"slices"
+	"strings"
+
+	"sluice/config"
+	"sluice/gateway/exchange"
+	"sluice/gateway/policy"
+)
+
+// Config are the settings of the policy `api_key`. The keys are those of the consumers.
+type Config struct {
+	// Header that carries the key. Empty: none.
+	Header string `yaml:"header" default:"X-API-Key"`
+	// Query parameter that carries the key, where the header has none; URLs are often logged, so prefer the header.
+	Query string `yaml:"query"`
+	// Hide keeps the key from the backend.
+	Hide bool `yaml:"hide" default:"true"`
+	// Anonymous is the consumer that requests without a valid credential are taken for. Default: they are refused.
+	Anonymous string `yaml:"anonymous"`
+}
+
+// Definition is the policy `api_key`.
+var Definition = policy.Define("api_key", policy.Authenticate, build)
+
+// MaxKeySize is the largest key in bytes that is looked at.
+const MaxKeySize = 1024
+
+const challenge = "Key"
+
+var invalid = exchange.NewReject(401, "credential_invalid", "the API key is not valid", exchange.Header("WWW-Authenticate", challenge))
+
+type authenticator struct {
+	keys          *index
+	header, query string
+	hide          bool
+}
+
+func build(b *policy.Build, c *Config) (policy.Hooks, error) {
+	a := &authenticator{header: textproto.CanonicalMIMEHeaderKey(c.Header), query: c.Query, hide: c.Hide}
+	if a.header == "" && a.query == "" {
+		return policy.Hooks{}, policy.Wrong("header", "names no place, nor does query; give one of them")
+	}
+	hooks := policy.Hooks{Authenticate: a.authenticate, Challenge: challenge}
+	if c.Hide {
+		hooks.Request = a.conceal
+	}
+	if c.Anonymous != "" {
+		if hooks.Anonymous = b.World.Consumers[c.Anonymous]; hooks.Anonymous == nil {
+			return policy.Hooks{}, policy.Wrong("anonymous", "there is no consumer %q", c.Anonymous)
+		}
+	}
+	var err error
+	a.keys, err = policy.Once(b.World, "api_key/index", func() (*index, error) { return newIndex(b.World) })
+	return hooks, err
+}
+
+// index finds a key by its hash. It is immutable.
+type index struct {
+	seed maphash.Seed
+	// Its keys are hashes of the hashes under a seed of this process: who measures a lookup learns about no key.
+	byHash map[uint64][]key
+}
+
+type key struct {
+	sum      [sha256.Size]byte
+	expires  int64 // Unix nanoseconds
+	consumer *exchange.Consumer
+}
+
+func newIndex(w *policy.World) (*index, error) {
+	x := &index{seed: maphash.MakeSeed(), byHash: make(map[uint64][]key)}
+	var errs config.Errors
+	for _, name := range slices.Sorted(maps.Keys(w.Config.Consumers)) {
+		for i, k := range w.Config.Consumers[name].APIKeys {
+			sum, err := hex.DecodeString(strings.TrimPrefix(k.Hash, "sha256:"))
+			if err != nil || len(sum) != sha256.Size {
+				errs = append(errs, w.Config.Errorf(fmt.Sprintf("consumers.%s.api_keys[%d].hash", name, i), "this is no hash; write sha256: and 64 hexadecimal digits"))
+				continue
+			}
+			made := key{sum: [sha256.Size]byte(sum), expires: math.MaxInt64, consumer: w.Consumers[name]}
+			if !k.Expires.IsZero() {
+				made.expires = k.Expires.UnixNano()
+			}
+			at := maphash.Bytes(x.seed, sum)
+			x.byHash[at] = append(x.byHash[at], made)
+		}
+	}
+	return x, errs.Err()
+}
+
+func (x *index) find(presented []byte) *key {
+	sum := sha256.Sum256(presented)
+	candidates := x.byHash[maphash.Bytes(x.seed, sum[:])]
+	for i := range candidates {
+		if subtle.ConstantTimeCompare(candidates[i].sum[:], sum[:]) == 1 {
+			return &candidates[i]
+		}
+	}
+	return nil
+}
+
+func (a *authenticator) authenticate(x *exchange.Exchange) error {
+	presented, ok := a.presented(x)
+	if !ok || len(presented) > MaxKeySize {
+		x.AuthFailure = "malformed"
+		return invalid
+	}
+	if len(presented) == 0 {
+		return exchange.ErrNoCredential
+	}
+	k := a.keys.find(presented)
+	if k == nil {
+		x.AuthFailure = "unknown_key"
+		return invalid
+	}
+	if x.Arrived.UnixNano() >= k.expires {
+		x.AuthFailure = "expired"
+		return invalid
+	}
+	id := &x.Identity
+	id.Authenticated, id.Method, id.Subject, id.Consumer = true, "api_key", k.consumer.NameHeader, k.consumer
+	x.ToBackend.Set("X-User-ID", k.consumer.NameHeader)
+	return nil
+}
+
+// presented returns the key that the request has, none being empty. Two keys are refused: the backend may believe another.
+func (a *authenticator) presented(x *exchange.Exchange) (k []byte, ok bool) {
+	if a.header != "" {
+		values := x.Request.Header.PeekAll(a.header)
+		if len(values) > 1 {
+			return nil, false
+		}
+		if len(values) == 1 && len(values[0]) > 0 {
+			return values[0], true
+		}
+	}
+	if a.query == "" {
+		return nil, true
+	}
+	k, n := x.QueryValue(a.query)
+	return k, n <= 1
+}
+
+// conceal keeps keys from the backend, those too that another policy leaves unread.
+func (a *authenticator) conceal(x *exchange.Exchange) error {
+	if a.header != "" {
+		x.ToBackend.Remove(a.header)
+	}
+	if a.query != "" {
+		query := x.BackendQuery()
+		if kept := exchange.QueryWithout(x.Scratch(), query, a.query); len(kept) != len(query) {
+			x.SetUpstreamQuery(x.Keep(kept))
+		}
+	}
+	return nil
+}
