@@ -17,7 +17,12 @@ import (
 type checker struct {
 	c    *Config
 	errs Errors
+	lost int // references to nothing, so far
 }
+
+// Looking for a near name takes time with the number of names, so a file in which
+// everything is wrong gets hints for the first mistakes only.
+const maxHints = 64
 
 // check returns the mistakes in c, which may be decoded in part only.
 func (c *Config) check() Errors {
@@ -91,9 +96,14 @@ func (k *checker) name(path, name string) {
 
 // reference reports a name that no entry has.
 func reference[T any](k *checker, path, what, name string, entries map[string]T) {
-	if _, ok := entries[name]; !ok {
-		k.fail(path, "there is no %s %q%s", what, name, hint(name, slices.Sorted(maps.Keys(entries))))
+	if _, ok := entries[name]; ok {
+		return
 	}
+	help := ""
+	if k.lost++; k.lost <= maxHints {
+		help = hint(name, slices.Sorted(maps.Keys(entries)))
+	}
+	k.fail(path, "there is no %s %q%s", what, name, help)
 }
 
 func (k *checker) listeners() {
