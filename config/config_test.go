@@ -91,6 +91,7 @@ func TestDefaults(t *testing.T) {
 	equal(t, "list", s.Retries.When, []string{"reset", "503"})
 	equal(t, "balancer", s.LoadBalancer.Strategy, "random")
 	equal(t, "admin off", parse(t, "admin: off", Options{}).Admin, Admin{Off: true})
+	equal(t, "off as a word", parse(t, `listeners: {a: {address: ":1", proxy_protocol: false}}`, Options{}).Listeners["a"].ProxyProtocol, "off")
 	equal(t, "Defaults", Defaults[Timeouts](), Timeouts{Connect: 5 * time.Second, Response: 30 * time.Second})
 }
 

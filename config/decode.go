@@ -70,11 +70,15 @@ func (d *decoder) scalar(n *node, v reflect.Value, path string, g *tags) {
 		d.fail(n.pos(), path, "${%s} is no environment variable, whose names are upper case, and this setting takes no templates; write ${%s}, or $${ for a literal ${", inner, upperName(inner))
 		return
 	}
-	if err := setScalar(v, n.text); err != nil {
+	text := n.text
+	if text == "false" && slices.Contains(g.enum, "off") {
+		text = "off"
+	}
+	if err := setScalar(v, text); err != nil {
 		d.fail(n.pos(), path, "%v", err)
 		return
 	}
-	if err := g.check(v, n.text); err != nil {
+	if err := g.check(v, text); err != nil {
 		d.fail(n.pos(), path, "%v", err)
 	}
 }
