@@ -101,17 +101,19 @@ func New(o Options) *Gateway {
 	return g
 }
 
-// Validate compiles a configuration without opening or starting anything. The
-// warnings are remarks on settings that work and are unwise.
-func Validate(o Options, c *config.Config) ([]snapshot.Warning, error) {
+// Compile compiles a configuration without opening or starting anything, for
+// validation and explanations. close gives it up.
+func Compile(o Options, c *config.Config) (s *snapshot.Snapshot, close func(), err error) {
 	g := New(o)
-	defer g.Shutdown(context.Background())
 	gen, err := g.compile(c, true)
 	if err != nil {
-		return nil, err
+		g.Shutdown(context.Background())
+		return nil, nil, err
 	}
-	gen.close()
-	return gen.Warnings, nil
+	return gen.Snapshot, func() {
+		gen.close()
+		g.Shutdown(context.Background())
+	}, nil
 }
 
 // Apply compiles a configuration and puts it in force, all of it or nothing:

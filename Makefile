@@ -1,0 +1,68 @@
+# The targets that people use: run, build, test, lint, generate. Everything that
+# they need is installed here.
+
+GO      ?= go
+BIN     := $(CURDIR)/.bin
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+
+.DEFAULT_GOAL := build
+.PHONY: build run test test-race lint generate check-generate fuzz bench tools-test clean
+
+build: ## the binary, bin/sluice
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/sluice ./cmd/sluice
+
+run: build ## the demo: gateway, three services, curl lines to paste
+	./bin/sluice demo
+
+test: tools-test ## all tests: allocation counts without, everything else with the race detector
+	$(GO) test ./...
+	$(GO) test -race ./...
+
+# The race detector needs a C compiler.
+tools-test:
+	@command -v gcc >/dev/null || (apt-get update -q && apt-get install -y -q gcc libc6-dev)
+
+lint: check-generate $(BIN)/golangci-lint $(BIN)/govulncheck ## golangci-lint, generated files, known vulnerabilities
+	$(GO) vet ./...
+	$(BIN)/golangci-lint run ./...
+	@$(BIN)/govulncheck ./... > $(BIN)/govulncheck.txt 2>&1; code=$$?; \
+	if [ $$code -eq 3 ]; then cat $(BIN)/govulncheck.txt; exit 1; \
+	elif [ $$code -ne 0 ]; then echo "govulncheck: its database can not be reached; known vulnerabilities were NOT checked"; \
+	else echo "govulncheck: no known vulnerability"; fi
+
+$(BIN)/golangci-lint: bench/tools/go.mod
+	cd bench/tools && $(GO) build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+$(BIN)/govulncheck: bench/tools/go.mod
+	cd bench/tools && $(GO) build -o $@ golang.org/x/vuln/cmd/govulncheck
+
+generate: ## registry, JSON Schema, configuration reference
+	$(GO) run ./cmd/generate registry
+	$(GO) run ./cmd/generate reference
+
+# The generated files are those that the sources give. Compared as copies, so
+# that it works on a tree with other changes too.
+check-generate:
+	@rm -rf $(BIN)/generated && mkdir -p $(BIN)/generated
+	@cp gateway/registry/generated.go config/sluice.schema.json config/README.md $(BIN)/generated/
+	@$(MAKE) -s generate
+	@for f in gateway/registry/generated.go config/sluice.schema.json config/README.md; do \
+		cmp -s $$f $(BIN)/generated/$$(basename $$f) || { echo "$$f was not up to date; commit what make generate wrote"; exit 1; }; \
+	done
+
+FUZZTIME ?= 20s
+fuzz: ## every fuzz target for FUZZTIME
+	@set -e; for f in $$(grep -rln '^func Fuzz' --include=*_test.go .); do \
+		for t in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\).*/\1/p' $$f); do \
+			echo "$$t in $$(dirname $$f)"; \
+			$(GO) test -run '^$$' -fuzz "^$$t\$$" -fuzztime $(FUZZTIME) ./$$(dirname $$f); \
+		done; \
+	done
+
+bench: ## every benchmark once through
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+clean:
+	rm -rf bin $(BIN)

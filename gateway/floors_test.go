@@ -1,0 +1,59 @@
+package gateway_test
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// floors are the packages in the order in which they may import: each one only
+// what stands on a line above it. Leaves of one line never import each other.
+var floors = [][]string{
+	{"gateway/lifetime", "gateway/limiter", "gateway/breaker", "gateway/cache", "gateway/upstream/balance"},
+	{"config"},
+	{"gateway/exchange"},
+	{"gateway/telemetry"},
+	{"gateway/router"},
+	{"gateway/upstream"},
+	{"gateway/policy"},
+	{"gateway/action"},
+	{"gateway/policy/*", "gateway/action/*"},
+	{"gateway/snapshot", "gateway/listener", "gateway/source"},
+	{"gateway/registry"},
+	{"gateway"},
+	{"gateway/admin"},
+}
+
+func TestImportsGoUpwards(t *testing.T) {
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`, "sluice/gateway/...", "sluice/config").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	floorOf := func(pkg string) int {
+		for i, floor := range floors {
+			for _, p := range floor {
+				if parent, leaf := strings.CutSuffix(p, "/*"); p == pkg || leaf && strings.HasPrefix(pkg, parent+"/") {
+					return i
+				}
+			}
+		}
+		return -1
+	}
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		pkg := strings.TrimPrefix(fields[0], "sluice/")
+		if strings.HasSuffix(pkg, "test") {
+			continue // policytest, actiontest: for tests alone
+		}
+		own := floorOf(pkg)
+		if own < 0 {
+			t.Errorf("%s stands on no floor", pkg)
+		}
+		for _, imported := range fields[1:] {
+			name, ours := strings.CutPrefix(imported, "sluice/")
+			if ours && floorOf(name) >= own {
+				t.Errorf("%s imports %s, which is not above it", pkg, name)
+			}
+		}
+	}
+}
