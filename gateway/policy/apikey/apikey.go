@@ -53,6 +53,9 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 	if a.header == "" && a.query == "" {
 		return policy.Hooks{}, policy.Wrong("header", "names no place, nor does query; give one of them")
 	}
+	if a.header != "" && !exchange.IsToken(a.header) {
+		return policy.Hooks{}, policy.Wrong("header", "%q can not be the name of a header", c.Header)
+	}
 	hooks := policy.Hooks{Authenticate: a.authenticate, Challenge: challenge}
 	if c.Hide {
 		hooks.Request = a.conceal

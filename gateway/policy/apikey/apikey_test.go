@@ -97,6 +97,7 @@ func TestHide(t *testing.T) {
 func TestBuildFailure(t *testing.T) {
 	w := world(t)
 	w.Fails(t, Definition, "{header: ''}", "names no place")
+	w.Fails(t, Definition, "{header: 'X Y'}", "can not be the name")
 	w.Fails(t, Definition, "anonymous: nobody", `no consumer "nobody"`)
 	w.Fails(t, Definition, "heder: x", "did you mean header?")
 	if h := w.MustBuild(t, Definition, "anonymous: bob"); h.Anonymous != w.Consumers["bob"] {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -249,6 +250,7 @@ func TestTurnstileIsBounded(t *testing.T) {
 		})
 	}
 	for s.waiting.Load() < maxWaiting {
+		runtime.Gosched()
 	}
 	if s.enter() {
 		t.Error("one too many waits")

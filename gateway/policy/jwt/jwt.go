@@ -86,6 +86,9 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 		userID:        -1,
 	}
 	a.bearer = a.header == "Authorization"
+	if a.header != "" && !exchange.IsToken(a.header) {
+		return policy.Hooks{}, policy.Wrong("from.header", "%q can not be the name of a header", c.From.Header)
+	}
 	if a.header == "" && a.cookie == "" && a.query == "" {
 		return policy.Hooks{}, policy.Wrong("from", "names no place; give a header, a cookie or a query parameter")
 	}
@@ -126,8 +129,10 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 func (a *authenticator) readForward(c *Config, set *Settings) error {
 	named := false
 	for header, claim := range c.Forward {
-		if !isToken(header) {
+		if kind := exchange.KindOf([]byte(header)); !exchange.IsToken(header) {
 			return policy.Wrong("forward", "%q can not be the name of a header", header)
+		} else if kind != exchange.KindOther && kind != exchange.KindIdentity {
+			return policy.Wrong("forward", "%s has a meaning of its own; choose another, such as X-User-Email", header)
 		}
 		named = named || strings.EqualFold(header, userID)
 		if claim != "" {
@@ -150,11 +155,6 @@ func (a *authenticator) readForward(c *Config, set *Settings) error {
 		}
 	}
 	return nil
-}
-
-// isToken reports whether s is a token as RFC 9110 section 5.6.2 has it.
-func isToken(s string) bool {
-	return s != "" && strings.Trim(s, "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") == ""
 }
 
 // own reads the policy's own keys.
@@ -187,7 +187,7 @@ func own(b *policy.Build, c *Config) (src Source, err error) {
 		}
 	case c.Issuer != "" && len(src.Keys) == 0:
 		if src.Remote, err = fetched(b.World, RemoteSettings{Issuer: c.Issuer, Algorithms: c.Algorithms}); err != nil {
-			return src, policy.Wrong("issuer", "%s", err)
+			return src, policy.Wrong("issuer", "%s; without secret, public_key and jwks_url the keys are found through it", err)
 		}
 	}
 	return src, nil

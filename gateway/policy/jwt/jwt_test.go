@@ -9,6 +9,7 @@ import (
 	"go.uber.org/goleak"
 
 	"sluice/gateway/exchange"
+	"sluice/gateway/policy"
 	"sluice/gateway/policy/policytest"
 )
 
@@ -112,6 +113,28 @@ func TestForwardedHeadersAreStripped(t *testing.T) {
 	}
 }
 
+func TestForwardedHeadersAreStrippedBesideOtherPolicies(t *testing.T) {
+	w := policytest.New(t, "")
+	p := policy.NewProgram([]policy.Step{
+		{Name: "jwt", Hooks: w.MustBuild(t, Definition, usual+"\nforward: {X-Email: email}")},
+		{Name: "api_key", Hooks: policy.Hooks{Authenticate: func(x *exchange.Exchange) error {
+			x.ToBackend.Set("X-User-ID", []byte("bob"))
+			return nil
+		}}},
+	})
+	x := w.Exchange("/", "X-Email: mallory")
+	defer x.Close()
+	if err := p.Enter(x); err != nil {
+		t.Fatal(err)
+	}
+	if value, decided := x.ToBackend.Value("X-Email"); !decided || value != nil {
+		t.Error("the client's own X-Email passes with an API key")
+	}
+	if sent(x, "X-User-ID") != "bob" {
+		t.Error("X-User-ID of the policy that succeeded is lost")
+	}
+}
+
 func TestConsumer(t *testing.T) {
 	w := policytest.New(t, `
 consumers:
@@ -159,6 +182,8 @@ func TestBuildFailure(t *testing.T) {
 	f("{public_key: nonsense}", "jwt.public_key: not PEM")
 	f("{jwks_url: nonsense}", "jwt.jwks_url")
 	f("{issuer: acme}", "jwt.issuer")
+	f("{secret: s, forward: {Host: sub}}", "has a meaning of its own")
+	f("{secret: s, from: {header: 'X Y'}}", "jwt.from.header")
 	f("{jwks_url: 'https://i/', algorithms: [HS256]}", "a key set verifies")
 	f("{secret: s, forward: {'X Y': sub}}", "can not be the name of a header")
 	f("{secret: s, from: {header: ''}}", "names no place")
@@ -259,8 +284,6 @@ func TestKeySetOverHTTP(t *testing.T) {
 	f("", `{"iss":"acme"}`, "")
 	f("", `{"iss":"other"}`, "wrong_algorithm")
 	w.Leases.Close()
-	server.CloseClientConnections()
-	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
 }
 
 func TestDryRunOpensNothing(t *testing.T) {

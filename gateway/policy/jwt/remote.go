@@ -35,7 +35,7 @@ type RemoteSettings struct {
 	URL        string // of the JSON Web Key Set; or
 	Issuer     string // of an OpenID provider, whose discovery document names the key set
 	Algorithms []string
-	Client     *http.Client // nil: one that goes over HTTP/1.1 and HTTP/2 with the system's certificates
+	Client     *http.Client // nil: one that trusts the system's certificates
 	Log        *slog.Logger
 }
 
@@ -96,13 +96,19 @@ func NewRemote(set RemoteSettings) (*Remote, error) {
 	}
 	r := &Remote{number: remotesMade.Add(1), url: set.URL, issuer: set.Issuer, client: set.Client, log: set.Log, allowed: allowed, pinned: pinned}
 	if r.client == nil {
-		r.client = &http.Client{CheckRedirect: noDowngrade}
+		r.client = client
 	}
 	r.waiting = make(chan struct{}) // requests that come before the first fetch has ended wait for it
 	r.kick = make(chan struct{}, 1)
 	r.done = make(chan struct{})
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r, nil
+}
+
+// client keeps no connection: fetches are minutes apart.
+var client = &http.Client{
+	CheckRedirect: noDowngrade,
+	Transport:     &http.Transport{Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10},
 }
 
 func checkURL(s string) error {

@@ -60,7 +60,8 @@ func (p *idp) set(f func()) {
 const jwksURL = "https://idp.example/keys"
 
 func jwkES(kid string, k *ecdsa.PrivateKey, more string) string {
-	return fmt.Sprintf(`{"kty":"EC","crv":"P-256","kid":%q,"x":%q,"y":%q%s}`, kid, coordinate(k.X), coordinate(k.Y), more)
+	x, y := coordinates(k)
+	return fmt.Sprintf(`{"kty":"EC","crv":"P-256","kid":%q,"x":%q,"y":%q%s}`, kid, x, y, more)
 }
 
 func jwkRSA(kid, more string) string {
@@ -235,7 +236,7 @@ func TestRemoteKeys(t *testing.T) {
 	f([]string{"RS256"}, jwkRSA("a", `,"alg":"RS512"`), 0)
 	f([]string{"RS256"}, jwkES("a", ec256Key, ""), 0)
 	f(nil, jwkES("a", ec256Key, ""), es256)
-	f(nil, jwkES("a", ec256Key, `,"d":"`+coordinate(ec256Key.D)+`"`), es256)
+	f(nil, jwkES("a", ec256Key, `,"d":"`+base64.RawURLEncoding.EncodeToString(must(ec256Key.Bytes()))+`"`), es256)
 	f(nil, `{"kty":"OKP","crv":"Ed25519","kid":"a","x":"`+base64.RawURLEncoding.EncodeToString(edKey.Public().(ed25519.PublicKey))+`"}`, eddsa)
 	f(nil, `{"kty":"oct","kid":"a","k":"c2VjcmV0"}`, 0)
 

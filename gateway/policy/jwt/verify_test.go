@@ -245,7 +245,8 @@ func TestPublicKeyIsNoSecret(t *testing.T) {
 func TestEmbeddedKeysAreIgnored(t *testing.T) {
 	v := NewVerifier(Settings{Own: Source{Keys: []*Key{must(NewPublicKey(publicPEM(ec256Key), 0))}}})
 	mallory := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
-	jwk := `{"kty":"EC","crv":"P-256","x":"` + coordinate(mallory.X) + `","y":"` + coordinate(mallory.Y) + `"}`
+	jx, jy := coordinates(mallory)
+	jwk := `{"kty":"EC","crv":"P-256","x":"` + jx + `","y":"` + jy + `"}`
 	for _, header := range []string{`"jwk":` + jwk, `"jku":"https://mallory.example/jwks"`, `"x5u":"https://mallory.example/c"`, `"x5c":["MII"]`} {
 		text := signed("ES256", mallory, `{"alg":"ES256",`+header+`}`, `{}`)
 		if _, reason := v.Verify([]byte(text), testNow.UnixNano()); reason != BadSignature {
@@ -254,8 +255,10 @@ func TestEmbeddedKeysAreIgnored(t *testing.T) {
 	}
 }
 
-func coordinate(n *big.Int) string {
-	return base64.RawURLEncoding.EncodeToString(n.FillBytes(make([]byte, 32)))
+// coordinates are those of a P-256 key as a JWK has them.
+func coordinates(k *ecdsa.PrivateKey) (x, y string) {
+	point := must(k.PublicKey.Bytes()) // 4, x, y
+	return base64.RawURLEncoding.EncodeToString(point[1:33]), base64.RawURLEncoding.EncodeToString(point[33:])
 }
 
 func TestKeyFailure(t *testing.T) {
