@@ -117,10 +117,10 @@ type OutlierDetection struct {
 type CircuitBreaker struct {
 	// Off: requests are always sent, and `/health` reads `off`.
 	Off bool `yaml:"-"`
-	// ConsecutiveFailures in a row open the breaker.
-	ConsecutiveFailures int `yaml:"consecutive_failures" default:"5" min:"1"`
-	// ErrorRatio of the requests in the window opens the breaker, from `min_requests` on.
-	ErrorRatio Percent `yaml:"error_ratio" default:"50%" min:"0.1%"`
+	// ConsecutiveFailures in a row open the breaker; 0: they do not.
+	ConsecutiveFailures int `yaml:"consecutive_failures" default:"5" min:"0"`
+	// ErrorRatio of the requests in the window opens the breaker, from `min_requests` on; 0%: it does not.
+	ErrorRatio Percent `yaml:"error_ratio" default:"50%"`
 	// MinRequests in the window before `error_ratio` counts.
 	MinRequests int `yaml:"min_requests" default:"20" min:"1"`
 	// Window over which the ratio is taken.
