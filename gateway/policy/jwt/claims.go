@@ -43,17 +43,15 @@ func (c *Claims) Claim(path string) (value []byte, ok bool) {
 // ClaimHas reports whether the claim at path is want, or is a list or a string with words between spaces (RFC 6749 section
 // 3.3) that has want in it.
 func (c *Claims) ClaimHas(path, want string) (has bool) {
-	value, ok := "", false
+	var value string
 	if m := c.top(path); m != nil {
-		value, ok = m.value, m.value != "null"
-	} else {
-		value, ok = c.nested(path)
-	}
-	if !ok {
+		value = m.value
+	} else if value, has = c.nested(path); !has {
 		return false
 	}
 	switch value[0] {
 	case '[':
+		has = false
 		elements(value, func(e string) bool {
 			has = equalText(e, want)
 			return !has
@@ -71,7 +69,7 @@ func (c *Claims) ClaimHas(path, want string) (has bool) {
 		}
 		return false
 	}
-	return value == want
+	return value == want && value != "null"
 }
 
 // Forwarded returns the text of the i-th of Settings.Forward, "" if the token does not have it or it can not stand in a

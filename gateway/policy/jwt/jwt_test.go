@@ -259,7 +259,7 @@ func TestKeySetOverHTTP(t *testing.T) {
 		case "/.well-known/openid-configuration":
 			w.Write([]byte(`{"issuer":"` + server.URL + `","jwks_uri":"` + server.URL + `/keys"}`))
 		default:
-			w.WriteHeader(404)
+			w.WriteHeader(http.StatusNotFound)
 		}
 	}))
 	defer server.Close()

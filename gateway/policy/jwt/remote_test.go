@@ -44,7 +44,7 @@ func (p *idp) RoundTrip(req *http.Request) (*http.Response, error) {
 	if down {
 		return nil, errors.New("connection refused")
 	}
-	res := &http.Response{StatusCode: 200, Status: "200 OK", Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body)), Request: req}
+	res := &http.Response{StatusCode: http.StatusOK, Status: "200 OK", Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body)), Request: req}
 	if !ok {
 		res.StatusCode, res.Status = 404, "404 Not Found"
 	}
@@ -249,8 +249,8 @@ func TestRemoteKeys(t *testing.T) {
 }
 
 func TestRemoteNeverDowngrades(t *testing.T) {
-	from, _ := http.NewRequest("GET", "https://a.example/", nil)
-	to, _ := http.NewRequest("GET", "http://a.example/", nil)
+	from, _ := http.NewRequest(http.MethodGet, "https://a.example/", nil)
+	to, _ := http.NewRequest(http.MethodGet, "http://a.example/", nil)
 	if noDowngrade(to, []*http.Request{from}) == nil || noDowngrade(from, []*http.Request{to}) != nil {
 		t.Fatal("redirects")
 	}

@@ -129,19 +129,19 @@ func (s *scanner) skip(depth int) bool {
 	if depth < 0 || s.i >= len(s.s) {
 		return false
 	}
-	switch c := s.s[s.i]; {
-	case c == '"':
+	switch s.s[s.i] {
+	case '"':
 		_, ok := s.str()
 		return ok
-	case c == '{':
+	case '{':
 		return s.list('}', depth, true)
-	case c == '[':
+	case '[':
 		return s.list(']', depth, false)
-	case c == 't':
+	case 't':
 		return s.word("true")
-	case c == 'f':
+	case 'f':
 		return s.word("false")
-	case c == 'n':
+	case 'n':
 		return s.word("null")
 	default:
 		return s.number()

@@ -173,13 +173,13 @@ func (w *World) NoAllocations(t *testing.T, what string, f func(x *exchange.Exch
 	}
 	first := w.Exchange("/", headers...)
 	req, res, route := first.Request, first.Response, first.Route
-	first.Close()
+	_ = first.Close()
 	end := func(*exchange.Exchange) {}
 	once := func() {
 		x := w.pool.Get(req, res, end)
 		x.Path, x.Scheme, x.ClientAddr, x.PeerAddr, x.Route = root, "http", client, client, route
 		f(x)
-		x.Close()
+		_ = x.Close()
 	}
 	// On one processor a sync.Pool keeps what it is given.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
