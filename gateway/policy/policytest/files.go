@@ -70,11 +70,31 @@ func Fields(x *exchange.Exchange) *exchange.Exchange {
 // Benchmark measures f on exchanges of GET / with these headers, which begin and end around each call.
 func (w *World) Benchmark(b *testing.B, f func(x *exchange.Exchange), headers ...string) {
 	b.Helper()
+	once := w.repeat(f, headers)
+	b.ReportAllocs()
+	for b.Loop() {
+		once()
+	}
+}
+
+// BenchmarkParallel is Benchmark on all processors at once; f may be called concurrently.
+func (w *World) BenchmarkParallel(b *testing.B, f func(x *exchange.Exchange), headers ...string) {
+	b.Helper()
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		once := w.repeat(f, headers)
+		for pb.Next() {
+			once()
+		}
+	})
+}
+
+// repeat gives a function that calls f with an exchange from the pool.
+func (w *World) repeat(f func(x *exchange.Exchange), headers []string) func() {
 	first := w.Exchange("/", headers...)
 	req, res, route := first.Request, first.Response, first.Route
 	first.Close()
-	b.ReportAllocs()
-	for b.Loop() {
+	return func() {
 		x := w.pool.Get(req, res, func(*exchange.Exchange) {})
 		x.Path, x.Scheme, x.ClientAddr, x.PeerAddr, x.Route = root, "http", client, client, route
 		f(x)

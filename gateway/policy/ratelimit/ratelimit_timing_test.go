@@ -1,0 +1,28 @@
+package ratelimit
+
+import (
+	"testing"
+
+	"sluice/gateway/exchange"
+	"sluice/gateway/policy/policytest"
+)
+
+func BenchmarkRequest(b *testing.B) {
+	f := func(name, settings string) {
+		b.Run(name, func(b *testing.B) {
+			w := policytest.New(b, "")
+			h := w.MustBuild(b, Definition, settings)
+			w.Benchmark(b, func(x *exchange.Exchange) { _ = h.Request(x) })
+		})
+	}
+	f("Pass", "{requests: 1000000000, per: 1s}")
+	f("Refuse", "{requests: 1, per: 1h}")
+	f("TwoWindows", "[{requests: 1000000000, per: 1s}, {requests: 1000000000, per: 1m}]")
+	f("TwoCallers", "[{requests: 1000000000, per: 1s, by: ip}, {requests: 1000000000, per: 1m, by: global}]")
+}
+
+func BenchmarkRequestParallel(b *testing.B) {
+	w := policytest.New(b, "")
+	h := w.MustBuild(b, Definition, "{requests: 1000000000, per: 1s}")
+	w.BenchmarkParallel(b, func(x *exchange.Exchange) { _ = h.Request(x) })
+}
