@@ -50,7 +50,7 @@ type JWTCredential struct {
 type BasicCredential struct {
 	// Username without a colon. Default: the consumer's name.
 	Username string `yaml:"username"`
-	// Hash of the password: `sha256:` and 64 hexadecimal digits.
+	// Hash of the password: bcrypt (`$2b$…`), argon2id (`$argon2id$v=19$…`), or `sha256:` and 64 hexadecimal digits for long random ones.
 	Hash string `yaml:"hash" required:"true" secret:"true"`
 }
 

@@ -336,7 +336,7 @@ func (k *checker) consumers() {
 		}
 		for i, user := range consumer.BasicAuth {
 			at := joinIndex(path+".basic_auth", i)
-			k.hash(at+".hash", user.Hash)
+			k.passwordHash(at+".hash", user.Hash)
 			if user.Username == "" {
 				user.Username = name
 			}
@@ -376,6 +376,20 @@ func (k *checker) hash(path, hash string) {
 	if !ok || len(digits) != 64 || strings.Trim(strings.ToLower(digits), "0123456789abcdef") != "" {
 		k.fail(path, "this is no hash; write sha256: and 64 hexadecimal digits, as printf %%s KEY | sha256sum prints them")
 	}
+}
+
+// passwordHash accepts the slow hashes that passwords deserve beside sha256.
+func (k *checker) passwordHash(path, hash string) {
+	for _, scheme := range [...]string{"$2a$", "$2b$", "$2y$", "$argon2id$v=19$"} {
+		if strings.HasPrefix(hash, scheme) {
+			return
+		}
+	}
+	if hash != "" && !strings.HasPrefix(hash, "sha256:") {
+		k.fail(path, "this is no hash; write one of bcrypt ($2b$…), argon2id ($argon2id$v=19$…), or sha256: and 64 hexadecimal digits")
+		return
+	}
+	k.hash(path, hash)
 }
 
 func (k *checker) unique(path, what, value string, seen map[string]string) {

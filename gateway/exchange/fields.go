@@ -139,7 +139,7 @@ func foldedEqual(name []byte, want string) bool {
 		if c == '_' {
 			c = '-'
 		}
-		if c != want[i] {
+		if c != lower(want[i]) {
 			return false
 		}
 	}

@@ -50,11 +50,12 @@ func (h *HeaderEdits) Remove(name string) {
 func (h *HeaderEdits) List() []HeaderEdit { return h.list }
 
 // Replaces reports whether an edit sets or removes name, so that an original
-// field of that name must not pass.
+// field of that name must not pass. An underscore in name is taken for a
+// hyphen: many backends fold the two, and would find the original instead.
 func (h *HeaderEdits) Replaces(name []byte) bool {
 	for i := range h.list {
 		e := &h.list[i]
-		if e.Op != EditAdd && len(e.Name) == len(name) && EqualFold(name, e.Name) {
+		if e.Op != EditAdd && len(e.Name) == len(name) && foldedEqual(name, e.Name) {
 			return true
 		}
 	}

@@ -56,6 +56,8 @@ type route struct {
 	rewrite *rewrite
 	pages   map[int]*page
 	maxBody int64
+	// failures counts refused credentials by reason; copied when a reason is new.
+	failures atomic.Pointer[map[string]*telemetry.Counter]
 }
 
 // member is a service of a route, or the one place of a route without.
@@ -294,6 +296,9 @@ func (s *Snapshot) Done(x *exchange.Exchange) {
 		x.Reason = "client_gone"
 	}
 	st.program.Done(x)
+	if x.AuthFailure != "" && st.route != nil {
+		s.countAuthFailure(st.route, x.AuthFailure)
+	}
 	duration := x.Clock.Now() - x.Start
 	st.metrics.Done(&telemetry.Sample{
 		Method:   telemetry.MethodOf(x.Method()),
@@ -303,6 +308,28 @@ func (s *Snapshot) Done(x *exchange.Exchange) {
 		BytesIn:  x.BytesIn,
 		BytesOut: x.BytesOut,
 	})
+}
+
+// countAuthFailure counts a refused credential. The reasons are words of the
+// policies, a small closed set.
+func (s *Snapshot) countAuthFailure(r *route, reason string) {
+	known := r.failures.Load()
+	if known != nil {
+		if c := (*known)[reason]; c != nil {
+			c.Inc()
+			return
+		}
+	}
+	c := s.world.Metrics.AuthFailures.With(s.world.Generation, r.Name, reason)
+	c.Inc()
+	next := map[string]*telemetry.Counter{reason: c}
+	if known != nil {
+		for k, v := range *known {
+			next[k] = v
+		}
+	}
+	// A lost race is made up for by the next request.
+	r.failures.CompareAndSwap(known, &next)
 }
 
 // Of returns the snapshot that an exchange started with, nil if none was asked yet.
