@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
 	"regexp"
@@ -11,7 +12,8 @@ import (
 // View returns the whole configuration, defaults included, as values that encoding/json
 // can write. Each setting is {"value": …, "source": …}, where the source is file:line, the
 // name of an environment variable, a flag, or "default". Secrets read ***: those of type
-// Secret, and below undecoded blocks whatever stands under a key that sounds like one.
+// Secret, texts in maps under a key that sounds like one, as a header's name, and so below
+// undecoded blocks whatever stands there.
 func (c *Config) View() any {
 	return viewValue(reflect.ValueOf(*c), c.tree, defaultSource.file, nil)
 }
@@ -55,7 +57,12 @@ func viewValue(v reflect.Value, n *node, origin string, f *planField) any {
 		shown := map[string]any{}
 		for _, key := range v.MapKeys() {
 			name := fmt.Sprint(key.Interface())
-			shown[name] = viewValue(v.MapIndex(key), n.child(name), origin, f)
+			value := v.MapIndex(key)
+			if holdsText(value.Type()) && soundsSecret(name) {
+				shown[name] = leaf{masked, cmp.Or(n.child(name), n, fromDefault).origin()}
+				continue
+			}
+			shown[name] = viewValue(value, n.child(name), origin, f)
 		}
 		return shown
 	}
@@ -69,6 +76,13 @@ func viewValue(v reflect.Value, n *node, origin string, f *planField) any {
 	}
 	return list
 }
+
+// holdsText tells of the values of a map, as of headers by name, whose keys may say that they are secret.
+func holdsText(t reflect.Type) bool {
+	return t.Kind() == reflect.String || t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.String
+}
+
+var fromDefault = &node{src: defaultSource}
 
 func viewStruct(v reflect.Value, n *node) any {
 	p := planOf(v.Type())

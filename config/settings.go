@@ -1,0 +1,83 @@
+package config
+
+import (
+	"cmp"
+	"maps"
+	"reflect"
+	"slices"
+)
+
+// Setting is one value that is in force.
+type Setting struct {
+	// Path below the block, as from.header or [0].requests; empty for a block that is a single value.
+	Path string `json:"setting"`
+	// Value as encoding/json can write it; a secret reads ***.
+	Value any `json:"value"`
+	// Source is file:line, the name of an environment variable, a flag, or "default".
+	Source string `json:"source"`
+}
+
+// Settings lists what is in force in the block, sorted by path. settings is the type that its owner decodes it, or each
+// element of its list, into: then defaults are in the list and that type says what is secret. With nil, or where
+// decoding fails, the list is what was written, and whatever stands under a key that sounds like a secret is hidden.
+func (b *Block) Settings(settings reflect.Type) []Setting {
+	var all []Setting
+	for i, item := range b.Items() {
+		path := ""
+		if b.node.kind == sequence {
+			path = joinIndex("", i)
+		}
+		all = flattenView(all, path, item.view(settings))
+	}
+	slices.SortFunc(all, func(x, y Setting) int { return cmp.Compare(x.Path, y.Path) })
+	return all
+}
+
+func (b *Block) view(settings reflect.Type) any {
+	if settings != nil && !b.Off() {
+		v, n, d := reflect.New(settings).Elem(), b.node.clone(), decoder{templates: true}
+		if d.value(n, v, b.path, &tags{}); len(d.errs) == 0 {
+			return viewValue(v, n, defaultSource.file, nil)
+		}
+	}
+	return viewNode(b.node, false)
+}
+
+// flattenView appends the leaves of what viewValue returned.
+func flattenView(all []Setting, path string, shown any) []Setting {
+	switch shown := shown.(type) {
+	case leaf:
+		return append(all, Setting{path, shown.Value, shown.Source})
+	case map[string]any:
+		for _, key := range slices.Sorted(maps.Keys(shown)) {
+			all = flattenView(all, joinKey(path, key), shown[key])
+		}
+	case []any:
+		if values, source, ok := plainList(shown); ok {
+			return append(all, Setting{path, values, source})
+		}
+		for i, item := range shown {
+			all = flattenView(all, joinIndex(path, i), item)
+		}
+	}
+	return all
+}
+
+// plainList takes a list of single values from one source as one value.
+func plainList(list []any) (values []any, source string, ok bool) {
+	for _, item := range list {
+		one, isLeaf := item.(leaf)
+		if !isLeaf {
+			return nil, "", false
+		}
+		if values == nil {
+			source = one.Source
+		}
+		values = append(values, one.Value)
+	}
+	return values, source, len(list) > 0
+}
+
+// SoundsSecret tells whether the value under a key, or in a header of that name, is to be hidden where nothing better is
+// known than the name: Authorization, X-Api-Key, client_secret.
+func SoundsSecret(key string) bool { return soundsSecret(key) }
