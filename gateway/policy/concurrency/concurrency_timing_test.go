@@ -1,0 +1,35 @@
+package concurrency
+
+import (
+	"testing"
+
+	"sluice/gateway/exchange"
+	"sluice/gateway/policy/policytest"
+)
+
+func BenchmarkRequest(b *testing.B) {
+	f := func(name, settings string, taken int) {
+		b.Run(name, func(b *testing.B) {
+			w := policytest.New(b, "")
+			h := w.MustBuild(b, Definition, settings)
+			for range taken {
+				_ = h.Request(w.Exchange("/"))
+			}
+			w.Benchmark(b, func(x *exchange.Exchange) {
+				_ = h.Request(x)
+				h.Done(x)
+			})
+		})
+	}
+	f("Pass", "max: 1000", 0)
+	f("Refuse", "max: 1", 1)
+}
+
+func BenchmarkRequestParallel(b *testing.B) {
+	w := policytest.New(b, "")
+	h := w.MustBuild(b, Definition, "max: 1000")
+	w.BenchmarkParallel(b, func(x *exchange.Exchange) {
+		_ = h.Request(x)
+		h.Done(x)
+	})
+}
