@@ -129,19 +129,22 @@ func kindOfX(name []byte) Kind {
 	return KindOther
 }
 
-// foldedEqual compares like EqualFold, with underscores read as hyphens.
+// foldedEqual compares like EqualFold, with underscores read as hyphens on both sides.
 func foldedEqual(name []byte, want string) bool {
 	if len(name) != len(want) {
 		return false
 	}
 	for i := 0; i < len(name); i++ {
-		c := lower(name[i])
-		if c == '_' {
-			c = '-'
-		}
-		if c != lower(want[i]) {
+		if folded(name[i]) != folded(want[i]) {
 			return false
 		}
 	}
 	return true
+}
+
+func folded(c byte) byte {
+	if c == '_' {
+		return '-'
+	}
+	return lower(c)
 }
