@@ -1,10 +1,12 @@
 package policy
 
 import (
+	"reflect"
 	"slices"
 
 	"github.com/valyala/fasthttp"
 
+	"sluice/config"
 	"sluice/gateway/exchange"
 )
 
@@ -13,6 +15,10 @@ type Step struct {
 	Name  string
 	Scope string
 	Hooks Hooks
+
+	// Block is what the hooks were built from, Settings the type it decodes into; for explanations.
+	Block    *config.Block
+	Settings reflect.Type
 }
 
 // Program is the policies of one route in the order in which they run. It is

@@ -42,20 +42,19 @@ func NewRegistry(policies []*policy.Definition, actions []*action.Definition) *R
 // compiler is one compilation in progress.
 type compiler struct {
 	*Snapshot
-	registry *Registry
-	env      *upstream.Environment
-	health   func() []byte
-	errs     config.Errors
-	plain    map[string]bool // services a route leads to
-	split    map[string]bool // services behind a split
+	env    *upstream.Environment
+	health func() []byte
+	errs   config.Errors
+	plain  map[string]bool // services a route leads to
+	split  map[string]bool // services behind a split
 }
 
 // Compile builds the generation of world.Config. Its errors are config.Errors,
 // all at once. On an error the caller closes world.Leases.
 func Compile(world *policy.World, env *upstream.Environment, registry *Registry, health func() []byte) (*Snapshot, error) {
 	c := &compiler{
-		Snapshot: &Snapshot{Config: world.Config, world: world, services: make(map[string]*upstream.Service)},
-		registry: registry, env: env, health: health,
+		Snapshot: &Snapshot{Config: world.Config, world: world, registry: registry, services: make(map[string]*upstream.Service)},
+		env:      env, health: health,
 		plain: make(map[string]bool), split: make(map[string]bool),
 	}
 	world.Warn = func(path, message string) {
@@ -260,7 +259,7 @@ func (c *compiler) program(r *route, global config.Policies, member *config.Serv
 		}
 		hooks, errs := d.Build(b, block)
 		c.add(errs)
-		steps = append(steps, policy.Step{Name: place.Name, Scope: l.scope, Hooks: hooks})
+		steps = append(steps, policy.Step{Name: place.Name, Scope: l.scope, Hooks: hooks, Block: block, Settings: d.Settings})
 	}
 	return policy.NewProgram(steps)
 }
@@ -391,7 +390,7 @@ func (c *compiler) compileMember(r *route, rc *config.Route, sc *config.Service)
 		}
 	}
 	m.build = func(set int) (*policy.Program, error) {
-		late := &compiler{Snapshot: c.Snapshot, registry: c.registry, env: c.env, health: c.health}
+		late := &compiler{Snapshot: c.Snapshot, env: c.env, health: c.health}
 		p := late.program(r, late.Config.Policies, sc, rc, set, policy.Transform)
 		if len(late.errs) > 0 {
 			return nil, errors.Join(late.errs)

@@ -41,6 +41,7 @@ type Snapshot struct {
 
 	checkers []*balance.Checker
 	world    *policy.World
+	registry *Registry
 }
 
 // Warning is a remark on a setting.
