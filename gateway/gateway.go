@@ -58,6 +58,7 @@ type Gateway struct {
 
 	mu      sync.Mutex // Apply and Shutdown
 	servers map[string]*listener.Server
+	open    atomic.Pointer[[]*listener.Server] // servers by address, for views that must not wait for mu
 	failure atomic.Pointer[reloadFailure]
 	stop    chan struct{}
 	chores  sync.WaitGroup
@@ -141,7 +142,7 @@ func (g *Gateway) apply(c *config.Config) error {
 	if err != nil {
 		return err
 	}
-	opened, err := g.open(c)
+	opened, err := g.listen(c)
 	if err != nil {
 		next.close()
 		return err
@@ -208,8 +209,8 @@ type ListenError struct{ Err error }
 func (e *ListenError) Error() string { return e.Err.Error() }
 func (e *ListenError) Unwrap() error { return e.Err }
 
-// open opens the sockets of c that are not open yet.
-func (g *Gateway) open(c *config.Config) (map[string]*listener.Server, error) {
+// listen opens the sockets of c that are not open yet.
+func (g *Gateway) listen(c *config.Config) (map[string]*listener.Server, error) {
 	opened := make(map[string]*listener.Server)
 	for _, name := range slices.Sorted(maps.Keys(c.Listeners)) {
 		address := c.Listeners[name].Address
@@ -254,6 +255,11 @@ func (g *Gateway) rearrange(c *config.Config, opened map[string]*listener.Server
 			g.chores.Go(func() { g.drainServer(s, g.o.DrainTimeout) })
 		}
 	}
+	open := make([]*listener.Server, 0, len(g.servers))
+	for _, address := range slices.Sorted(maps.Keys(g.servers)) {
+		open = append(open, g.servers[address])
+	}
+	g.open.Store(&open)
 }
 
 func (g *Gateway) watchConnections(l *listener.Listener) {

@@ -3,11 +3,10 @@ package gateway
 import (
 	"encoding/json"
 	"io"
-	"maps"
-	"slices"
 	"time"
 
 	"sluice/config"
+	"sluice/gateway/listener"
 	"sluice/gateway/snapshot"
 	"sluice/gateway/telemetry"
 )
@@ -31,7 +30,8 @@ func (g *Gateway) Health() []byte {
 	return body
 }
 
-// Ready reports whether requests can be served, and the checks behind it.
+// Ready reports whether requests can be served, and the checks behind it. It
+// waits neither for a reload nor for a drain.
 func (g *Gateway) Ready() (bool, map[string]string) {
 	checks := map[string]string{"configuration": "ok", "listeners": "ok", "draining": "no"}
 	ready := true
@@ -39,10 +39,7 @@ func (g *Gateway) Ready() (bool, map[string]string) {
 	if g.current.Load() == nil {
 		fail("configuration", "none is loaded")
 	}
-	g.mu.Lock()
-	listening := len(g.servers)
-	g.mu.Unlock()
-	if listening == 0 {
+	if len(g.listening()) == 0 {
 		fail("listeners", "none is open")
 	}
 	if g.draining.Load() {
@@ -122,15 +119,31 @@ type ListenerView struct {
 	Refused uint64 `json:"refused"`
 }
 
-// Listeners shows the open sockets by name.
+// Listeners shows the open sockets by address; in a gateway that drains, those
+// that it closes.
 func (g *Gateway) Listeners() []ListenerView {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	views := make([]ListenerView, 0, len(g.servers))
-	for _, address := range slices.Sorted(maps.Keys(g.servers)) {
-		l := g.servers[address].Listener()
+	servers := g.listening()
+	views := make([]ListenerView, 0, len(servers))
+	for _, s := range servers {
+		l := s.Listener()
 		idle, active, refused := l.Stats()
 		views = append(views, ListenerView{Name: l.Name(), Address: l.Addr().String(), Idle: idle, Active: active, Refused: refused})
 	}
 	return views
+}
+
+func (g *Gateway) listening() []*listener.Server {
+	if open := g.open.Load(); open != nil {
+		return *open
+	}
+	return nil
+}
+
+// Check compiles a configuration as Apply would, without putting it in force.
+func (g *Gateway) Check(c *config.Config) error {
+	_, done, err := Compile(g.o, c)
+	if err == nil {
+		done()
+	}
+	return err
 }
