@@ -19,7 +19,8 @@ type Entry struct {
 	Freshness
 	about
 
-	body []byte
+	body     []byte
+	attached any
 
 	// The store's too: hash is set before the entry is published, size when it is made, the links belong to the lock of
 	// the shard.
@@ -125,6 +126,19 @@ func (e *Entry) Tagged(tag []byte) bool {
 	}
 	return false
 }
+
+// Attach hangs something on the entry that was made from it and never changes, such as a rendered head; the store counts
+// it with size bytes. It is to be called once, before the entry is given to anyone.
+func (e *Entry) Attach(v any, size int64) {
+	if e.hash != 0 || e.attached != nil {
+		panic("BUG: a cache.Entry was attached to late or twice")
+	}
+	e.attached = v
+	e.size += size
+}
+
+// Attached is what was attached, nil for nothing.
+func (e *Entry) Attached() any { return e.attached }
 
 func (e *Entry) hopelessAt(now int64) bool {
 	return e.hopeless(e.hasLastModified || e.etag != e.etagEnd, now)

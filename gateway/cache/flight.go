@@ -172,6 +172,14 @@ func (fl *Flight) Wait(sel Selector, limit time.Duration, cancel <-chan struct{}
 	case <-cancel:
 		return nil, OnItsOwn
 	}
+	return fl.Result(sel)
+}
+
+// Done is closed when the flight has ended; for a follower that has its own way of waiting.
+func (fl *Flight) Done() <-chan struct{} { return fl.done }
+
+// Result is what Wait returns, once Done is closed.
+func (fl *Flight) Result(sel Selector) (*Entry, Outcome) {
 	switch {
 	case fl.outcome != Filled:
 		return nil, fl.outcome

@@ -2,8 +2,8 @@ package cache
 
 import "bytes"
 
-// Request is what a GET or a HEAD says to a cache; no other method is looked up or stored. Fill it with one Field call a header line; it borrows their bytes and can
-// be reused after Reset. A route that does not let clients steer its cache leaves out Cache-Control and Pragma.
+// Request is what a GET or a HEAD says to a cache; no other method is looked up or stored. Fill it with one Field call a header
+// line; it borrows their bytes and can be reused after Reset. A route that does not let clients steer its cache leaves out Cache-Control and Pragma.
 type Request struct {
 	// Identified says that the gateway authenticated the caller, by whatever means. An Authorization field counts as the
 	// same (RFC 9111 3.5).
@@ -57,6 +57,10 @@ func (r *Request) Field(name, value []byte) {
 		}
 	}
 }
+
+// Conditional tells that the request carries If-None-Match or If-Modified-Since: forwarded as it is it may bring a 304,
+// which fills nothing, so it must not lead a flight.
+func (r *Request) Conditional() bool { return r.noneMatch.n > 0 || r.modifiedSinceLines > 0 }
 
 // ForOrigin tells that the request carries If-Match or If-Unmodified-Since, which a cache must not evaluate
 // (RFC 9111 4.3.2): it is forwarded, neither answered from the store nor joined with others.

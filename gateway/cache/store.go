@@ -8,7 +8,7 @@ import (
 )
 
 const (
-	entrySize = 224 // what the allocator takes for an Entry, in bytes
+	entrySize = 240 // what the allocator takes for an Entry, in bytes
 	indexSize = 80  // the most that the index takes for an entry, in bytes
 
 	maxVariants = 32 // of one key
@@ -102,6 +102,12 @@ func (s *Store) Get(now int64, key []byte, sel Selector) (*Entry, bool) {
 		return e, true
 	}
 	return nil, false
+}
+
+// Has tells whether there is any variant under key, whichever requests select it.
+func (s *Store) Has(key []byte) bool {
+	hash := s.hash(key)
+	return s.shard(hash).table.Load().find(hash, key) != nil
 }
 
 // Epoch is to be asked before a request is forwarded and given to the Draft: what is deleted or purged in between is

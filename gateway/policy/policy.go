@@ -213,6 +213,18 @@ type Build struct {
 	Route *exchange.Route
 	// RouteConfig is the route's configuration.
 	RouteConfig *config.Route
+	// Service is the service that the place leads to, "" if it leads to none or to several.
+	Service string
+	// Answers is set for the policies of the stage Cache, which are built after all others.
+	Answers Answers
+}
+
+// Answers says what the answers that come to the stage Cache depend on, beside the request's target.
+type Answers struct {
+	// Varies is what the action and all other policies of the place name in Varies, sorted and each once.
+	Varies []string
+	// Shape identifies the policies that change answers before they are stored, with their settings; "" for none.
+	Shape string
 }
 
 // Warnf tells the operator of a setting that works and is unwise.

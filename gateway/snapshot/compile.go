@@ -238,7 +238,11 @@ func (c *compiler) program(r *route, global config.Policies, member *config.Serv
 		}
 	}
 	var steps []policy.Step
-	for _, place := range policy.Order {
+	var answers policy.Answers
+	if r != nil && r.action != nil {
+		answers.Varies = r.action.Varies
+	}
+	for _, place := range buildOrder {
 		d := c.registry.Policies[place.Name]
 		if d == nil || place.Stage > last {
 			continue
@@ -257,11 +261,35 @@ func (c *compiler) program(r *route, global config.Policies, member *config.Serv
 		if r != nil {
 			b.Route = &r.Route
 		}
+		if member != nil {
+			b.Service = member.Name
+		}
+		if place.Stage == policy.Cache {
+			b.Answers = answers
+		}
 		hooks, errs := d.Build(b, block)
 		c.add(errs)
+		answers = answersBehind(answers, place, block, hooks)
 		steps = append(steps, policy.Step{Name: place.Name, Scope: l.scope, Hooks: hooks, Block: block, Settings: d.Settings})
 	}
 	return policy.NewProgram(steps)
+}
+
+// buildOrder is policy.Order with the stage Cache last: what is stored depends on everything else.
+var buildOrder = slices.Concat(
+	slices.DeleteFunc(slices.Clone(policy.Order), func(p policy.Place) bool { return p.Stage == policy.Cache }),
+	slices.DeleteFunc(slices.Clone(policy.Order), func(p policy.Place) bool { return p.Stage != policy.Cache }),
+)
+
+// answersBehind adds a policy to what answers depend on.
+func answersBehind(a policy.Answers, place policy.Place, block *config.Block, hooks policy.Hooks) policy.Answers {
+	a.Varies = slices.Compact(slices.Sorted(slices.Values(slices.Concat(a.Varies, hooks.Varies))))
+	if place.Stage > policy.Cache {
+		h := sha256.New()
+		fmt.Fprintf(h, "%s %s=%s", a.Shape, place.Name, block.Canonical())
+		a.Shape = hex.EncodeToString(h.Sum(nil))
+	}
+	return a
 }
 
 // emptyBlock stands for a policy that is on without being configured.
