@@ -22,6 +22,7 @@ const (
 	phaseIdle                 // between requests
 	phaseClosing              // given up by the sweeper
 	phaseTunnel               // switched protocols
+	phaseLinger               // answered and done; what the client still sends is thrown away
 )
 
 // conn is a client's connection. It stamps what it does, so that one sweeper
@@ -40,9 +41,10 @@ type conn struct {
 	writeSince atomic.Int64 // a write waits since then, 0: none
 	cut        atomic.Bool  // reading was interrupted for good
 
-	// unflushed is the connection goroutine's own: the last answer may still
-	// be in fasthttp's buffer.
+	// The rest is the connection goroutine's own. unflushed: the last answer
+	// may still be in fasthttp's buffer. unread: the client was not heard out.
 	unflushed bool
+	unread    bool
 
 	once       sync.Once
 	prev, next *conn
@@ -61,6 +63,8 @@ func (c *conn) Read(p []byte) (int, error) {
 		c.readSince.Store(0)
 		return n, err
 	}
+	// fasthttp flushes before it waits for a head.
+	c.unflushed = false
 	n, err := c.Conn.Read(p)
 	if n > 0 {
 		switch ph := c.phase.Load(); ph {
@@ -100,10 +104,54 @@ func (c *conn) Write(p []byte) (int, error) {
 	}
 }
 
-// Close closes the connection and takes it off the listener's books.
+// Close closes the connection and takes it off the listener's books. It is for
+// the connection's own goroutine; others use shut.
 func (c *conn) Close() error {
+	if c.unread && c.phase.Swap(phaseLinger) != phaseClosing {
+		c.linger()
+	}
+	return c.shut()
+}
+
+func (c *conn) shut() error {
 	c.once.Do(func() { c.owner.forget(c) })
 	return c.Conn.Close()
+}
+
+const (
+	// lingerIdle and lingerTotal bound how long a client that is still sending
+	// is listened to after its answer.
+	lingerIdle  = 500 * time.Millisecond
+	lingerTotal = 5 * time.Second
+)
+
+// linger lets the client read its answer: closing a socket with bytes unread
+// resets the connection, and a reset takes the answer with it (RFC 9112,
+// section 9.6).
+func (c *conn) linger() {
+	if c.CloseWrite() != nil {
+		return
+	}
+	buf := lingerBuffers.Get().(*[]byte)
+	defer lingerBuffers.Put(buf)
+	for start := time.Now(); time.Since(start) < lingerTotal; {
+		if c.Conn.SetReadDeadline(time.Now().Add(lingerIdle)) != nil {
+			return
+		}
+		if _, err := c.Conn.Read(*buf); err != nil {
+			return
+		}
+	}
+}
+
+var lingerBuffers = sync.Pool{New: func() any { b := make([]byte, 16<<10); return &b }}
+
+// reset makes the coming close a reset, the one way to tell a client of
+// HTTP/1.0 that a body which ends with the connection is not whole.
+func (c *conn) reset() {
+	if t, ok := c.Conn.(interface{ SetLinger(sec int) error }); ok {
+		_ = t.SetLinger(0)
+	}
 }
 
 // CloseWrite ends the sending direction.
@@ -117,6 +165,7 @@ func (c *conn) CloseWrite() error {
 // serving notes that a request is complete as far as its head goes.
 func (c *conn) serving() {
 	c.phase.Store(phaseServing)
+	c.unread = false
 }
 
 // idle notes that an answer is out.
@@ -169,11 +218,11 @@ func (c *conn) check(now int64, t *Timeouts) {
 	switch since := c.since.Load(); c.phase.Load() {
 	case phaseNew:
 		if over(since, t.Header) && c.phase.CompareAndSwap(phaseNew, phaseClosing) {
-			_ = c.Close()
+			_ = c.shut()
 		}
 	case phaseIdle:
 		if over(since, t.Idle) && c.phase.CompareAndSwap(phaseIdle, phaseClosing) {
-			_ = c.Close()
+			_ = c.shut()
 		}
 	case phaseHead:
 		if over(since, t.Header) {
@@ -186,11 +235,29 @@ func (c *conn) check(now int64, t *Timeouts) {
 	}
 }
 
-// evict closes the connection if it is between requests.
+// evict closes the connection if it is between requests, and none is on its
+// way as far as this side can see.
 func (c *conn) evict() bool {
-	if c.phase.CompareAndSwap(phaseIdle, phaseClosing) {
-		_ = c.Close()
+	if c.phase.Load() == phaseLinger {
+		_ = c.shut()
+		return true
+	}
+	if c.phase.Load() == phaseIdle && !c.readable() && c.phase.CompareAndSwap(phaseIdle, phaseClosing) {
+		_ = c.shut()
 		return true
 	}
 	return false
+}
+
+// readable reports whether bytes of the client wait to be read.
+func (c *conn) readable() bool {
+	if c.raw == nil {
+		return false
+	}
+	n := 0
+	_ = c.raw.Control(func(fd uintptr) {
+		var b [1]byte
+		n, _, _ = unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	})
+	return n > 0
 }

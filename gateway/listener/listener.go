@@ -285,7 +285,7 @@ func (l *Listener) CloseIdle() (active int) {
 			continue
 		}
 		if now-c.since.Load() > int64(freshFor) && c.phase.CompareAndSwap(phaseNew, phaseClosing) {
-			_ = c.Close()
+			_ = c.shut()
 			continue
 		}
 		active++
@@ -297,7 +297,7 @@ func (l *Listener) CloseIdle() (active int) {
 func (l *Listener) CloseConns() {
 	_ = l.ln.Close()
 	for _, c := range l.snapshot(nil) {
-		_ = c.Close()
+		_ = c.shut()
 	}
 	close(l.stop)
 	<-l.swept

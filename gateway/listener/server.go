@@ -43,12 +43,15 @@ type Server struct {
 func NewServer(l *Listener, h Handler, pool *exchange.Pool, maxHead int, log *slog.Logger) *Server {
 	s := &Server{l: l, handler: h, pool: pool, served: make(chan struct{})}
 	s.fast = &fasthttp.Server{
-		Handler:                      s.handle,
-		ErrorHandler:                 s.handleError,
-		ExpectHandler:                s.handleExpect,
-		ReadBufferSize:               maxHead,
-		Concurrency:                  1 << 20,
-		MaxRequestBodySize:           1 << 62,
+		Handler:        s.handle,
+		ErrorHandler:   s.handleError,
+		ExpectHandler:  s.handleExpect,
+		ReadBufferSize: maxHead,
+		Concurrency:    1 << 20,
+		// Bodies stream and their limits are the routes'. fasthttp reads this much
+		// of a body ahead, still within the time for the head and before anything
+		// is decided: as little as it can be told to.
+		MaxRequestBodySize:           1,
 		StreamRequestBody:            true,
 		NoDefaultServerHeader:        true,
 		NoDefaultContentType:         true,
@@ -152,10 +155,17 @@ func (s *Server) answerUnframed(ctx *fasthttp.RequestCtx) {
 	head := h.AppendBytes(nil)
 	body := ctx.Response.BodyStream()
 	ctx.HijackSetNoResponse(true)
+	c := ctx.Conn().(*conn)
 	ctx.Hijack(func(client net.Conn) {
-		if _, err := client.Write(head); err == nil {
-			_, _ = io.Copy(client, struct{ io.Reader }{body})
+		_, err := client.Write(head)
+		if err == nil {
+			_, err = io.Copy(client, struct{ io.Reader }{body})
 		}
+		if err != nil {
+			c.reset()
+		}
+		// Before the exchange ends: the stream is part of it.
+		_ = ctx.Response.CloseBodyStream()
 	})
 }
 
@@ -175,11 +185,15 @@ func (s *Server) handleExpect(ctx *fasthttp.RequestCtx) int {
 
 // handleError answers what fasthttp could not parse.
 func (s *Server) handleError(ctx *fasthttp.RequestCtx, err error) {
-	x := s.pool.Get(&ctx.Request, &ctx.Response, s.done)
-	ctx.SetUserValue(exchangeKey, x)
 	c := ctx.Conn().(*conn)
+	x, ok := ctx.UserValue(exchangeKey).(*exchange.Exchange)
+	if !ok {
+		x = s.pool.Get(&ctx.Request, &ctx.Response, s.done)
+		ctx.SetUserValue(exchangeKey, x)
+		x.Client, x.ConnID, x.PeerAddr, x.ClientAddr, x.Listener, x.Scheme = c, c.id, c.peer, c.peer, s.l.Name(), "http"
+	}
 	c.serving()
-	x.Client, x.ConnID, x.PeerAddr, x.ClientAddr, x.Listener, x.Scheme = c, c.id, c.peer, c.peer, s.l.Name(), "http"
+	c.unread = true
 	var small *fasthttp.ErrSmallBuffer
 	reject := rejectMalformed
 	switch {
@@ -195,8 +209,15 @@ func (s *Server) handleError(ctx *fasthttp.RequestCtx, err error) {
 }
 
 func (s *Server) done(x *exchange.Exchange) {
+	if x.Answer == exchange.Unanswered {
+		// The connection broke between the decision and the body.
+		x.Aborted.Store(true)
+	}
 	s.handler.Done(x)
 	if c, ok := x.Client.(*conn); ok {
+		if n := int64(x.Request.Header.ContentLength()); n > x.BytesIn || n == -1 {
+			c.unread = true
+		}
 		c.idle()
 	}
 }

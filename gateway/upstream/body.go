@@ -31,6 +31,9 @@ func (c *call) WriteTo(w io.Writer) (written int64, err error) {
 			}
 		}
 		if len(chunk) > 0 {
+			if c.direct != nil {
+				w = c.direct
+			}
 			n, err := w.Write(chunk)
 			written += int64(n)
 			c.x.BytesOut += int64(n)
@@ -80,9 +83,8 @@ func (c *call) Read(p []byte) (int, error) {
 // Close ends the body, read or not. It is called once fasthttp is done with it.
 func (c *call) Close() error {
 	if c.loan.pool != nil {
-		c.broken(exchange.ErrClientGone)
+		_ = c.broken(exchange.ErrClientGone)
 	}
-	c.stopUpload()
 	return nil
 }
 
@@ -98,10 +100,7 @@ func (c *call) next() ([]byte, error) {
 		return nil, io.EOF
 	}
 	if c.br.Buffered() == 0 {
-		c.loan.conn.await(c.svc.stall, true)
-		_, err := c.br.Peek(1)
-		c.loan.conn.rest()
-		if err != nil {
+		if err := c.awaitMore(1); err != nil {
 			if err == io.EOF && c.res.unframed {
 				return nil, io.EOF
 			}
@@ -129,8 +128,11 @@ func (c *call) consume() {
 
 // nextChunk reads up to the data of the next chunk, or through the trailer section.
 func (c *call) nextChunk() error {
-	c.loan.conn.await(c.svc.stall, true)
-	defer c.loan.conn.rest()
+	c.loan.conn.awaitBytes(c.svc.stall)
+	return c.loan.conn.gotBytes(c.readChunkHead())
+}
+
+func (c *call) readChunkHead() error {
 	if c.inChunk {
 		c.inChunk = false
 		if err := readChunkEnd(c.br); err != nil {
@@ -160,8 +162,8 @@ func (c *call) nextChunk() error {
 // unless it can not be used again: bytes behind the end would be taken for the
 // next answer.
 func (c *call) finish() {
-	reuse := !c.res.close && !c.res.unframed && c.br.Buffered() == 0
-	c.endCall(reuse)
+	whole := c.stopUpload()
+	c.endCall(whole && !c.res.close && !c.res.unframed && c.br.Buffered() == 0)
 }
 
 // broken ends a body before its end.
@@ -170,11 +172,18 @@ func (c *call) broken(err error) error {
 		return err
 	}
 	err = c.loan.conn.cause(err)
-	if err == exchange.ErrClientGone || c.x.Aborted.Load() {
+	switch {
+	case err == exchange.ErrClientGone || c.x.Aborted.Load():
+		c.x.Aborted.Store(true)
 		c.x.Reason = reasonClientGone
-	} else {
+	case c.isClientFault(err):
+		c.x.Reason = "body_incomplete"
+	case err == errStalled:
+		c.x.Reason = "upstream_stalled"
+	default:
 		c.x.Reason = "upstream_truncated"
 	}
+	c.stopUpload()
 	c.endCall(false)
 	return err
 }
@@ -185,9 +194,6 @@ func (c *call) endCall(reuse bool) {
 		return
 	}
 	if v := c.loan.conn.end(); v != nil {
-		reuse = false
-	}
-	if c.upload != nil && !c.upload.finished() {
 		reuse = false
 	}
 	if reuse {

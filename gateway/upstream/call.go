@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"os"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -49,7 +50,10 @@ type call struct {
 	pending int
 	unread  []byte
 	ended   bool
-	large   []byte // a buffered body that did not fit the reader
+	large   []byte    // a buffered body that did not fit the reader
+	direct  io.Writer // the client's connection, where the body goes there without a buffer between
+	interim []byte
+	names   []byte
 	upload  *upload
 	tunnel  Tunnel
 }
@@ -59,6 +63,7 @@ var calls = exchange.NewSlot[call]()
 // Reset makes the call ready for the next exchange. Buffers stay.
 func (c *call) Reset() {
 	// A tunnel or a body that never came to run.
+	c.stopUpload()
 	c.endCall(false)
 	if c.br != nil {
 		releaseReader(c.br)
@@ -73,7 +78,7 @@ func (c *call) Reset() {
 	if cap(out) > maxKept {
 		out = nil
 	}
-	*c = call{body: body, out: out, large: large}
+	*c = call{body: body, out: out, large: large, interim: c.interim[:0], names: c.names[:0]}
 }
 
 // maxKept is how large a buffer stays with an idle exchange.
@@ -85,7 +90,16 @@ const heldBody = 64 << 10
 var (
 	errBodyTooLarge = errors.New("the request body is too large")
 	errBodyCut      = errors.New("the request body ended early")
+	errBodySlow     = errors.New("the request body stalled")
 )
+
+// bodyFault says what kept the client's body from being read to its end.
+func bodyFault(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return errBodySlow
+	}
+	return errBodyCut
+}
 
 // takeBody decides how the request body travels and holds a small one.
 func (c *call) takeBody() error {
@@ -108,7 +122,7 @@ func (c *call) takeBody() error {
 		n, err := io.ReadFull(stream, c.body)
 		x.BytesIn += int64(n)
 		if err != nil {
-			return errBodyCut
+			return bodyFault(err)
 		}
 		x.Body = c.body
 		c.hasBody, c.reqFraming = true, Framing{Length: length}
@@ -117,22 +131,26 @@ func (c *call) takeBody() error {
 	default:
 		c.hasBody, c.streamed, c.reqFraming = true, true, Framing{Chunked: true, Length: -1}
 	}
+	if c.streamed {
+		// While a body streams there is nobody to switch protocols with: the
+		// server is free to ignore Upgrade (RFC 9110, section 7.8).
+		c.upgrade = false
+	}
 	return nil
 }
 
-// attempt sends the request to c.ep and reads the response head. stale tells
-// that a reused connection turned out to be closed before a byte of an answer.
-func (c *call) attempt() (stale bool, err error) {
+// attempt sends the request to c.ep and reads the response head. got tells
+// whether any byte of an answer came; stale, that a reused connection turned
+// out to be closed before one did.
+func (c *call) attempt() (got, stale bool, err error) {
 	x := c.x
 	l, err := c.ep.pool.borrow()
-	for err == nil && l.conn.used && !c.replayable() && x.Clock.Now()-l.conn.idleAt > int64(staleAfter) && !l.conn.alive() {
-		// What may be sent once only is not risked on a connection that its
-		// backend has closed meanwhile.
+	for err == nil && c.doubts(&l) && !l.conn.alive() {
 		l.drop()
 		l, err = c.ep.pool.borrow()
 	}
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	c.loan = l
 	l.conn.begin(x)
@@ -156,29 +174,33 @@ func (c *call) attempt() (stale bool, err error) {
 				c.startUpload()
 			}
 		} else {
-			l.conn.await(c.svc.response, false)
+			l.conn.awaitHead(c.svc.response)
 		}
 	}
-	got := false
 	if err == nil {
 		got, err = c.readHead()
 	}
-	l.conn.headCame()
-	if err == nil {
-		return false, nil
+	if err = l.conn.gotHead(err); err == nil {
+		return got, false, nil
 	}
-	err = l.conn.cause(err)
 	if c.upload != nil {
 		err = c.failUpload(err)
 	}
 	l.conn.end()
 	c.loan.drop()
-	return reused && !got && isDisconnect(err), err
+	return got, reused && !got && isDisconnect(err), err
 }
 
-// staleAfter is how long a connection must have been idle before a request
-// that can not be repeated has it checked.
-const staleAfter = 20 * time.Millisecond
+// staleAfter is how long a connection must have been idle to be looked at
+// before it is used again. Under load connections rest shorter than that.
+const staleAfter = time.Millisecond
+
+// doubts reports whether a pooled connection is to be looked at first: its
+// backend may have closed it, or sent bytes behind the last answer, which
+// would be taken for the next one. What may be sent once only is never risked.
+func (c *call) doubts(l *loan) bool {
+	return l.conn.used && (!c.replayable() || c.x.Clock.Now()-l.conn.idleAt > int64(staleAfter))
+}
 
 // readHead reads the response head into the response, past interim responses.
 // got tells whether any byte came.
@@ -201,8 +223,10 @@ func (c *call) readHead() (got bool, err error) {
 			if interim += len(head); interim > maxResponseHead {
 				return true, errHeadTooLarge
 			}
-			if status != fasthttp.StatusContinue && c.x.Client != nil {
-				c.x.Client.Interim(head)
+			// 100 answers the gateway's own request; HTTP/1.0 knows no interim responses.
+			if status != fasthttp.StatusContinue && c.x.Client != nil && c.x.Request.Header.IsHTTP11() {
+				c.interim = AppendInterim(c.interim[:0], head)
+				c.x.Client.Interim(c.interim)
 			}
 			_, _ = c.br.Discard(len(head))
 			continue
@@ -215,17 +239,44 @@ func (c *call) readHead() (got bool, err error) {
 		if err = h.Read(c.br); err != nil {
 			return true, err
 		}
-		h.ResetConnectionClose()
 		if c.res.hop {
-			for _, name := range hopHeaders {
-				exchange.DelResponse(h, name)
-			}
+			c.dropHop(h)
 		}
+		h.ResetConnectionClose()
 		return true, nil
 	}
 }
 
-var hopHeaders = [...]string{"Connection", "Keep-Alive", "Proxy-Connection", "Upgrade", "TE", "Proxy-Authenticate", "Proxy-Authorization"}
+// dropHop removes the hop-by-hop fields of the response and what its
+// Connection fields name (RFC 9110, section 7.6.1).
+func (c *call) dropHop(h *fasthttp.ResponseHeader) {
+	if c.res.named {
+		for name, value := range h.All() {
+			if exchange.EqualFold(name, "connection") {
+				c.names = append(append(c.names, value...), ',')
+			}
+		}
+		for rest := c.names; len(rest) > 0; {
+			var token []byte
+			token, rest = nextToken(rest)
+			switch exchange.KindOf(token) {
+			case exchange.KindContentLength, exchange.KindTransferEncoding, exchange.KindUpgrade:
+				// The framing is the gateway's; Upgrade is dealt with below.
+			default:
+				exchange.DelResponse(h, string(token))
+			}
+		}
+		c.names = c.names[:0]
+	}
+	for _, name := range hopHeaders {
+		exchange.DelResponse(h, name)
+	}
+	if c.res.status != fasthttp.StatusSwitchingProtocols {
+		exchange.DelResponse(h, "Upgrade")
+	}
+}
+
+var hopHeaders = [...]string{"Connection", "Keep-Alive", "Proxy-Connection", "TE", "Proxy-Authenticate", "Proxy-Authorization"}
 
 var (
 	errUnaskedUpgrade = errors.New("the backend switched protocols without being asked")
@@ -234,14 +285,16 @@ var (
 
 var headEnd = []byte("\r\n\r\n")
 
+const protocol = "HTTP/1."
+
 // peekHead waits until a whole head is in the reader.
 func (c *call) peekHead() ([]byte, error) {
 	searched := 0
 	for n := 1; ; n = c.br.Buffered() + 1 {
+		if n > maxResponseHead {
+			return nil, errHeadTooLarge
+		}
 		if n > c.br.Size() {
-			if n > maxResponseHead {
-				return nil, errHeadTooLarge
-			}
 			c.growReader()
 		}
 		if _, err := c.br.Peek(n); err != nil {
@@ -251,8 +304,15 @@ func (c *call) peekHead() ([]byte, error) {
 			return nil, err
 		}
 		b, _ := c.br.Peek(c.br.Buffered())
+		if n := min(len(b), len(protocol)); string(b[:n]) != protocol[:n] {
+			// Not HTTP: there is no end of a head to wait for.
+			return nil, errStatusLine
+		}
 		if i := bytes.Index(b[searched:], headEnd); i >= 0 {
-			return b[:searched+i+len(headEnd)], nil
+			if end := searched + i + len(headEnd); end <= maxResponseHead {
+				return b[:end], nil
+			}
+			return nil, errHeadTooLarge
 		}
 		searched = max(0, len(b)-len(headEnd)+1)
 		// A response without header fields has one CRLF pair only, which the
@@ -315,36 +375,57 @@ func (c *call) deliver() error {
 		size = -1
 	}
 	x.Response.SetBodyStream(c, size)
+	c.direct = nil
+	if size >= 0 && !x.HasBodyHooks() {
+		// fasthttp flushes what has a length only when its buffer is full; a
+		// body that comes slowly must not wait for that. With the head flushed
+		// ahead the buffer is empty, and the body passes it by.
+		c.direct, _ = x.Client.(io.Writer)
+	}
+	// Where the body is late the head does not wait for it.
+	x.Response.ImmediateHeaderFlush = c.direct != nil || c.br.Buffered() == 0
 	return nil
 }
 
 // hold reads a body of n bytes. Where it fits the reader it stays there.
 func (c *call) hold(n int) ([]byte, error) {
-	if c.br.Buffered() < n {
-		c.loan.conn.await(c.svc.stall, true)
-		defer c.loan.conn.rest()
-	}
 	if n <= c.br.Size() {
-		b, err := c.br.Peek(n)
-		if err != nil {
-			return nil, cut(err, err)
+		for have := c.br.Buffered(); have < n; have = c.br.Buffered() {
+			if err := c.awaitMore(have + 1); err != nil {
+				return nil, cut(err, err)
+			}
 		}
 		c.pending = n
-		return b, nil
+		return c.br.Peek(n)
 	}
 	if cap(c.large) < n {
 		c.large = make([]byte, n)
 	}
 	c.large = c.large[:n]
-	_, err := io.ReadFull(c.br, c.large)
-	return c.large, cut(err, err)
+	for have := 0; have < n; {
+		if c.br.Buffered() == 0 {
+			if err := c.awaitMore(1); err != nil {
+				return nil, cut(err, err)
+			}
+		}
+		m, _ := c.br.Read(c.large[have:])
+		have += m
+	}
+	return c.large, nil
+}
+
+// awaitMore waits until n bytes are in the reader, of which all but one are.
+func (c *call) awaitMore(n int) error {
+	c.loan.conn.awaitBytes(c.svc.stall)
+	_, err := c.br.Peek(n)
+	return c.loan.conn.gotBytes(err)
 }
 
 // finishHeld gives up the connection once the held body is complete.
 func (c *call) finishHeld() {
-	c.stopUpload()
+	whole := c.stopUpload()
 	clean := c.br.Buffered() == c.pending
-	c.endCall(clean && !c.res.close)
+	c.endCall(clean && whole && !c.res.close)
 }
 
 // leaveEndpoint settles the accounts of the endpoint that the call was at.
@@ -362,11 +443,8 @@ func (c *call) leaveEndpoint() {
 func (c *call) failUpload(err error) error {
 	u := c.upload
 	c.stopUpload()
-	switch {
-	case u.tooLarge:
-		return errBodyTooLarge
-	case u.client:
-		return errBodyCut
+	if u.client {
+		return u.err
 	}
 	return err
 }

@@ -21,7 +21,8 @@ import (
 // what both touch.
 type Conn struct {
 	net.Conn
-	raw syscall.RawConn // nil over TLS
+	raw  syscall.RawConn // nil over TLS
+	peek syscall.RawConn // of the socket, also below TLS; nil where there is none
 
 	// One Read sends out first: the request goes to the socket inside the read
 	// callback, which spares the read that would only say "not yet".
@@ -39,15 +40,22 @@ type Conn struct {
 	mu       sync.Mutex
 	active   bool
 	client   exchange.ClientConn
-	waiting  int64 // since when, on the sweeper's clock; 0 while nothing is awaited
-	limit    time.Duration
-	late     error // the verdict when limit has passed
-	deadline bool  // a deadline of the connection is set
-	answered bool  // the response head has come
+	reading  wait
+	writing  wait
+	answered bool // the response head has come
 	aborted  *atomic.Bool
 	verdict  error // why the sweeper interrupted, nil if it did not
 	prev     *Conn
 	next     *Conn
+}
+
+// wait is one direction of a connection while something is expected of it. The
+// two are apart because a body may stream in each at the same time.
+type wait struct {
+	since    int64 // on the sweeper's clock; 0 while nothing is awaited
+	limit    time.Duration
+	late     error // the verdict when limit has passed
+	deadline bool  // a deadline of the connection is set
 }
 
 // Verdicts of the sweeper.
@@ -58,15 +66,16 @@ var (
 
 func newConn(nc net.Conn, s *Sweeper) *Conn {
 	c := &Conn{Conn: nc, sweeper: s}
-	if tc, ok := nc.(*net.TCPConn); ok {
-		if raw, err := tc.SyscallConn(); err == nil {
-			c.raw = raw
-			c.readFn = c.sendThenRead
-		}
-	} else if uc, ok := nc.(*net.UnixConn); ok {
-		if raw, err := uc.SyscallConn(); err == nil {
-			c.raw = raw
-			c.readFn = c.sendThenRead
+	socket := nc
+	if tc, ok := nc.(interface{ NetConn() net.Conn }); ok {
+		socket = tc.NetConn()
+	}
+	if sc, ok := socket.(syscall.Conn); ok {
+		if raw, err := sc.SyscallConn(); err == nil {
+			c.peek = raw
+			if socket == nc {
+				c.raw, c.readFn = raw, c.sendThenRead
+			}
 		}
 	}
 	s.add(c)
@@ -158,14 +167,15 @@ func (c *Conn) sendThenRead(fd uintptr) bool {
 	return true
 }
 
-// alive reports whether an idle connection is still open with nothing to read.
-// It costs a system call.
+// alive reports whether an idle connection is still open with nothing to read:
+// neither its end, nor bytes that would be taken for the next answer. It costs
+// a system call.
 func (c *Conn) alive() bool {
-	if c.raw == nil {
+	if c.peek == nil {
 		return true
 	}
 	ok := true
-	err := c.raw.Control(func(fd uintptr) {
+	err := c.peek.Control(func(fd uintptr) {
 		var b [1]byte
 		_, _, errno := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 		ok = errno == unix.EAGAIN
@@ -177,59 +187,110 @@ func (c *Conn) alive() bool {
 func (c *Conn) begin(x *exchange.Exchange) {
 	c.mu.Lock()
 	c.active, c.client, c.aborted, c.verdict = true, x.Client, &x.Aborted, nil
-	c.waiting, c.limit, c.answered = 0, 0, false
+	c.reading, c.writing, c.answered = wait{}, wait{}, false
 	c.mu.Unlock()
 }
 
-// await starts the wait for the backend: for its response head, or, with
-// stall, for the next byte. The sweeper ends it with a verdict after limit
-// (0: never). Limits too short for its tick take a deadline instead.
-func (c *Conn) await(limit time.Duration, stall bool) {
+// awaitHead starts the wait for the response head, unless it has come already:
+// an upload that ends while the body is relayed must not start it anew. The
+// sweeper ends the wait with a verdict after limit (0: never). Limits too short
+// for its tick take a deadline instead.
+func (c *Conn) awaitHead(limit time.Duration) {
 	now := c.sweeper.now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.waiting, c.limit, c.late = now, limit, errResponseTimeout
-	if stall {
-		c.late = errStalled
-	}
-	if c.verdict == nil && limit > 0 && limit < 10*c.sweeper.tick {
-		c.deadline = true
-		_ = c.Conn.SetDeadline(time.Now().Add(limit))
-	}
-}
-
-// awaitHead is await for the response head, unless the head has come: the
-// upload that ends while the body is relayed must not start the wait anew.
-func (c *Conn) awaitHead(limit time.Duration) {
-	c.mu.Lock()
-	answered := c.answered || !c.active
-	c.mu.Unlock()
-	if !answered {
-		c.await(limit, false)
+	if c.active && !c.answered {
+		c.reading.start(now, limit, errResponseTimeout)
+		if c.short(limit) {
+			c.reading.deadline = true
+			_ = c.Conn.SetReadDeadline(time.Now().Add(limit))
+		}
 	}
 }
 
-// rest ends a wait: what comes now is not the backend's to hurry.
-func (c *Conn) rest() {
+// awaitBytes starts the wait for the next bytes of a response body.
+func (c *Conn) awaitBytes(stall time.Duration) {
+	now := c.sweeper.now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.waiting = 0
-	c.clearDeadline()
+	c.reading.start(now, stall, errStalled)
+	if c.short(stall) {
+		c.reading.deadline = true
+		_ = c.Conn.SetReadDeadline(time.Now().Add(stall))
+	}
 }
 
-// headCame notes that the response head is there.
-func (c *Conn) headCame() {
+// awaitRoom starts the wait for the backend to take bytes of a request body.
+func (c *Conn) awaitRoom(stall time.Duration) {
+	now := c.sweeper.now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.waiting, c.answered = 0, true
-	c.clearDeadline()
+	c.writing.start(now, stall, errStalled)
+	if c.short(stall) {
+		c.writing.deadline = true
+		_ = c.Conn.SetWriteDeadline(time.Now().Add(stall))
+	}
 }
 
-func (c *Conn) clearDeadline() {
-	if c.deadline && c.verdict == nil {
-		c.deadline = false
-		_ = c.Conn.SetDeadline(time.Time{})
+func (w *wait) start(now int64, limit time.Duration, late error) {
+	w.since, w.limit, w.late = now, limit, late
+}
+
+func (c *Conn) short(limit time.Duration) bool {
+	return c.verdict == nil && limit > 0 && limit < 10*c.sweeper.tick
+}
+
+// gotHead ends the wait for the response head with what the reading said, and
+// returns that, explained.
+func (c *Conn) gotHead(err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.answered = true
+	return c.endReading(err)
+}
+
+// gotBytes ends the wait for bytes of the body.
+func (c *Conn) gotBytes(err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.endReading(err)
+}
+
+func (c *Conn) endReading(err error) error {
+	err = c.explain(err, &c.reading)
+	c.reading.since = 0
+	if c.reading.deadline && c.verdict == nil {
+		_ = c.Conn.SetReadDeadline(time.Time{})
 	}
+	c.reading.deadline = false
+	return err
+}
+
+// gaveBytes ends the wait of awaitRoom.
+func (c *Conn) gaveBytes(err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err = c.explain(err, &c.writing)
+	c.writing.since = 0
+	if c.writing.deadline && c.verdict == nil {
+		_ = c.Conn.SetWriteDeadline(time.Time{})
+	}
+	c.writing.deadline = false
+	return err
+}
+
+// explain says what an I/O error comes from: the sweeper's verdict, or the
+// deadline that stood in for it.
+func (c *Conn) explain(err error, w *wait) error {
+	switch {
+	case err == nil:
+		return nil
+	case c.verdict != nil:
+		return c.verdict
+	case w.deadline && errors.Is(err, os.ErrDeadlineExceeded):
+		return w.late
+	}
+	return err
 }
 
 // interrupt ends the call from outside.
@@ -247,20 +308,17 @@ func (c *Conn) interrupt(verdict error) {
 func (c *Conn) end() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.active, c.client, c.aborted, c.waiting = false, nil, nil, 0
-	c.clearDeadline()
+	c.active, c.client, c.aborted, c.writing.since = false, nil, nil, 0
+	_ = c.endReading(nil)
 	return c.verdict
 }
 
-// cause explains an I/O error: the sweeper's verdict, or the deadline that stood in for it.
+// cause explains an I/O error by the sweeper's verdict, if there is one.
 func (c *Conn) cause(err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.verdict != nil {
 		return c.verdict
-	}
-	if c.deadline && errors.Is(err, os.ErrDeadlineExceeded) {
-		return c.late
 	}
 	return err
 }
@@ -272,19 +330,27 @@ var past = time.Unix(1, 0)
 func (c *Conn) check(now int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.active || c.verdict != nil || c.waiting == 0 {
+	if !c.active || c.verdict != nil {
 		return
 	}
-	switch {
-	case c.limit > 0 && now-c.waiting >= int64(c.limit):
-		c.verdict = c.late
-	case now-c.waiting >= int64(goneAfter) && c.client != nil && c.client.Gone():
+	longest := int64(0)
+	for _, w := range [...]*wait{&c.reading, &c.writing} {
+		if w.since == 0 {
+			continue
+		}
+		waited := now - w.since
+		if w.limit > 0 && waited >= int64(w.limit) {
+			c.verdict = w.late
+		}
+		longest = max(longest, waited)
+	}
+	if c.verdict == nil && longest >= int64(goneAfter) && c.client != nil && c.client.Gone() {
 		c.aborted.Store(true)
 		c.verdict = exchange.ErrClientGone
-	default:
-		return
 	}
-	_ = c.Conn.SetDeadline(past)
+	if c.verdict != nil {
+		_ = c.Conn.SetDeadline(past)
+	}
 }
 
 // goneAfter is how long a call waits before the sweeper asks whether its client is still there.

@@ -73,12 +73,14 @@ var (
 	rejectDialTime   = exchange.NewReject(fasthttp.StatusGatewayTimeout, "upstream_connect_timeout", "the service could not be reached in time")
 	rejectTooLarge   = exchange.NewReject(fasthttp.StatusRequestEntityTooLarge, "body_too_large", "the request body is too large")
 	rejectBodyCut    = exchange.NewReject(fasthttp.StatusBadRequest, "body_incomplete", "the request body could not be read to its end")
+	rejectBodySlow   = exchange.NewReject(fasthttp.StatusRequestTimeout, "body_timeout", "the request body stalled")
 	rejectClientGone = exchange.NewReject(499, reasonClientGone, "the client closed the connection")
 )
 
 func init() {
 	rejectTooLarge.Close = true
 	rejectBodyCut.Close = true
+	rejectBodySlow.Close = true
 	rejectClientGone.Close = true
 }
 
@@ -90,7 +92,7 @@ func (s *Service) Forward(x *exchange.Exchange) error {
 	x.Service = s.name
 	c.upgrade = isUpgrade(x)
 	if err := c.takeBody(); err != nil {
-		return rejectBodyCut
+		return c.rejectFor(err)
 	}
 	if s.keyOf != nil {
 		c.key = balance.HashBytes(s.keyOf(x, x.Scratch()))
@@ -127,7 +129,7 @@ func (c *call) run() (error, breaker.Outcome) {
 		}
 		x.Attempts++
 		x.Endpoint = c.ep.name
-		wasStale, err := c.attempt()
+		got, wasStale, err := c.attempt()
 		now := x.Clock.Now()
 		c.latency = time.Duration(now - c.began)
 		x.UpstreamTime += int64(c.latency)
@@ -158,13 +160,14 @@ func (c *call) run() (error, breaker.Outcome) {
 		}
 		c.outcome = balance.Failure
 		last = err
-		again := s.retries.failure(err) && (c.replayable() || isConnect(err)) && c.mayRetry(retry) && s.budget.withdraw()
+		again := !got && s.retries.failure(err) && (c.replayable() || isConnect(err)) && c.mayRetry(retry) && s.budget.withdraw()
 		if errors.Is(err, errNoConn) {
+			// The bound is the gateway's own: it says nothing about the backend.
 			c.outcome = balance.Cancelled
 			c.abandon(breaker.Ignored)
-		} else {
-			c.abandon(breaker.Failure)
+			return c.rejectFor(err), breaker.Ignored
 		}
+		c.abandon(breaker.Failure)
 		if !again {
 			return c.rejectFor(err), breaker.Failure
 		}
@@ -185,8 +188,11 @@ func (c *call) settle() (error, breaker.Outcome) {
 	}
 	c.report(verdict)
 	if err := c.deliver(); err != nil {
-		err = c.loan.conn.cause(err)
+		if c.loan.conn != nil {
+			err = c.loan.conn.cause(err)
+		}
 		c.outcome = balance.Failure
+		c.stopUpload()
 		c.endCall(false)
 		if c.isClientFault(err) {
 			return c.rejectFor(err), breaker.Ignored
@@ -247,9 +253,9 @@ func (c *call) abandon(o breaker.Outcome) {
 	c.failed = o == breaker.Failure
 	c.endCall(false)
 	c.leaveEndpoint()
+	// The response keeps what was read into it: the next head replaces that, and
+	// so does a rejection. A reset would take the engine's settings with it.
 	c.res = responseHead{}
-	c.x.Response.Reset()
-	c.x.Response.Header.DisableNormalizing()
 }
 
 // mayRetry reports whether another attempt is allowed by number and kind of request.
@@ -276,7 +282,7 @@ func isIdempotent(method []byte) bool {
 }
 
 func (c *call) isClientFault(err error) bool {
-	return err == exchange.ErrClientGone || err == errBodyCut || err == errBodyTooLarge || c.x.Aborted.Load()
+	return err == exchange.ErrClientGone || err == errBodyCut || err == errBodySlow || err == errBodyTooLarge || c.x.Aborted.Load()
 }
 
 // nowhere says why no endpoint could be chosen.
@@ -313,6 +319,8 @@ func (c *call) rejectFor(err error) error {
 		return rejectTooLarge
 	case err == errBodyCut:
 		return rejectBodyCut
+	case err == errBodySlow:
+		return rejectBodySlow
 	case err == errResponseTimeout || err == errStalled:
 		return rejectTimeout
 	case errors.Is(err, errNoConn):

@@ -2,24 +2,30 @@ package upstream
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sluice/gateway/exchange"
 )
 
-// tunnelLinger is how long a client may go on after its backend ended a tunnel.
+// tunnelLinger is how long one side of a tunnel may go on without a byte after
+// the other has ended.
 const tunnelLinger = 5 * time.Second
 
 // Tunnel relays bytes between a client and a backend that switched protocols
-// (RFC 9110, section 7.8), unread, until both sides have ended.
+// (RFC 9110, section 7.8), unread, until both sides have ended. A half-closed
+// tunnel lives while its open half moves.
 type Tunnel struct {
 	x    *exchange.Exchange
 	call *call
 	conn *Conn
 	br   *bufio.Reader
+	half atomic.Bool // one direction has ended
 }
 
 // Run relays until the end. client is the connection after the 101 was sent;
@@ -27,23 +33,29 @@ type Tunnel struct {
 func (t *Tunnel) Run(client net.Conn) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		n := relay(t.conn.Conn, client)
-		t.x.BytesIn += n
-		closeWrite(t.conn.Conn)
+		t.x.BytesIn += t.relay(t.conn.Conn, client, client)
+		t.end(t.conn.Conn, t.conn.Conn)
 	})
-	n := relay(client, t.br)
-	t.x.BytesOut += n
-	closeWrite(client)
-	// The backend is done. A client learns it from the closed side; one that
-	// does not end within the linger has nobody left to talk to.
-	_ = client.SetReadDeadline(time.Now().Add(tunnelLinger))
+	t.x.BytesOut += t.relay(client, t.br, t.conn.Conn)
+	t.end(client, client)
 	wg.Wait()
 	t.call.endCall(false)
 }
 
-func relay(dst io.Writer, src io.Reader) (n int64) {
+// end tells the receiving side that no more will come, and gives it little
+// time to end as well.
+func (t *Tunnel) end(to, next net.Conn) {
+	t.half.Store(true)
+	closeWrite(to)
+	_ = next.SetReadDeadline(time.Now().Add(tunnelLinger))
+}
+
+// relay copies until src ends, dst takes no more, or, when the other direction
+// has ended, nothing comes for the linger. conn is src's connection.
+func (t *Tunnel) relay(dst io.Writer, src io.Reader, conn net.Conn) (n int64) {
 	buf := uploadBuffers.Get().(*[]byte)
 	defer uploadBuffers.Put(buf)
+	last := time.Now()
 	for {
 		nr, err := src.Read(*buf)
 		if nr > 0 {
@@ -52,8 +64,14 @@ func relay(dst io.Writer, src io.Reader) (n int64) {
 			if werr != nil {
 				return n
 			}
+			if t.half.Load() {
+				last = time.Now()
+			}
 		}
-		if err != nil {
+		if err == nil {
+			continue
+		}
+		if left := tunnelLinger - time.Since(last); left <= 0 || !t.half.Load() || !errors.Is(err, os.ErrDeadlineExceeded) || conn.SetReadDeadline(time.Now().Add(left)) != nil {
 			return n
 		}
 	}

@@ -17,30 +17,29 @@ var uploadBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); retur
 // while the response is awaited and relayed: a backend may answer before it
 // has read all, and both directions may stream at once.
 type upload struct {
-	done  chan struct{}
-	ended atomic.Bool
-	// err is why it ended early, nil when all was sent. Read it after done.
+	done chan struct{}
+	// last is set before the last bytes are sent: all that the client had to
+	// send was read, and done is near.
+	last atomic.Bool
+	// What follows is to be read after done.
+	// err is why it ended early, nil when all was sent.
 	err error
 	// tooLarge: the body exceeded its limit. client: the fault is the client's.
 	tooLarge bool
 	client   bool
 }
 
-func (u *upload) finished() bool { return u.ended.Load() && u.err == nil }
-
 // startUpload begins to send the body behind the head that was sent.
 func (c *call) startUpload() {
 	u := &upload{done: make(chan struct{})}
 	c.upload = u
-	x, conn := c.x, c.loan.conn
-	chunked, limit, stall, response := c.reqFraming.Chunked, x.BodyLimit, c.svc.stall, c.svc.response
-	stream := x.Request.BodyStream()
+	x, conn, response := c.x, c.loan.conn, c.svc.response
+	s := sender{x: x, conn: conn, stream: x.Request.BodyStream(), framing: c.reqFraming, limit: x.BodyLimit, stall: c.svc.stall}
 	go func() {
 		defer close(u.done)
 		buf := uploadBuffers.Get().(*[]byte)
-		u.err = u.run(x, conn, stream, *buf, chunked, limit, stall)
+		u.err = u.run(&s, *buf)
 		uploadBuffers.Put(buf)
-		u.ended.Store(true)
 		if u.client {
 			conn.interrupt(u.err)
 			return
@@ -50,19 +49,36 @@ func (c *call) startUpload() {
 	}()
 }
 
-func (u *upload) run(x *exchange.Exchange, conn *Conn, stream io.Reader, buf []byte, chunked bool, limit int64, stall time.Duration) error {
+// sender is what an upload works with.
+type sender struct {
+	x       *exchange.Exchange
+	conn    *Conn
+	stream  io.Reader
+	framing Framing
+	limit   int64
+	stall   time.Duration
+}
+
+// write sends b within the stall timeout.
+func (s *sender) write(b []byte) error {
+	s.conn.awaitRoom(s.stall)
+	_, err := s.conn.Conn.Write(b)
+	return s.conn.gaveBytes(err)
+}
+
+func (u *upload) run(s *sender, buf []byte) error {
 	const room = 10 // "ffff\r\n" before and "\r\n" behind the data
 	var sent int64
 	for {
 		data := buf[room : len(buf)-2]
-		n, err := stream.Read(data)
+		n, err := s.stream.Read(data)
 		if n > 0 {
-			if sent += int64(n); limit > 0 && sent > limit {
+			if sent += int64(n); s.limit > 0 && sent > s.limit {
 				u.tooLarge, u.client = true, true
 				return errBodyTooLarge
 			}
 			out := data[:n]
-			if chunked {
+			if s.framing.Chunked {
 				head := strconv.AppendInt(buf[:0], int64(n), 16)
 				start := room - len(head) - 2
 				copy(buf[start:], head)
@@ -70,53 +86,74 @@ func (u *upload) run(x *exchange.Exchange, conn *Conn, stream io.Reader, buf []b
 				buf[room+n], buf[room+n+1] = '\r', '\n'
 				out = buf[start : room+n+2]
 			}
-			conn.await(stall, true)
-			_, werr := conn.Conn.Write(out)
-			conn.rest()
-			if werr != nil {
+			s.x.BytesIn += int64(n)
+			if sent == s.framing.Length {
+				u.last.Store(true)
+			}
+			if werr := s.write(out); werr != nil {
 				return werr
 			}
-			x.BytesIn += int64(n)
+			if sent == s.framing.Length {
+				return nil
+			}
 		}
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
 			u.client = true
-			return err
+			return bodyFault(err)
 		}
 	}
-	if !chunked {
-		return nil
+	if !s.framing.Chunked {
+		// The engine reports the end of the connection as the end of the body.
+		u.client = true
+		return errBodyCut
 	}
 	end := append(buf[:0], "0\r\n"...)
-	for name, value := range x.RequestTrailers() {
+	for name, value := range s.x.RequestTrailers() {
 		if trailerAllowed(name) && validValue(value) && tokenLen(name) == len(name) {
 			end = appendField(end, name, value)
 		}
 	}
-	conn.await(stall, true)
-	defer conn.rest()
-	_, err := conn.Conn.Write(append(end, "\r\n"...))
-	return err
+	u.last.Store(true)
+	return s.write(append(end, "\r\n"...))
 }
 
+// lastBytes is how long the end of an upload may take after the answer is complete.
+const lastBytes = 100 * time.Millisecond
+
 // stopUpload ends the upload if it still runs and waits until it no longer
-// touches the client's connection.
-func (c *call) stopUpload() {
+// touches the client's connection. It reports whether the whole body was sent.
+func (c *call) stopUpload() (whole bool) {
 	u := c.upload
 	if u == nil {
-		return
-	}
-	select {
-	case <-u.done:
-	default:
-		// The answer is complete and the body is not: what is left of it would
-		// be taken for the next request, so the connection ends with this one.
-		if c.x.Client != nil {
-			c.x.Client.InterruptRead()
-		}
-		<-u.done
+		return true
 	}
 	c.upload = nil
+	select {
+	case <-u.done:
+		return u.err == nil
+	default:
+	}
+	if u.last.Load() {
+		// The backend was quicker to answer than the write to return.
+		t := time.NewTimer(lastBytes)
+		defer t.Stop()
+		select {
+		case <-u.done:
+			return u.err == nil
+		case <-t.C:
+		}
+	}
+	// The answer is complete and the body is not: what is left of it would be
+	// taken for the next request, so the client's connection ends with this one.
+	if c.x.Client != nil && !u.last.Load() {
+		c.x.Client.InterruptRead()
+	}
+	if c.loan.conn != nil {
+		c.loan.conn.interrupt(errBodyCut)
+	}
+	<-u.done
+	return u.err == nil
 }

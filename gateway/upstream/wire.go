@@ -58,6 +58,11 @@ func BuildRequestHead(x *exchange.Exchange, h *requestHead, dst []byte) []byte {
 		f := &x.Fields[i]
 		switch f.Kind {
 		case exchange.KindOther, exchange.KindVia:
+		case exchange.KindHop:
+			// What a Trailer field announces is passed on behind the body.
+			if !h.framing.Chunked || !exchange.EqualFold(f.Name, "trailer") {
+				continue
+			}
 		case exchange.KindUpgrade:
 			upgrade = f.Value
 			continue
@@ -240,8 +245,8 @@ type responseHead struct {
 	unframed bool
 	// close: the connection ends with this response.
 	close bool
-	// hop: there are hop-by-hop fields to remove.
-	hop bool
+	// hop: there are hop-by-hop fields to remove; named: Connection names some.
+	hop, named bool
 	// upgrade: the response has an Upgrade field.
 	upgrade bool
 }
@@ -321,8 +326,10 @@ func ParseResponseHead(head []byte, h *responseHead) error {
 				switch {
 				case exchange.EqualFold(token, "close"):
 					h.close = true
-				case http10 && exchange.EqualFold(token, "keep-alive"):
-					h.close = false
+				case exchange.EqualFold(token, "keep-alive"):
+					h.close = h.close && !http10
+				default:
+					h.named = true
 				}
 			}
 		case exchange.KindUpgrade:
@@ -336,6 +343,52 @@ func ParseResponseHead(head []byte, h *responseHead) error {
 	}
 	h.unframed = !h.framing.Chunked && lengths == 0
 	return nil
+}
+
+// AppendInterim appends an interim response that ParseResponseHead has accepted
+// as it goes on: as HTTP/1.1, without hop-by-hop fields and what they name.
+func AppendInterim(dst, head []byte) []byte {
+	for line, rest := nextLine(head); len(line) > 0; line, rest = nextLine(rest) {
+		if len(dst) == 0 {
+			dst = append(append(dst, "HTTP/1.1"...), line[len("HTTP/1.1"):]...)
+			dst = append(dst, "\r\n"...)
+			continue
+		}
+		name := line[:tokenLen(line)]
+		switch exchange.KindOf(name) {
+		case exchange.KindOther, exchange.KindVia:
+			if !namedInHead(head, name) {
+				dst = append(append(dst, line...), "\r\n"...)
+			}
+		}
+	}
+	return append(dst, "\r\n"...)
+}
+
+func namedInHead(head, name []byte) bool {
+	_, rest := nextLine(head)
+	for line, rest := nextLine(rest); len(line) > 0; line, rest = nextLine(rest) {
+		colon := tokenLen(line)
+		if exchange.KindOf(line[:colon]) != exchange.KindConnection {
+			continue
+		}
+		for value := line[colon+1:]; len(value) > 0; {
+			var token []byte
+			if token, value = nextToken(value); bytes.EqualFold(token, name) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// nextLine cuts a line off a head whose lines all end in CRLF.
+func nextLine(b []byte) (line, rest []byte) {
+	i := bytes.IndexByte(b, '\n')
+	if i < 1 {
+		return nil, nil
+	}
+	return b[:i-1], b[i+1:]
 }
 
 // parseLength reads a Content-Length: digits alone, at most 18 of them.
