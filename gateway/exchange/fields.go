@@ -129,6 +129,9 @@ func kindOfX(name []byte) Kind {
 	return KindOther
 }
 
+// SameField reports whether a field of the client is the one called name for a backend that reads underscores as hyphens.
+func SameField(field []byte, name string) bool { return foldedEqual(field, name) }
+
 // foldedEqual compares like EqualFold, with underscores read as hyphens on both sides.
 func foldedEqual(name []byte, want string) bool {
 	if len(name) != len(want) {

@@ -127,6 +127,9 @@ func PeekResponse(r *fasthttp.ResponseHeader, name string) []byte {
 
 // DelResponse deletes every field called name from a response, whatever its case.
 func DelResponse(r *fasthttp.ResponseHeader, name string) {
+	if equalFoldString(name, fasthttp.HeaderContentType) {
+		r.SetNoDefaultContentType(true) // else it comes back
+	}
 	// The key that is there is found first: deleting moves the fields that the
 	// iteration stands on.
 	for {

@@ -38,6 +38,23 @@ func QueryWithout(dst, query []byte, name string) []byte {
 	return dst
 }
 
+// QueryNameIs reports whether the raw name of a query parameter stands for name.
+func QueryNameIs(raw []byte, name string) bool { return equalQuery(raw, name) }
+
+// AppendQueryEscaped appends v so that it stands for itself as a name or value of a query.
+func AppendQueryEscaped[T string | []byte](dst []byte, v T) []byte {
+	const upper = "0123456789ABCDEF"
+	for i := range len(v) {
+		c := v[i]
+		if 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '.' || c == '_' || c == '~' {
+			dst = append(dst, c)
+			continue
+		}
+		dst = append(dst, '%', upper[c>>4], upper[c&15])
+	}
+	return dst
+}
+
 // Cookie returns the value of the first cookie called name (RFC 6265, section
 // 4.2.1) without surrounding quotes, nil without one.
 func (x *Exchange) Cookie(name string) []byte {
