@@ -1,0 +1,216 @@
+package cache
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"hash/maphash"
+	"strings"
+	"sync/atomic"
+
+	"sluice/gateway/exchange"
+	"sluice/gateway/policy"
+)
+
+// A key is, in this order: the class of the method, the place of the policy, the stamp of the URI, the URI, the
+// dimensions, and where an entry belongs to one caller, that caller. Everything of variable length carries its length, and
+// the number of dimensions is the same for one place, so that different requests never share a key.
+const (
+	classGET  = 'G'
+	classHEAD = 'H' // entries made from answers to HEAD; a stored GET answers HEAD as well
+
+	placeLen = 16
+	stampAt  = 1 + placeLen
+	uriAt    = stampAt + 4
+)
+
+// placeOf tells places apart whose answers differ for the same URI: another route, another service, another rewriting of
+// the path, other policies that change answers before they are stored.
+func placeOf(b *policy.Build) (place [placeLen]byte) {
+	h := sha256.New()
+	if b.RouteConfig != nil {
+		fmt.Fprintf(h, "%q %q %t ", b.RouteConfig.Name, b.RouteConfig.Rewrite, b.RouteConfig.StripPrefix)
+	}
+	fmt.Fprintf(h, "%q %q", b.Service, b.Answers.Shape)
+	copy(place[:], h.Sum(nil))
+	return place
+}
+
+// dimension is something about a request, beside its URI, that an answer depends on.
+type dimension struct {
+	kind dimensionKind
+	name string
+}
+
+type dimensionKind uint8
+
+const (
+	ofHeader dimensionKind = iota
+	ofQuery
+	ofClaim
+	ofCaller
+	ofAddress
+)
+
+// dimensionsOf reads what policies and actions say that they vary on.
+func dimensionsOf(varies []string) ([]dimension, error) {
+	var out []dimension
+	for _, v := range varies {
+		kind, name, _ := strings.Cut(v, ":")
+		switch kind {
+		case "header":
+			out = append(out, dimension{ofHeader, name})
+		case "query":
+			out = append(out, dimension{ofQuery, name})
+		case "claim":
+			out = append(out, dimension{ofClaim, name})
+		case "consumer", "subject":
+			out = append(out, dimension{ofCaller, ""})
+		case "ip":
+			out = append(out, dimension{ofAddress, ""})
+		case "path", "host", "scheme", "method": // is in every key
+		default:
+			return nil, fmt.Errorf("can not store answers that depend on %s", v)
+		}
+	}
+	return out, nil
+}
+
+// appendKey appends the key that all callers share.
+func (c *cacher) appendKey(dst []byte, x *exchange.Exchange, class byte) []byte {
+	dst = append(dst, class)
+	dst = append(dst, c.place[:]...)
+	dst = append(dst, 0, 0, 0, 0)
+	dst = appendURI(dst, x.Scheme, x.Host, x.Path, x.BackendQuery())
+	binary.LittleEndian.PutUint32(dst[stampAt:], c.shared.uris.stamp(dst[uriAt:]))
+	for i := range c.dimensions {
+		dst = c.dimensions[i].append(dst, x)
+	}
+	return dst
+}
+
+// appendURI appends what is invalidated as one: scheme, host, canonical path and query.
+func appendURI(dst []byte, scheme string, host, path, query []byte) []byte {
+	dst = append(dst, byte(len(scheme)))
+	dst = append(dst, scheme...)
+	dst = appendPart(dst, host)
+	dst = appendPart(dst, path)
+	return appendPart(dst, query)
+}
+
+// uriLen is the length of the URI that b begins with.
+func uriLen(b []byte) int {
+	n := 1 + int(b[0])
+	for range 3 {
+		n += 4 + int(binary.LittleEndian.Uint32(b[n:]))
+	}
+	return n
+}
+
+func appendPart[T []byte | string](dst []byte, part T) []byte {
+	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(part)))
+	return append(dst, part...)
+}
+
+func (d *dimension) append(dst []byte, x *exchange.Exchange) []byte {
+	switch d.kind {
+	case ofHeader:
+		dst = appendLines(dst, x, d.name)
+	case ofQuery:
+		value, n := x.QueryValue(d.name)
+		dst = binary.LittleEndian.AppendUint32(dst, uint32(n))
+		dst = appendPart(dst, value)
+	case ofClaim:
+		if x.Identity.Claims != nil {
+			if value, ok := x.Identity.Claims.Claim(d.name); ok {
+				return appendPart(append(dst, 1), value)
+			}
+		}
+		dst = append(dst, 0)
+	case ofCaller:
+		dst, _ = appendName(dst, x)
+	case ofAddress:
+		a := x.ClientAddr.As16()
+		dst = append(dst, a[:]...)
+	}
+	return dst
+}
+
+// appendLines appends all lines of a request header.
+func appendLines(dst []byte, x *exchange.Exchange, name string) []byte {
+	for i := range x.Fields {
+		if f := &x.Fields[i]; len(f.Name) == len(name) && exchange.EqualFold(f.Name, name) {
+			dst = appendPart(append(dst, 1), f.Value)
+		}
+	}
+	return append(dst, 0)
+}
+
+// appendOwner appends the caller to whom an entry belongs. It returns false where the caller can not be told from others.
+//
+// A credential that the gateway did not look at is the backend's: with it the same consumer may be answered differently.
+func appendOwner(dst []byte, x *exchange.Exchange) ([]byte, bool) {
+	dst, named := appendName(dst, x)
+	credential := x.RequestHeader("Authorization")
+	switch x.Identity.Method {
+	case "jwt":
+		if hasScheme(credential, "bearer ") {
+			return dst, named
+		}
+	case "basic_auth":
+		if hasScheme(credential, "basic ") {
+			return dst, named
+		}
+	}
+	return appendLines(dst, x, "Authorization"), named || len(credential) > 0
+}
+
+// appendName appends who the caller is by what the gateway knows. It returns false for nobody.
+func appendName(dst []byte, x *exchange.Exchange) ([]byte, bool) {
+	id := &x.Identity
+	switch {
+	case id.Consumer != nil:
+		return appendPart(append(dst, 'c'), id.Consumer.Name), true
+	case id.Authenticated && len(id.Subject) > 0:
+		dst = appendPart(append(dst, 's'), id.Method)
+		var issuer []byte
+		if id.Claims != nil {
+			issuer, _ = id.Claims.Claim("iss")
+		}
+		return appendPart(appendPart(dst, issuer), id.Subject), true
+	}
+	return append(dst, 0), false
+}
+
+func hasScheme(credential []byte, scheme string) bool {
+	return len(credential) >= len(scheme) && exchange.EqualFold(credential[:len(scheme)], scheme)
+}
+
+// uris lets all that is stored under a URI, whatever else its keys hold, be invalidated at once: keys carry a stamp of
+// their URI, and another stamp makes them unreachable, so that the store evicts them in time. URIs share stamps by their
+// hash; that costs no more than a miss.
+type uris struct {
+	seed  maphash.Seed
+	slots [1 << 16]atomic.Uint32 // stamp * 2, plus one if anything may have been stored under the stamp
+}
+
+func (u *uris) slot(uri []byte) *atomic.Uint32 {
+	return &u.slots[maphash.Bytes(u.seed, uri)%uint64(len(u.slots))]
+}
+
+func (u *uris) stamp(uri []byte) uint32 { return u.slot(uri).Load() >> 1 }
+
+// touch says that something is going to be stored under uri. It is called before the request is forwarded, so that an
+// invalidation in the meantime is not missed.
+func (u *uris) touch(uri []byte) {
+	s := u.slot(uri)
+	for v := s.Load(); v&1 == 0 && !s.CompareAndSwap(v, v|1); v = s.Load() {
+	}
+}
+
+// invalidate makes what is stored under uri, and what is being fetched, unreachable.
+func (u *uris) invalidate(uri []byte) {
+	s := u.slot(uri)
+	for v := s.Load(); v&1 == 1 && !s.CompareAndSwap(v, v+1); v = s.Load() {
+	}
+}

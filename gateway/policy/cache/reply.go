@@ -1,0 +1,68 @@
+package cache
+
+import (
+	"bufio"
+	"bytes"
+	"strconv"
+	"unsafe"
+
+	"github.com/valyala/fasthttp"
+
+	store "sluice/gateway/cache"
+
+	"sluice/gateway/exchange"
+)
+
+// newReply renders an entry ahead, so that giving it to a client copies its head and nothing more. It returns nil for a
+// head that can not be parsed. size is what it takes, in bytes, about.
+//
+// fasthttp keeps the stored Date only in a header that was parsed, and sends it only where its own is off; that setting
+// can but be copied from a header which a server made.
+func (c *cacher) newReply(e *store.Entry) (r *exchange.Reply, size int64) {
+	raw := strconv.AppendInt([]byte("HTTP/1.1 "), int64(e.Status()), 10)
+	raw = append(append(raw, "\r\n"...), e.Header()...)
+	if n := e.ContentLength(); e.HeadOnly() && n >= 0 {
+		raw = append(strconv.AppendInt(append(raw, "Content-Length: "...), n, 10), "\r\n"...)
+	}
+	raw = append(raw, "\r\n"...)
+	var parsed fasthttp.ResponseHeader
+	c.blank.CopyTo(&parsed)
+	parsed.DisableNormalizing()
+	parsed.SetNoDefaultContentType(true)
+	if err := parsed.Read(bufio.NewReaderSize(bytes.NewReader(raw), len(raw))); err != nil {
+		return nil, 0
+	}
+	parsed.ResetConnectionClose() // said since no length was
+	r = &exchange.Reply{Body: e.Body(), Answer: exchange.Stored}
+	parsed.CopyTo(&r.Head) // the copy takes no more than it needs
+	size = int64(unsafe.Sizeof(exchange.Reply{}))
+	for name, value := range r.Head.All() {
+		size += fieldSize + rounded(len(name)) + rounded(len(value))
+	}
+	return r, size
+}
+
+// fieldSize is what fasthttp takes for a header field beside its bytes.
+const fieldSize = 56
+
+// rounded is what the allocator takes for n bytes, about.
+func rounded(n int) int64 {
+	if n <= 8 {
+		return 8
+	}
+	return int64((n + 15) &^ 15)
+}
+
+// notModified is the 304 that stands for a stored reply (RFC 9110 section 15.4.5).
+func (st *state) notModified(full *exchange.Reply) *exchange.Reply {
+	if st.reply == nil {
+		st.reply = &exchange.Reply{Answer: exchange.Stored}
+	}
+	h := &st.reply.Head
+	full.Head.CopyTo(h)
+	h.SetStatusCode(fasthttp.StatusNotModified)
+	for _, name := range [...]string{"Content-Type", "Content-Encoding", "Content-Length", "Content-Language", "Content-Range"} {
+		exchange.DelResponse(h, name)
+	}
+	return st.reply
+}

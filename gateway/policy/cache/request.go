@@ -1,0 +1,343 @@
+package cache
+
+import (
+	"strconv"
+	"time"
+
+	store "sluice/gateway/cache"
+
+	"sluice/gateway/exchange"
+)
+
+// state is what the policy knows of one exchange.
+type state struct {
+	// Made once for the pooled exchange that they belong to.
+	x       *exchange.Exchange
+	sel     store.Selector
+	capture exchange.BodyHook
+	reply   *exchange.Reply // for answers that no entry holds ready
+
+	c         *cacher
+	req       store.Request
+	res       store.Response
+	key       []byte // with the owner, if there is one
+	common    int    // the length of the key that all callers share
+	owned     bool   // the key has an owner
+	byOwner   bool   // what the gateway stores for the caller on its own account is for an owner
+	asked     bool   // the store was asked, and the response may be stored
+	served    bool
+	forward   string // why the request was forwarded, in words of RFC 9211 section 2.2
+	stale     *store.Entry
+	requested int64 // unix nanoseconds
+	epoch     uint64
+	flight    *store.Flight
+	ownFlight bool // flight is for the owner only
+	recorder  *store.Recorder
+	edits     []exchange.HeaderEdit // those of x.ToClient that are not part of what is stored
+}
+
+var states = exchange.NewSlot[state]()
+
+const maxKept = 4 << 10 // bytes of a key's buffer that stay with an idle exchange
+
+// Reset makes the state ready for the next exchange.
+func (st *state) Reset() {
+	key := st.key[:0]
+	if cap(key) > maxKept {
+		key = nil
+	}
+	clear(st.edits)
+	*st = state{x: st.x, sel: st.sel, capture: st.capture, reply: st.reply, key: key, edits: st.edits[:0]}
+}
+
+func (st *state) begin(c *cacher, x *exchange.Exchange) {
+	if st.sel == nil {
+		st.x, st.sel, st.capture = x, st.selectLine, st.captureChunk
+	}
+	st.c = c
+}
+
+// selectLine is the store.Selector of the request. Fields that the gateway writes itself count as absent: the client's own
+// do not reach the backend.
+func (st *state) selectLine(name []byte, i int) ([]byte, bool) {
+	for j := range st.x.Fields {
+		f := &st.x.Fields[j]
+		if len(f.Name) != len(name) || !sameName(f.Name, name) || f.Kind == exchange.KindIdentity || f.Kind == exchange.KindForwarded {
+			continue
+		}
+		if i == 0 {
+			return f.Value, true
+		}
+		i--
+	}
+	return nil, false
+}
+
+func (st *state) keyOf(own bool) []byte {
+	if own {
+		return st.key
+	}
+	return st.key[:st.common]
+}
+
+// request looks for a stored response and, where there is none, decides who fetches it.
+func (c *cacher) request(x *exchange.Exchange) error {
+	c.begin(x)
+	st := states.Of(x)
+	st.begin(c, x)
+	class := byte(classGET)
+	switch method := x.Method(); {
+	case c.get && string(method) == "GET":
+	case c.head && string(method) == "HEAD":
+		class = classHEAD
+	default:
+		// An unsafe method invalidates the URI as it is now, before the path is changed for the backend.
+		st.key = appendURI(st.key[:0], x.Scheme, x.Host, x.Path, x.BackendQuery())
+		st.forward, x.CacheResult = "method", "bypass"
+		return nil
+	}
+	waits := c.read(st, x)
+	if st.req.ForOrigin() || hasBody(x) || x.HasField(exchange.KindUpgrade) {
+		st.forward, x.CacheResult = "bypass", "bypass"
+		return nil
+	}
+	c.makeKey(st, x, class)
+	now := x.Arrived.UnixNano()
+	e := c.find(st, now)
+	switch {
+	case e == nil:
+		st.forward = "uri-miss"
+	case c.usable(st, e, now):
+		return c.serve(st, x, e, now, "")
+	case e.TTL(now) > 0:
+		st.forward, waits = "request", false
+	default:
+		st.forward, st.stale = "stale", e
+	}
+	x.CacheResult = "miss"
+	if st.req.OnlyIfCached() {
+		return notCached
+	}
+	if e == nil && (c.responses.Has(st.keyOf(false)) || st.owned && c.responses.Has(st.keyOf(true))) {
+		st.forward = "vary-miss"
+	}
+	st.asked = true
+	c.shared.uris.touch(st.key[uriAt:][:uriLen(st.key[uriAt:])])
+	// Answers that take away what is being fetched count from here on.
+	st.epoch = c.responses.Epoch()
+	if waits {
+		if err := c.join(st, x); err != nil {
+			return err
+		}
+	}
+	st.edits = append(st.edits, x.ToClient.List()...)
+	st.requested = x.Clock.Time().UnixNano()
+	return nil
+}
+
+// read reads the request's header. It returns whether the request may wait for others, and others for it: what it brings
+// when it is forwarded as it is must be a whole response that answers them as well.
+func (c *cacher) read(st *state, x *exchange.Exchange) (waits bool) {
+	waits = true
+	for i := range x.Fields {
+		f := &x.Fields[i]
+		switch {
+		case c.rules.IgnoreOrigin && (exchange.EqualFold(f.Name, "cache-control") || exchange.EqualFold(f.Name, "pragma")):
+			continue
+		case exchange.EqualFold(f.Name, "accept") && exchange.EqualFold(f.Value, "text/event-stream"):
+			waits = false
+		}
+		st.req.Field(f.Name, f.Value)
+	}
+	st.req.Identified = x.Identity.Authenticated || x.Identity.Consumer != nil
+	control := &st.req.Control
+	return waits && !st.req.Ranged() && !st.req.Conditional() && !control.Has(store.NoStore|store.NoCache|store.NoCacheFields|store.MinFresh)
+}
+
+func hasBody(x *exchange.Exchange) bool {
+	return x.Body != nil || x.Request.Header.ContentLength() > 0 || x.HasField(exchange.KindTransferEncoding)
+}
+
+func (c *cacher) makeKey(st *state, x *exchange.Exchange, class byte) {
+	st.key = c.appendKey(st.key[:0], x, class)
+	st.common = len(st.key)
+	if c.rules.Shared || !st.req.Identified && len(x.RequestHeader("Authorization")) == 0 {
+		return
+	}
+	st.byOwner = true
+	key, ok := appendOwner(st.key, x)
+	if st.key = key; ok {
+		st.owned = true
+	} else {
+		st.key = key[:st.common]
+	}
+}
+
+// find returns the entry for the request, fresh or stale, or nil. An answer to HEAD is looked for among those to GET first.
+func (c *cacher) find(st *state, now int64) *store.Entry {
+	class := st.key[0]
+	st.key[0] = classGET
+	e := c.findClass(st, now)
+	if st.key[0] = class; e != nil || class == classGET {
+		return e
+	}
+	return c.findClass(st, now)
+}
+
+func (c *cacher) findClass(st *state, now int64) *store.Entry {
+	e, ok := c.responses.Get(now, st.keyOf(false), st.sel)
+	if ok && c.mayHave(st, e) {
+		return e
+	}
+	if st.owned {
+		if e, ok = c.responses.Get(now, st.keyOf(true), st.sel); ok {
+			return e
+		}
+	}
+	return nil
+}
+
+// mayHave tells whether an entry that is for everyone is for this caller too. One who brings a credential that the gateway
+// does not know is given what somebody without was answered only if the backend itself made it cacheable.
+func (c *cacher) mayHave(st *state, e *store.Entry) bool {
+	return st.req.Identified || !st.byOwner || e.Explicit
+}
+
+// usable tells whether the entry answers the request now.
+func (c *cacher) usable(st *state, e *store.Entry, now int64) bool {
+	reuse := e.Reuse(&st.req, now)
+	return reuse == store.Serve || reuse == store.ServeStale
+}
+
+// maxTurns bounds how often a request looks again because the one that it waited for went away.
+const maxTurns = 16
+
+// join makes the request the one that fetches the response, or lets it wait for the one that does. It returns nil when the
+// request is to be forwarded.
+//
+// Whether a response is for everyone is not known before it comes, so that the first request leads for all callers; once
+// it turned out to be for its owner, callers wait for requests of their own only.
+func (c *cacher) join(st *state, x *exchange.Exchange) error {
+	began := x.Clock.Now()
+	// Without a word of the backend that counts, what is stored belongs to the caller.
+	own := st.owned && c.rules.IgnoreOrigin
+	if st.byOwner && !st.owned && c.rules.IgnoreOrigin {
+		return nil // can not be stored at all
+	}
+	for range maxTurns {
+		now := x.Clock.Time().UnixNano()
+		flight, role := c.responses.flights.Begin(now, st.keyOf(own))
+		if role == store.Lead {
+			return c.lead(st, x, flight, own, now)
+		}
+		outcome := store.OnItsOwn
+		if role == store.Follow {
+			left := maxWait - time.Duration(x.Clock.Now()-began)
+			if left <= 0 || !c.shared.waiters.Enter() {
+				return nil
+			}
+			ended, err := c.shared.waiters.Wait(x, left, flight.Done())
+			c.shared.waiters.Leave()
+			if err != nil || !ended {
+				return err
+			}
+			now = x.Clock.Time().UnixNano()
+			var e *store.Entry
+			if e, outcome = flight.Result(st.sel); outcome == store.Filled {
+				if (own || c.mayHave(st, e)) && c.usable(st, e, now) {
+					return c.serve(st, x, e, now, "; collapsed")
+				}
+				return nil
+			}
+		}
+		if outcome == store.Again {
+			if e := c.find(st, now); e != nil && c.usable(st, e, now) {
+				return c.serve(st, x, e, now, "")
+			}
+			continue
+		}
+		if own || !st.owned {
+			return nil
+		}
+		own = true
+	}
+	return nil
+}
+
+// lead looks once more, since the last leader may just have filled the entry, before it takes the flight.
+func (c *cacher) lead(st *state, x *exchange.Exchange, flight *store.Flight, own bool, now int64) error {
+	e := c.find(st, now)
+	if e == nil || !c.usable(st, e, now) {
+		st.flight, st.ownFlight = flight, own
+		// What was purged while the request waited is not to be minded any more.
+		st.epoch = c.responses.Epoch()
+		return nil
+	}
+	if string(e.Key()) == string(st.keyOf(own)) {
+		flight.Fill(e)
+	}
+	flight.Abort()
+	return c.serve(st, x, e, now, "")
+}
+
+// serve answers from the store. It allocates nothing.
+func (c *cacher) serve(st *state, x *exchange.Exchange, e *store.Entry, now int64, collapsed string) error {
+	reply := e.Attached().(*exchange.Reply)
+	if e.NotModified(&st.req) {
+		reply = st.notModified(reply)
+	}
+	st.asked, st.served = false, true
+	x.Reply = reply
+	x.ToClient.Add("Age", x.Keep(strconv.AppendInt(x.Scratch(), e.Age(now)/int64(time.Second), 10)))
+	ttl := e.TTL(now)
+	if x.CacheResult = "hit"; ttl <= 0 {
+		x.CacheResult = "stale"
+	}
+	status := x.Scratch()
+	if collapsed == "" {
+		status = append(status, "sluice; hit"...)
+	} else {
+		status = append(append(append(status, "sluice; fwd="...), st.forward...), collapsed...)
+	}
+	x.ToClient.Add("Cache-Status", x.Keep(appendTTL(status, ttl)))
+	return exchange.Replied
+}
+
+func appendTTL(dst []byte, ttl int64) []byte {
+	return strconv.AppendInt(append(dst, "; ttl="...), ttl/int64(time.Second), 10)
+}
+
+// done ends what the exchange began in the store, however it ended.
+func (c *cacher) done(x *exchange.Exchange) {
+	st := states.Of(x)
+	st.discard()
+	if st.flight != nil {
+		st.flight.Abort()
+	}
+	switch x.CacheResult {
+	case "hit":
+		c.hit.Inc()
+	case "miss":
+		c.miss.Inc()
+	case "stale":
+		c.stale.Inc()
+	case "bypass":
+		c.bypass.Inc()
+	}
+}
+
+func (st *state) discard() {
+	if st.recorder != nil {
+		st.recorder.Discard()
+		st.recorder = nil
+	}
+}
+
+func sameName(a, b []byte) bool {
+	for i := range a {
+		if a[i] != b[i] && (a[i]^b[i] != 0x20 || a[i]|0x20 < 'a' || a[i]|0x20 > 'z') {
+			return false
+		}
+	}
+	return true
+}
