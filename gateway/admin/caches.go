@@ -1,0 +1,88 @@
+package admin
+
+import (
+	"bytes"
+
+	"github.com/valyala/fasthttp"
+
+	"sluice/gateway/cache"
+)
+
+// purger is a living cache.
+type purger interface {
+	// Purge removes the entries that match wants removed and returns how many there were.
+	Purge(match func(*cache.Entry) bool) int
+}
+
+// sized is a living cache that tells what it holds.
+type sized interface {
+	purger
+	Len() int
+	Bytes() int64
+}
+
+func (s *Server) purge(ctx *fasthttp.RequestCtx) {
+	match, given := cache.Everything, 0
+	for name, value := range ctx.QueryArgs().All() {
+		given++
+		value = append([]byte(nil), value...)
+		switch string(name) {
+		case "prefix":
+			match = byPrefix(value)
+		case "tag":
+			match = cache.ByTag(value)
+		case "route":
+			match = cache.ByRoute(string(value))
+		default:
+			fail(ctx, fasthttp.StatusBadRequest, "bad_parameter", "give one of prefix, tag, route, or nothing for everything")
+			return
+		}
+		if len(value) == 0 {
+			// A variable that was empty in a script must not empty the cache.
+			fail(ctx, fasthttp.StatusBadRequest, "bad_parameter", string(name)+" is empty; leave it out to purge everything")
+			return
+		}
+	}
+	if given > 1 {
+		fail(ctx, fasthttp.StatusBadRequest, "bad_parameter", "give only one of prefix, tag, route")
+		return
+	}
+	caches, purged := 0, 0
+	s.o.Gateway.EachLiving(func(_ string, v any) bool {
+		if p, ok := v.(purger); ok {
+			caches++
+			purged += p.Purge(match)
+		}
+		return true
+	})
+	reply(ctx, map[string]int{"caches": caches, "purged": purged})
+}
+
+// byPrefix matches HOST/PATH; a prefix that begins with a slash is of paths on any host.
+func byPrefix(prefix []byte) func(*cache.Entry) bool {
+	if !bytes.HasPrefix(prefix, []byte("/")) {
+		return cache.ByPrefix(prefix)
+	}
+	return func(e *cache.Entry) bool {
+		slash := bytes.IndexByte(e.Path(), '/')
+		return slash >= 0 && bytes.HasPrefix(e.Path()[slash:], prefix)
+	}
+}
+
+type cacheStats struct {
+	Caches  int   `json:"caches"`
+	Entries int   `json:"entries"`
+	Bytes   int64 `json:"bytes"`
+}
+
+func (s *Server) cacheStats() (c cacheStats) {
+	s.o.Gateway.EachLiving(func(_ string, v any) bool {
+		if store, ok := v.(sized); ok {
+			c.Caches++
+			c.Entries += store.Len()
+			c.Bytes += store.Bytes()
+		}
+		return true
+	})
+	return c
+}

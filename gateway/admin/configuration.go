@@ -1,0 +1,147 @@
+package admin
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"strconv"
+	"strings"
+
+	"github.com/valyala/fasthttp"
+
+	"sluice/gateway"
+)
+
+// configView is the answer of GET /api/config.
+type configView struct {
+	gateway.Status
+	// Writable tells whether PUT can replace the configuration.
+	Writable bool     `json:"writable"`
+	Files    []string `json:"files"`
+	Config   any      `json:"config"`
+}
+
+func (s *Server) config(ctx *fasthttp.RequestCtx) {
+	etag := s.etag()
+	v := configView{Status: s.o.Gateway.Status(), Writable: s.o.WriteBack != nil, Files: []string{}}
+	if c := s.o.Gateway.Config(); c != nil {
+		v.Files, v.Config = c.Files(), c.View()
+	}
+	ctx.Response.Header.Set(fasthttp.HeaderETag, etag)
+	reply(ctx, v)
+}
+
+// etag names the configuration in force, and the content of its file where that can be read. It is keyed, so that it
+// tells nothing about secrets in the file.
+func (s *Server) etag() string {
+	h := hmac.New(sha256.New, s.nonce[:])
+	h.Write(strconv.AppendUint(nil, s.o.Gateway.Status().Generation, 10))
+	if s.o.Read != nil {
+		h.Write([]byte{0})
+		if data, err := s.o.Read(); err == nil {
+			h.Write(data)
+		}
+	}
+	return `"` + hex.EncodeToString(h.Sum(nil)[:16]) + `"`
+}
+
+func (s *Server) reload(ctx *fasthttp.RequestCtx) {
+	if s.o.Reload == nil {
+		fail(ctx, fasthttp.StatusConflict, "no_source", "this configuration has no source to load again")
+		return
+	}
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if err := s.o.Reload(); err != nil {
+		s.refuse(ctx, err, "the configuration was not reloaded; the running one stays in force")
+		return
+	}
+	s.changed(ctx)
+}
+
+func (s *Server) replaceConfig(ctx *fasthttp.RequestCtx) {
+	if s.o.WriteBack == nil || s.o.Reload == nil {
+		fail(ctx, fasthttp.StatusConflict, "not_writable", "only a configuration that comes from a single file can be replaced")
+		return
+	}
+	data := ctx.PostBody()
+	if len(strings.TrimSpace(string(data))) == 0 {
+		fail(ctx, fasthttp.StatusBadRequest, "empty_body", "send the whole configuration as YAML")
+		return
+	}
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if !s.matches(ctx) {
+		fail(ctx, fasthttp.StatusPreconditionFailed, "changed_meanwhile", "the configuration is another one than If-Match names; get it again")
+		return
+	}
+	c, err := s.o.Parse(data)
+	if err == nil {
+		err = s.o.Gateway.Check(c)
+	}
+	if err != nil {
+		s.refuse(ctx, err, "the configuration is not valid; nothing was changed")
+		return
+	}
+	if err := s.write(data); err != nil {
+		s.refuse(ctx, err, "the configuration was not replaced; the running one stays in force")
+		return
+	}
+	s.changed(ctx)
+}
+
+// write puts a checked configuration into its file and in force, or leaves both as they are.
+func (s *Server) write(data []byte) error {
+	var before []byte
+	if s.o.Read != nil {
+		var err error
+		if before, err = s.o.Read(); err != nil {
+			return err
+		}
+	}
+	if err := s.o.WriteBack(data); err != nil {
+		return err
+	}
+	err := s.o.Reload()
+	if err == nil || before == nil {
+		return err
+	}
+	if undo := s.o.WriteBack(before); undo != nil {
+		s.log.Error("cannot restore the configuration file", "error", undo.Error())
+		return errors.Join(err, undo)
+	}
+	return err
+}
+
+// matches tells whether If-Match, where there is one, names the configuration (RFC 9110, section 13.1.1).
+func (s *Server) matches(ctx *fasthttp.RequestCtx) bool {
+	given := ctx.Request.Header.PeekAll(fasthttp.HeaderIfMatch)
+	if len(given) == 0 {
+		return true
+	}
+	etag := s.etag()
+	for _, field := range given {
+		for tag := range strings.SplitSeq(string(field), ",") {
+			if tag = strings.TrimSpace(tag); tag == etag || tag == "*" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// changed answers with what is in force now.
+func (s *Server) changed(ctx *fasthttp.RequestCtx) {
+	ctx.Response.Header.Set(fasthttp.HeaderETag, s.etag())
+	reply(ctx, s.o.Gateway.Status())
+}
+
+// refuse answers with the mistakes of a configuration, or with what went wrong beside it.
+func (s *Server) refuse(ctx *fasthttp.RequestCtx, err error, detail string) {
+	if list := mistakes(err); list != nil {
+		fail(ctx, fasthttp.StatusBadRequest, "invalid_configuration", detail, list...)
+		return
+	}
+	fail(ctx, fasthttp.StatusInternalServerError, "not_applied", detail, mistake{Message: err.Error()})
+}

@@ -1,0 +1,94 @@
+package admin
+
+import (
+	"net/url"
+	"strings"
+
+	"github.com/valyala/fasthttp"
+)
+
+// open are the paths that want no token: what probes and scrapers ask for, and the index, which says nothing.
+var open = map[string]bool{"/": true, "/health": true, "/livez": true, "/readyz": true, "/metrics": true}
+
+// handle lets in whoever may come in. Everything is closed unless it stands in open, whether it exists or not.
+func (f *face) handle(ctx *fasthttp.RequestCtx) {
+	protect(ctx)
+	public := open[string(ctx.URI().PathOriginal())]
+	if token := f.token.Load(); token == nil {
+		if why := foreign(&ctx.Request.Header, public); why != "" {
+			fail(ctx, fasthttp.StatusForbidden, "foreign_request", why)
+			return
+		}
+	} else if !public && !authorized(&ctx.Request.Header, token) {
+		ctx.Response.Header.Set(fasthttp.HeaderWWWAuthenticate, `Bearer realm="sluice admin"`)
+		fail(ctx, fasthttp.StatusUnauthorized, "token_required", "send the admin token as Authorization: Bearer TOKEN")
+		return
+	}
+	f.server.router.Handler(ctx)
+}
+
+// protect sets the headers that keep browsers from doing anything with an answer but showing it.
+func protect(ctx *fasthttp.RequestCtx) {
+	h := &ctx.Response.Header
+	h.Set(fasthttp.HeaderCacheControl, "no-store")
+	h.Set(fasthttp.HeaderXContentTypeOptions, "nosniff")
+	h.Set(fasthttp.HeaderXFrameOptions, "DENY")
+	h.Set(fasthttp.HeaderReferrerPolicy, "no-referrer")
+	h.Set(fasthttp.HeaderContentSecurityPolicy, "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+}
+
+// foreign says why a request without token may come from another site: its Host is no loopback name, so that a
+// foreign name may have been bound to this machine, or a browser says that another site sent it. "" when it may not.
+// A link from elsewhere to a public path may be followed: what it shows stays in a window of its own.
+func foreign(h *fasthttp.RequestHeader, public bool) string {
+	host := string(h.Host())
+	if !isLoopback(hostname(host)) {
+		return "without admin.token the host must be localhost, 127.0.0.1 or [::1]"
+	}
+	for _, origin := range h.PeekAll(fasthttp.HeaderOrigin) {
+		u, err := url.Parse(string(origin))
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || !strings.EqualFold(u.Host, host) {
+			return "requests of other origins are refused"
+		}
+	}
+	switch site := string(h.Peek("Sec-Fetch-Site")); site {
+	case "", "none", "same-origin":
+		return ""
+	default:
+		if public && h.IsGet() && string(h.Peek("Sec-Fetch-Mode")) == "navigate" && string(h.Peek("Sec-Fetch-Dest")) == "document" {
+			return ""
+		}
+		return "requests of other sites are refused"
+	}
+}
+
+// hostname cuts the port off a Host.
+func hostname(host string) string {
+	if rest, ok := strings.CutPrefix(host, "["); ok {
+		name, after, closed := strings.Cut(rest, "]")
+		if !closed || after != "" && !strings.HasPrefix(after, ":") {
+			return ""
+		}
+		return name
+	}
+	name, _, _ := strings.Cut(host, ":")
+	return name
+}
+
+// handleError answers what is no request.
+func (f *face) handleError(ctx *fasthttp.RequestCtx, err error) {
+	protect(ctx)
+	ctx.SetConnectionClose()
+	switch {
+	case isTooLarge(err):
+		fail(ctx, fasthttp.StatusRequestEntityTooLarge, "body_too_large", "the request body is too large")
+	case isTimeout(err):
+		fail(ctx, fasthttp.StatusRequestTimeout, "request_timeout", "the request did not arrive in time")
+	case isSmallBuffer(err):
+		fail(ctx, fasthttp.StatusRequestHeaderFieldsTooLarge, "head_too_large", "the request head is too large")
+	default:
+		fail(ctx, fasthttp.StatusBadRequest, "malformed_request", "the request is not valid HTTP")
+	}
+}

@@ -1,0 +1,91 @@
+package admin
+
+import (
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	"github.com/fasthttp/router"
+	"github.com/valyala/fasthttp"
+)
+
+// endpoint is one thing that operators can ask for.
+type endpoint struct {
+	methods string
+	path    string // of fasthttp/router
+	shown   string // on the index; "" hides it
+	about   string
+	handler fasthttp.RequestHandler
+}
+
+func (s *Server) endpoints() []endpoint {
+	return []endpoint{
+		{"GET", "/", "", "", s.index},
+		{"GET", "/health", "/health", "the process and the breaker of each service", s.health},
+		{"GET", "/livez", "/livez?verbose", "whether the process lives", s.livez},
+		{"GET", "/readyz", "/readyz?verbose", "whether requests can be served; 503 while draining", s.readyz},
+		{"GET", "/metrics", "/metrics", "metrics as Prometheus text", s.metrics},
+		{"GET", "/api/config", "/api/config", "the configuration in force, with the source of each value", s.config},
+		{"PUT", "/api/config", "/api/config", "replaces the configuration (YAML; If-Match)", s.replaceConfig},
+		{"POST", "/api/config/reload", "/api/config/reload", "loads the configuration again", s.reload},
+		{"GET", "/api/routes", "/api/routes", "routes with their policies", s.listRoutes},
+		{"GET", "/api/services", "/api/services", "services, endpoints, breakers", s.listServices},
+		{"GET", "/api/consumers", "/api/consumers", "consumers, without their credentials", s.listConsumers},
+		{"GET", "/api/stats", "/api/stats", "requests, rates, latencies, connections, cache", s.stats},
+		{"GET", "/api/limits", "/api/limits?key=", "living rate limits with what remains; key is a prefix", s.limits},
+		{"POST", "/api/explain", "/api/explain", `what would happen to {"method", "url", "headers", "ip", "listener", "consumer"}`, s.explain},
+		{"DELETE", "/api/cache", "/api/cache?prefix=|tag=|route=", "purges cached answers; without a parameter all", s.purge},
+		{"GET,POST", "/debug/pprof/{profile:*}", "/debug/pprof/", "profiles of the process", s.pprof},
+		{"PUT", "/api/routes/{name}/split", "", "", notBuilt},
+		{"GET,POST,PUT,DELETE", "/api/consumers/{name}/keys", "", "", notBuilt},
+		{"GET,POST,PUT,DELETE", "/api/consumers/{name}/keys/{rest:*}", "", "", notBuilt},
+		{"GET", "/api/usage", "", "", notBuilt},
+	}
+}
+
+func (s *Server) routes() *router.Router {
+	r := router.New()
+	r.RedirectTrailingSlash, r.RedirectFixedPath, r.HandleOPTIONS = false, false, false
+	r.HandleMethodNotAllowed = true
+	for _, e := range s.endpoints() {
+		for method := range strings.SplitSeq(e.methods, ",") {
+			h := e.handler
+			if method != fasthttp.MethodGet {
+				h = s.noted(h)
+			}
+			r.Handle(method, e.path, h)
+			if method == fasthttp.MethodGet {
+				r.HEAD(e.path, h)
+			}
+		}
+	}
+	r.NotFound = func(ctx *fasthttp.RequestCtx) {
+		fail(ctx, fasthttp.StatusNotFound, "not_found", "nothing is here; GET / lists what is")
+	}
+	r.MethodNotAllowed = func(ctx *fasthttp.RequestCtx) {
+		// The router lists OPTIONS whether or not it is answered.
+		allowed := strings.Split(string(ctx.Response.Header.Peek(fasthttp.HeaderAllow)), ", ")
+		allowed = slices.DeleteFunc(allowed, func(m string) bool { return m == fasthttp.MethodOptions })
+		slices.Sort(allowed)
+		ctx.Response.Header.Set(fasthttp.HeaderAllow, strings.Join(allowed, ", "))
+		fail(ctx, fasthttp.StatusMethodNotAllowed, "method_not_allowed", "the method is not allowed here")
+	}
+	r.PanicHandler = func(ctx *fasthttp.RequestCtx, cause any) {
+		s.log.Error("admin request panicked", "path", string(ctx.Path()), "cause", cause, "stack", string(debug.Stack()))
+		fail(ctx, fasthttp.StatusInternalServerError, "internal", "the request failed; the log has the cause")
+	}
+	return r
+}
+
+// noted writes a log line for every request that may change something.
+func (s *Server) noted(h fasthttp.RequestHandler) fasthttp.RequestHandler {
+	return func(ctx *fasthttp.RequestCtx) {
+		h(ctx)
+		s.log.Info("admin request", "method", string(ctx.Method()), "path", string(ctx.Path()),
+			"client", ctx.RemoteAddr().String(), "status", ctx.Response.StatusCode())
+	}
+}
+
+func notBuilt(ctx *fasthttp.RequestCtx) {
+	fail(ctx, fasthttp.StatusNotImplemented, "not_built", "not built yet")
+}
