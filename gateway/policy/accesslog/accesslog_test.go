@@ -8,9 +8,14 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"sluice/gateway/exchange"
 	"sluice/gateway/policy/policytest"
 )
+
+// Nothing that a policy started outlives its configuration.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestSettings(t *testing.T) { policytest.Files(t, Definition) }
 

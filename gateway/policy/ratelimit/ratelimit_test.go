@@ -9,10 +9,15 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"sluice/gateway/exchange"
 	"sluice/gateway/policy"
 	"sluice/gateway/policy/policytest"
 )
+
+// Nothing that a policy started outlives its configuration.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestSettings(t *testing.T) { policytest.Files(t, Definition) }
 
