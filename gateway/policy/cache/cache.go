@@ -3,7 +3,9 @@
 // miss the same entry at a time one goes to the backend, and that no more memory is held than the operator allows.
 //
 // The rules and the store are those of sluice/gateway/cache; this package says what a response depends on, and joins them
-// to the way of a request. What is stale is fetched anew: there is no revalidation with the backend.
+// to the way of a request. What is stale is fetched anew: there is no revalidation with the backend. A
+// change (a successful POST, PUT, DELETE, …) takes away what is stored for its URI in all caches, if the policy stands on
+// the route of the change too.
 package cache
 
 import (

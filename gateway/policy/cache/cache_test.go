@@ -4,10 +4,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	store "sluice/gateway/cache"
 
 	"sluice/gateway/policy/policytest"
 )
@@ -329,6 +332,43 @@ func TestCoalescing(t *testing.T) {
 	}
 }
 
+// When the answer that many wait for is cut off, one of them fetches it anew.
+func TestCoalescingOutlivesItsLeader(t *testing.T) {
+	s := newSite(t, "cache: {}", "")
+	const clients = 10
+	arrived, cut := make(chan struct{}), make(chan struct{})
+	s.handle(func(w http.ResponseWriter, r *http.Request) {
+		if s.calls.Load() > 1 {
+			_, _ = io.WriteString(w, "whole")
+			return
+		}
+		close(arrived)
+		<-cut
+		_, _ = io.WriteString(w, "half")
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	})
+	var all sync.WaitGroup
+	all.Go(func() { s.do(t, "GET /") })
+	<-arrived
+	for range clients {
+		all.Go(func() {
+			if r := s.do(t, "GET /"); r.err != nil || r.body != "whole" {
+				t.Errorf("%q %v", r.body, r.err)
+			}
+		})
+	}
+	waiting := s.waiting()
+	for waiting.Len() < clients {
+		runtime.Gosched()
+	}
+	close(cut)
+	all.Wait()
+	if n := s.calls.Load(); n != 2 || waiting.Len() != 0 {
+		t.Errorf("%d calls, %d still wait", n, waiting.Len())
+	}
+}
+
 // Callers do not wait for what turns out to be another's more than once.
 func TestCoalescingOfCallers(t *testing.T) {
 	s := newSite(t, "cache: {}, api_key: {}", twoConsumers)
@@ -497,29 +537,20 @@ func TestPurge(t *testing.T) {
 			s.do(t, "GET "+target)
 		}
 	}
-	f := func(kind, value string, want int) {
+	f := func(match func(*store.Entry) bool, want int) {
 		t.Helper()
 		fill()
-		if n := s.purge(t, kind, value); n != want {
-			t.Errorf("%s %q: %d were purged, want %d", kind, value, n, want)
+		if n := s.purge(match); n != want {
+			t.Errorf("%d were purged, want %d", n, want)
 		}
 	}
-	f("", "", 3)
-	f("route", "users", 3)
-	f("route", "other", 0)
-	f("tag", "green", 2)
-	f("tag", "red", 1)
-	f("prefix", "/a/", 2)
-	f("prefix", "/a/2", 1)
-	f("prefix", "127.0.0.1/b", 1)
-	f("prefix", "http://127.0.0.1/", 3)
-	f("prefix", "other.example/", 0)
-	r, _ := newShared()
-	for _, wrong := range [][2]string{{"key", "x"}, {"tag", ""}} {
-		if _, err := newResponses(r, 1, 1).Purge(wrong[0], wrong[1]); err == nil {
-			t.Errorf("%v is accepted", wrong)
-		}
-	}
+	f(store.Everything, 3)
+	f(store.ByRoute("users"), 3)
+	f(store.ByRoute("other"), 0)
+	f(store.ByTag([]byte("green")), 2)
+	f(store.ByTag([]byte("red")), 1)
+	f(store.ByPrefix([]byte("127.0.0.1/a/")), 2)
+	f(store.ByPrefix([]byte("other.example/")), 0)
 }
 
 func TestStaleIfError(t *testing.T) {

@@ -64,11 +64,12 @@ func dimensionsOf(varies []string) ([]dimension, error) {
 			out = append(out, dimension{ofQuery, name})
 		case "claim":
 			out = append(out, dimension{ofClaim, name})
-		case "consumer", "subject":
+		case "consumer":
 			out = append(out, dimension{ofCaller, ""})
 		case "ip":
 			out = append(out, dimension{ofAddress, ""})
-		case "path", "host", "scheme", "method": // is in every key
+		case "path", "host", "scheme", "method": // are in every key
+		case "request_id": // tells requests apart, not answers: each has one towards the backend
 		default:
 			return nil, fmt.Errorf("can not store answers that depend on %s", v)
 		}

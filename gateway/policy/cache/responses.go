@@ -1,10 +1,7 @@
 package cache
 
 import (
-	"bytes"
-	"fmt"
 	"hash/maphash"
-	"strings"
 	"sync"
 	"time"
 
@@ -49,7 +46,8 @@ func (s *shared) bytes() float64 {
 	return float64(total)
 }
 
-// Responses is the store of one block of settings. It lives over reloads.
+// Responses is the store of one block of settings. It lives over reloads, and is purged while it does: it is the living
+// state with the methods Purge, Len and Bytes.
 type Responses struct {
 	*store.Store
 	flights *store.Flights
@@ -70,50 +68,4 @@ func (r *Responses) Close() error {
 	delete(r.shared.all, r)
 	r.shared.mu.Unlock()
 	return nil
-}
-
-// Purge removes stored responses and returns how many there were; what is being fetched at that moment is not stored
-// either. kind says what value means:
-//
-//	""        everything; value is ""
-//	"route"   those recorded on the route of this name
-//	"tag"     those that the backend tagged so, in Surrogate-Key or Cache-Tag
-//	"prefix"  those whose canonical path begins with value ("/api/v1/"), or whose host and path do
-//	          ("api.example.com/v1/", also behind http:// or https://)
-//
-// Consumers and variants of a response are purged alike.
-func (r *Responses) Purge(kind, value string) (int, error) {
-	if kind != "" && value == "" {
-		return 0, fmt.Errorf("cannot purge by %s: no value is given", kind)
-	}
-	switch kind {
-	case "":
-		return r.Store.Purge(store.Everything), nil
-	case "route":
-		return r.Store.Purge(store.ByRoute(value)), nil
-	case "tag":
-		return r.Store.Purge(store.ByTag([]byte(value))), nil
-	case "prefix":
-		return r.Store.Purge(byPrefix(value)), nil
-	}
-	return 0, fmt.Errorf("cannot purge by %s: give prefix, tag or route", kind)
-}
-
-func byPrefix(prefix string) func(*store.Entry) bool {
-	if _, rest, ok := strings.Cut(prefix, "://"); ok {
-		prefix = rest
-	}
-	if !strings.HasPrefix(prefix, "/") {
-		host, path, _ := strings.Cut(prefix, "/")
-		if strings.Contains(prefix, "/") {
-			path = "/" + path
-		}
-		return store.ByPrefix([]byte(strings.ToLower(host) + path))
-	}
-	want := []byte(prefix)
-	return func(e *store.Entry) bool {
-		path := e.Path()
-		i := bytes.IndexByte(path, '/')
-		return i >= 0 && bytes.HasPrefix(path[i:], want)
-	}
 }

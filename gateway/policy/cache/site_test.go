@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	store "sluice/gateway/cache"
+
 	"sluice/config"
 	"sluice/gateway"
 	"sluice/gateway/exchange"
@@ -193,20 +195,26 @@ func (s *site) metric(t testing.TB, series string) float64 {
 }
 
 // purge does what the admin listener does.
-func (s *site) purge(t testing.TB, kind, value string) int {
-	t.Helper()
+func (s *site) purge(match func(*store.Entry) bool) int {
 	total := 0
 	s.EachLiving(func(_ string, v any) bool {
 		if p, ok := v.(interface {
-			Purge(kind, value string) (int, error)
+			Purge(match func(*store.Entry) bool) int
 		}); ok {
-			n, err := p.Purge(kind, value)
-			if err != nil {
-				t.Error(err)
-			}
-			total += n
+			total += p.Purge(match)
 		}
 		return true
 	})
 	return total
+}
+
+// waiting counts the requests that wait for others.
+func (s *site) waiting() (w *policy.Waiters) {
+	s.EachLiving(func(_ string, v any) bool {
+		if shared, ok := v.(*shared); ok {
+			w = &shared.waiters
+		}
+		return true
+	})
+	return w
 }
