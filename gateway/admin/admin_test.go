@@ -23,10 +23,10 @@ import (
 	"sluice/gateway/action"
 	"sluice/gateway/action/redirect"
 	"sluice/gateway/cache"
-	"sluice/gateway/exchange"
 	"sluice/gateway/policy"
 	"sluice/gateway/policy/apikey"
 	"sluice/gateway/policy/basicauth"
+	caching "sluice/gateway/policy/cache"
 	"sluice/gateway/policy/correlationid"
 	"sluice/gateway/policy/jwt"
 	"sluice/gateway/policy/ratelimit"
@@ -42,16 +42,8 @@ func TestMain(m *testing.M) {
 	)
 }
 
-// store is the cache of caching, which stands for a policy that caches.
-var store = cache.NewStore(1<<20, 1<<16)
-
-var caching = policy.Define("cache", policy.Cache, func(b *policy.Build, _ *struct{}) (policy.Hooks, error) {
-	_, err := policy.Living(b, "store", func() (*cache.Store, error) { return store, nil })
-	return policy.Hooks{Request: func(*exchange.Exchange) error { return nil }}, err
-})
-
 var kinds = snapshot.NewRegistry(
-	[]*policy.Definition{apikey.Definition, basicauth.Definition, correlationid.Definition, jwt.Definition, ratelimit.Definition, caching},
+	[]*policy.Definition{apikey.Definition, basicauth.Definition, correlationid.Definition, jwt.Definition, ratelimit.Definition, caching.Definition},
 	[]*action.Definition{redirect.Definition},
 )
 
@@ -239,7 +231,7 @@ func TestProbes(t *testing.T) {
 	if got := w.want(200, "GET", "/", ""); !strings.Contains(got, "/api/explain") {
 		t.Error(got)
 	}
-	if res, got := w.ask("HEAD", "/health", ""); res.StatusCode != 200 || got != "" || res.ContentLength <= 0 {
+	if res, got := w.ask("HEAD", "/health", ""); res.StatusCode != http.StatusOK || got != "" || res.ContentLength <= 0 {
 		t.Errorf("%d %q %d", res.StatusCode, got, res.ContentLength)
 	}
 	w.gateway.Shutdown(t.Context())
@@ -271,7 +263,7 @@ func TestMethods(t *testing.T) {
 		t.Helper()
 		res, got := w.ask(method, path, "")
 		allow := res.Header.Get("Allow")
-		if res.StatusCode != 405 || allow != want || !strings.Contains(got, "method_not_allowed") {
+		if res.StatusCode != http.StatusMethodNotAllowed || allow != want || !strings.Contains(got, "method_not_allowed") {
 			t.Errorf("%s %s: %d %v %s", method, path, res.StatusCode, allow, got)
 		}
 	}
@@ -406,6 +398,13 @@ routes: {old: {redirect: {to: "https://new.example/"}, policies: {rate_limit: {r
 
 func TestPurge(t *testing.T) {
 	w := newWorld(t, simple+"policies: {cache: {}}\n", nil)
+	var store *caching.Responses
+	w.gateway.EachLiving(func(_ string, v any) bool {
+		if r, ok := v.(*caching.Responses); ok {
+			store = r
+		}
+		return true
+	})
 	fill := func() {
 		for path, route := range map[string]string{"a.example/users/1": "users", "a.example/users/2": "users", "b.example/posts/1": "posts"} {
 			res := &cache.Response{}
@@ -430,6 +429,7 @@ func TestPurge(t *testing.T) {
 	f("?route=users", 2)
 	f("?prefix=/users", 2)
 	f("?prefix=b.example/", 1)
+	f("?prefix=https://a.example/users/", 2)
 	f("?prefix=/nothing", 0)
 	f("?tag=x", 0)
 	w.want(400, "DELETE", "/api/cache?prefix=", "")

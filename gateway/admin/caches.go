@@ -58,8 +58,11 @@ func (s *Server) purge(ctx *fasthttp.RequestCtx) {
 	reply(ctx, map[string]int{"caches": caches, "purged": purged})
 }
 
-// byPrefix matches HOST/PATH; a prefix that begins with a slash is of paths on any host.
+// byPrefix matches HOST/PATH, also written as a URL; a prefix that begins with a slash is of paths on any host.
 func byPrefix(prefix []byte) func(*cache.Entry) bool {
+	if scheme, rest, ok := bytes.Cut(prefix, []byte("://")); ok && (string(scheme) == "http" || string(scheme) == "https") {
+		prefix = rest
+	}
 	if !bytes.HasPrefix(prefix, []byte("/")) {
 		return cache.ByPrefix(prefix)
 	}

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"encoding/json"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -72,7 +73,7 @@ func TestReplaceConfig(t *testing.T) {
 	w.want(412, "PUT", "/api/config", people, "If-Match", `"other"`)
 	file(simple)
 	res, _ := w.ask("PUT", "/api/config", people, "If-Match", `"other", `+first)
-	if res.StatusCode != 200 || res.Header.Get("ETag") == first || res.Header.Get("ETag") != etag() {
+	if res.StatusCode != http.StatusOK || res.Header.Get("ETag") == first || res.Header.Get("ETag") != etag() {
 		t.Error(res.Status, res.Header)
 	}
 	file(people)

@@ -83,7 +83,8 @@ func listen(address string) (net.Listener, error) {
 	network := "tcp"
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		network, address = "unix", path
-		if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		dialer := net.Dialer{Timeout: time.Second}
+		if c, err := dialer.DialContext(context.Background(), "unix", path); err == nil {
 			_ = c.Close()
 			return nil, fmt.Errorf("cannot listen on unix:%s: another process does", path)
 		}

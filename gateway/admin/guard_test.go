@@ -156,7 +156,7 @@ func TestUnixSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = res.Body.Close()
-	if res.StatusCode != 200 {
+	if res.StatusCode != http.StatusOK {
 		t.Error(res.Status)
 	}
 	if err := New(Options{Gateway: w.gateway, Address: "unix:" + path}).Start(); err == nil {
