@@ -73,6 +73,11 @@ func NewProgram(steps []Step) *Program {
 // Steps lists the policies in order; for explain. It is borrowed.
 func (p *Program) Steps() []Step { return p.steps }
 
+// Has reports whether a policy is in the program.
+func (p *Program) Has(name string) bool {
+	return slices.ContainsFunc(p.steps, func(s Step) bool { return s.Name == name })
+}
+
 // Enter runs the request hooks up to and including authentication.
 func (p *Program) Enter(x *exchange.Exchange) error {
 	for i := range p.steps[:p.open] {

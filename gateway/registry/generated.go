@@ -5,30 +5,50 @@ package registry
 import (
 	"sluice/gateway/action"
 	"sluice/gateway/action/health"
+	"sluice/gateway/action/redirect"
 	"sluice/gateway/action/respond"
+	"sluice/gateway/action/split"
 	"sluice/gateway/policy"
+	"sluice/gateway/policy/accesslog"
 	"sluice/gateway/policy/apikey"
 	"sluice/gateway/policy/authguard"
 	"sluice/gateway/policy/authorize"
 	"sluice/gateway/policy/basicauth"
 	"sluice/gateway/policy/botfilter"
+	"sluice/gateway/policy/cache"
+	"sluice/gateway/policy/concurrency"
 	"sluice/gateway/policy/correlationid"
+	"sluice/gateway/policy/cors"
 	"sluice/gateway/policy/ipfilter"
 	"sluice/gateway/policy/jwt"
+	"sluice/gateway/policy/ratelimit"
+	"sluice/gateway/policy/requestsize"
+	"sluice/gateway/policy/requesttransform"
+	"sluice/gateway/policy/responsetransform"
 )
 
 var policies = []*policy.Definition{
+	accesslog.Definition,
 	apikey.Definition,
 	authguard.Definition,
 	authorize.Definition,
 	basicauth.Definition,
 	botfilter.Definition,
+	cache.Definition,
+	concurrency.Definition,
 	correlationid.Definition,
+	cors.Definition,
 	ipfilter.Definition,
 	jwt.Definition,
+	ratelimit.Definition,
+	requestsize.Definition,
+	requesttransform.Definition,
+	responsetransform.Definition,
 }
 
 var actions = []*action.Definition{
 	health.Definition,
+	redirect.Definition,
 	respond.Definition,
+	split.Definition,
 }

@@ -143,7 +143,13 @@ func (s *Snapshot) Decide(x *exchange.Exchange) error {
 	if x.TLS != nil {
 		req.SNI = x.TLS.ServerName
 	}
-	switch s.table.Match(req, &st.result) {
+	outcome := s.table.Match(req, &st.result)
+	if outcome != router.Found {
+		if r := s.preflighted(x, st); r != nil {
+			return s.enter(x, st, r)
+		}
+	}
+	switch outcome {
 	case router.NotFound:
 		if err := s.enterUnrouted(x, st); err != nil {
 			return err
@@ -157,6 +163,27 @@ func (s *Snapshot) Decide(x *exchange.Exchange) error {
 		return rejectMethod
 	}
 	return s.enter(x, st, s.routes[st.result.ID])
+}
+
+// preflighted returns the route that a CORS preflight asks about: one for the
+// method that the browser wants to use, whose cors policy answers.
+func (s *Snapshot) preflighted(x *exchange.Exchange, st *state) *route {
+	if !x.Request.Header.IsOptions() || x.RequestHeader("Origin") == nil {
+		return nil
+	}
+	method := x.RequestHeader("Access-Control-Request-Method")
+	if method == nil {
+		return nil
+	}
+	refused := st.result
+	st.request.Method = method
+	if s.table.Match(&st.request, &st.result) == router.Found {
+		if r := s.routes[st.result.ID]; r.members[0].program.Has("cors") {
+			return r
+		}
+	}
+	st.result = refused
+	return nil
 }
 
 var optionsReply = exchange.NewReply(fasthttp.StatusNoContent, exchange.Own)

@@ -1,0 +1,130 @@
+// Command sluice is the gateway.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"sluice/config"
+	"sluice/gateway"
+)
+
+// version and commit are set by the linker.
+var version, commit = "dev", ""
+
+// Exit codes.
+const (
+	exitConfig = 1
+	exitUsage  = 2
+	exitListen = 3
+)
+
+// usageError marks a mistake in the command line.
+type usageError struct{ error }
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(args []string) int {
+	root := &cobra.Command{
+		Use:           "sluice",
+		Short:         "an API gateway: one binary in front of many services",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("unknown command %q; sluice --help lists them", args[0])}
+			}
+			return cmd.Help()
+		},
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(runCommand(), demoCommand(), validateCommand(), explainCommand(), tokenCommand(), schemaCommand(), versionCommand())
+	for _, c := range root.Commands() {
+		fromEnvironment(c)
+	}
+	root.SetArgs(args)
+	err := root.Execute()
+	if err == nil {
+		return 0
+	}
+	var usage usageError
+	var listen *gateway.ListenError
+	var invalid config.Errors
+	switch {
+	case errors.As(err, &usage):
+		fmt.Fprintln(os.Stderr, "sluice:", err)
+		return exitUsage
+	case errors.As(err, &listen):
+		fmt.Fprintln(os.Stderr, "sluice:", err)
+		return exitListen
+	case errors.As(err, &invalid):
+		fmt.Fprintln(os.Stderr, invalid.Error())
+	default:
+		fmt.Fprintln(os.Stderr, "sluice:", err)
+	}
+	return exitConfig
+}
+
+// fromEnvironment gives every flag that is not on the command line the value
+// of its variable: --some-flag has SLUICE_SOME_FLAG, repeatable ones take commas.
+func fromEnvironment(c *cobra.Command) {
+	args := c.Args
+	c.Args = nil
+	inner := c.RunE
+	c.RunE = func(c *cobra.Command, positional []string) error {
+		if args != nil {
+			if err := args(c, positional); err != nil {
+				return usageError{err}
+			}
+		}
+		var err error
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			name := "SLUICE_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+			value, ok := os.LookupEnv(name)
+			if !ok || f.Changed || err != nil || f.Name == "help" {
+				return
+			}
+			values := []string{value}
+			if f.Value.Type() == "stringArray" {
+				values = strings.Split(value, ",")
+			}
+			for _, v := range values {
+				if e := c.Flags().Set(f.Name, v); e != nil {
+					err = usageError{fmt.Errorf("%s: %w", name, e)}
+				}
+			}
+		})
+		if err != nil {
+			return err
+		}
+		return inner(c, positional)
+	}
+}
+
+// configuration are the flags that say which configuration to take.
+type configuration struct {
+	path string
+	set  []string
+}
+
+func (s *configuration) flags(c *cobra.Command) {
+	c.Flags().StringVarP(&s.path, "config", "c", "", "configuration: a file, or a directory of *.yaml files")
+	c.Flags().StringArrayVar(&s.set, "set", nil, "PATH=VALUE for any scalar of the configuration, as limits.idle_timeout=30s; repeatable")
+}
+
+func (s *configuration) check() error {
+	if s.path == "" {
+		return usageError{errors.New("which configuration? Give -c FILE or -c DIR, or set SLUICE_CONFIG")}
+	}
+	return nil
+}
+
+func (s *configuration) options() config.Options {
+	return config.Options{Set: s.set, Environ: os.Environ()}
+}

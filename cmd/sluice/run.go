@@ -1,0 +1,281 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sluice/config"
+	"sluice/gateway"
+	"sluice/gateway/admin"
+	"sluice/gateway/registry"
+	"sluice/gateway/source"
+	"sluice/gateway/telemetry"
+)
+
+func runCommand() *cobra.Command {
+	var p process
+	c := &cobra.Command{
+		Use:   "run -c FILE|DIR",
+		Short: "run the gateway",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if err := p.configuration.check(); err != nil {
+				return err
+			}
+			p.file = source.Open(p.configuration.path, p.loadOptions())
+			p.load = p.file.Load
+			return p.run()
+		},
+	}
+	p.configuration.flags(c)
+	p.flags(c)
+	c.Flags().BoolVar(&p.watch, "watch", true, "reload when the configuration changes")
+	c.Flags().StringVar(&p.kongUnknown, "kong-unknown", "", "error|warn: what to do about plugins of a Kong file that can not be honoured")
+	return c
+}
+
+// process is a running gateway: its flags, its parts, and the signals it obeys.
+type process struct {
+	configuration configuration
+	watch         bool
+
+	listen, adminAddress     string
+	logLevel, logFormat      string
+	drainDelay, drainTimeout time.Duration
+	maxProcs, gogc           int
+	memoryLimit              string
+	resolve                  []string
+	kongUnknown              string
+
+	file  *source.File // nil in the demo
+	load  func() (*config.Config, error)
+	ready func(listen, admin string)
+
+	log     *slog.Logger
+	gateway *gateway.Gateway
+	admin   *admin.Server
+	mu      sync.Mutex // reloads
+}
+
+func (p *process) flags(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&p.listen, "listen", "", "address of the first listener, over the configuration's")
+	f.StringVar(&p.adminAddress, "admin-address", "", "address of the admin listener, over the configuration's")
+	f.StringVar(&p.logLevel, "log-level", "info", "debug|info|warn|error")
+	f.StringVar(&p.logFormat, "log-format", "json", "json|text")
+	f.DurationVar(&p.drainDelay, "drain-delay", 5*time.Second, "how long a terminating gateway goes on accepting, so that balancers notice")
+	f.DurationVar(&p.drainTimeout, "drain-timeout", 30*time.Second, "how long what is in flight is waited for after that")
+	f.IntVar(&p.maxProcs, "max-procs", 0, "processors to use; 0: those the process may have")
+	f.StringVar(&p.memoryLimit, "memory-limit", "", "soft memory limit, as 512MiB; default: none, or GOMEMLIMIT")
+	f.IntVar(&p.gogc, "gogc", 0, "garbage collection percentage; 0: Go's default, or GOGC")
+	f.StringArrayVar(&p.resolve, "resolve", nil, "HOST:PORT=ADDR:PORT dials ADDR:PORT for endpoints at HOST:PORT; repeatable")
+}
+
+// loadOptions are what flags and environment say over the configuration.
+func (p *process) loadOptions() config.Options {
+	o := p.configuration.options()
+	o.Listen, o.AdminAddress = p.listen, p.adminAddress
+	return o
+}
+
+func (p *process) run() error {
+	resolve, err := p.prepare()
+	if err != nil {
+		return usageError{err}
+	}
+	// A reader of stdout that went away is an error of the write, not the end.
+	signal.Ignore(syscall.SIGPIPE)
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1, syscall.SIGUSR2)
+	defer signal.Stop(signals)
+
+	c, err := p.load()
+	if err != nil {
+		return err
+	}
+	b := build()
+	p.gateway = gateway.New(gateway.Options{
+		Registry: registry.All(), Log: p.log, Version: b.version, Commit: b.commit,
+		Resolve: resolve, DrainDelay: p.drainDelay, DrainTimeout: p.drainTimeout,
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if err := p.start(ctx, c); err != nil {
+		p.stop(ctx, true)
+		return err
+	}
+	p.announce()
+	return p.obey(ctx, signals)
+}
+
+// prepare applies the flags that concern the process, and makes the operator log.
+func (p *process) prepare() (resolve map[string]string, err error) {
+	if p.kongUnknown != "" {
+		return nil, errors.New("--kong-unknown: Kong files are not built yet")
+	}
+	if p.log, _, err = telemetry.NewLogger(os.Stderr, p.logLevel, p.logFormat); err != nil {
+		return nil, err
+	}
+	if p.maxProcs > 0 {
+		runtime.GOMAXPROCS(p.maxProcs)
+	}
+	if p.gogc > 0 {
+		debug.SetGCPercent(p.gogc)
+	}
+	if p.memoryLimit != "" {
+		var size config.Size
+		if err := size.UnmarshalText([]byte(p.memoryLimit)); err != nil {
+			return nil, fmt.Errorf("--memory-limit: %w", err)
+		}
+		debug.SetMemoryLimit(int64(size))
+	}
+	resolve = make(map[string]string)
+	for _, r := range p.resolve {
+		from, to, ok := strings.Cut(r, "=")
+		_, _, err1 := net.SplitHostPort(from)
+		_, _, err2 := net.SplitHostPort(to)
+		if !ok || err1 != nil || err2 != nil {
+			return nil, fmt.Errorf("--resolve %q: must be HOST:PORT=ADDR:PORT", r)
+		}
+		resolve[from] = to
+	}
+	return resolve, nil
+}
+
+func (p *process) start(ctx context.Context, c *config.Config) error {
+	if err := p.gateway.Apply(c); err != nil {
+		return err
+	}
+	o := admin.Options{Gateway: p.gateway, Log: p.log, Reload: p.reload}
+	if !c.Admin.Off {
+		o.Address, o.Token = c.Admin.Address, c.Admin.Token.Reveal()
+	}
+	if p.file != nil && p.file.Single() {
+		path := p.configuration.path
+		o.WriteBack = func(text []byte) error { return source.WriteBack(path, text) }
+		o.Read = func() ([]byte, error) { return os.ReadFile(path) }
+		o.Parse = func(text []byte) (*config.Config, error) { return config.Parse(path, text, p.loadOptions()) }
+	}
+	p.admin = admin.New(o)
+	if err := p.admin.Start(); err != nil {
+		return &gateway.ListenError{Err: fmt.Errorf("admin: %w", err)}
+	}
+	if p.file != nil && p.watch {
+		go p.file.Watch(ctx, func() { _ = p.reload() })
+	}
+	return nil
+}
+
+func (p *process) announce() {
+	b := build()
+	var addresses []string
+	for _, l := range p.gateway.Listeners() {
+		addresses = append(addresses, l.Address)
+	}
+	adminAddress := ""
+	if p.admin != nil {
+		adminAddress = p.admin.Addr()
+	}
+	p.log.Info("sluice is ready", "version", b.version, "listen", strings.Join(addresses, " "), "admin", adminAddress)
+	if p.ready != nil {
+		p.ready(addresses[0], adminAddress)
+	}
+}
+
+// reload loads the configuration again. A broken one leaves the running one
+// alone and is reported in log, metric and API.
+func (p *process) reload() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c, err := p.load()
+	if err != nil {
+		p.gateway.Fail(err)
+	} else {
+		err = p.gateway.Apply(c)
+	}
+	if err == nil && p.admin != nil {
+		address, token := c.Admin.Address, c.Admin.Token.Reveal()
+		if c.Admin.Off {
+			address, token = "", ""
+		}
+		err = p.admin.Configure(address, token)
+	}
+	if err != nil {
+		p.log.Error("the configuration was not reloaded; the running one stays in force", "error", err.Error())
+		return err
+	}
+	p.log.Info("the configuration was reloaded", "generation", p.gateway.Status().Generation)
+	return nil
+}
+
+// obey acts on signals until one ends the process.
+func (p *process) obey(ctx context.Context, signals <-chan os.Signal) error {
+	for s := range signals {
+		switch s {
+		case syscall.SIGHUP:
+			_ = p.reload()
+		case syscall.SIGUSR1:
+			if err := p.gateway.Reopen(); err != nil {
+				p.log.Error("cannot reopen the log files", "error", err.Error())
+			}
+		case syscall.SIGUSR2:
+			p.log.Warn("handing over to a new binary is not built yet; SIGUSR2 is ignored")
+		default:
+			p.log.Info("draining", "signal", s.String(), "delay", p.drainDelay.String(), "timeout", p.drainTimeout.String())
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				p.stop(ctx, false)
+			}()
+			select {
+			case <-done:
+			case <-again(signals):
+				p.log.Warn("a second signal: ending at once")
+			}
+			return nil
+		}
+	}
+	return nil
+}
+
+// again delivers the next signal that asks for the end.
+func again(signals <-chan os.Signal) <-chan struct{} {
+	c := make(chan struct{})
+	go func() {
+		for s := range signals {
+			if s == syscall.SIGTERM || s == syscall.SIGINT {
+				close(c)
+				return
+			}
+		}
+	}()
+	return c
+}
+
+// stop drains the gateway, then ends the admin listener: operators see the drain to its end.
+func (p *process) stop(ctx context.Context, atOnce bool) {
+	if atOnce {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		cancel()
+	}
+	p.gateway.Shutdown(ctx)
+	if p.admin != nil {
+		closing, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = p.admin.Close(closing)
+	}
+}

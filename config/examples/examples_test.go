@@ -1,0 +1,300 @@
+package examples_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"sluice/config"
+	"sluice/gateway"
+	"sluice/gateway/registry"
+)
+
+// backend answers as a JSON service and counts.
+type backend struct {
+	*httptest.Server
+	calls  atomic.Int64
+	status atomic.Int64
+	last   atomic.Pointer[http.Request]
+}
+
+func newBackend(t *testing.T, name string) *backend {
+	b := &backend{}
+	b.status.Store(200)
+	b.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b.calls.Add(1)
+		b.last.Store(r)
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(int(b.status.Load()))
+		fmt.Fprintf(w, `{"service":%q,"path":%q}`, name, r.URL.Path)
+	}))
+	t.Cleanup(b.Close)
+	return b
+}
+
+func (b *backend) address() string { return strings.TrimPrefix(b.URL, "http://") }
+
+// run starts the gateway with an example, its hosts mapped to backends.
+func run(t *testing.T, file string, resolve map[string]string, environ ...string) (*gateway.Gateway, string) {
+	t.Helper()
+	c, err := config.Load(file, config.Options{Listen: "127.0.0.1:0", Environ: environ})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := gateway.New(gateway.Options{Registry: registry.All(), Resolve: resolve, DrainTimeout: 5 * time.Second})
+	t.Cleanup(func() { g.Shutdown(t.Context()) })
+	if err := g.Apply(c); err != nil {
+		t.Fatal(err)
+	}
+	return g, "http://" + g.Listeners()[0].Address
+}
+
+func get(t *testing.T, url string, headers ...string) (*http.Response, string) {
+	t.Helper()
+	req, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res, string(body)
+}
+
+func token(t *testing.T, secret, sub string, ttl time.Duration) string {
+	t.Helper()
+	claims := jwt.MapClaims{"exp": time.Now().Add(ttl).Unix()}
+	if sub != "" {
+		claims["sub"] = sub
+	}
+	s, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString([]byte(secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "Bearer " + s
+}
+
+func TestEveryExampleIsValid(t *testing.T) {
+	files, err := filepath.Glob("*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	environ := []string{"DEMO_SECRET=s", "DEMO_USERS_URL=http://a:1", "DEMO_ORDERS_URL=http://b:1", "DEMO_PRODUCTS_URL=http://c:1", "ACCESS_LOG=" + filepath.Join(t.TempDir(), "access.log")}
+	for _, f := range files {
+		c, err := config.Load(f, config.Options{Environ: environ})
+		if err != nil {
+			t.Errorf("%s: %v", f, err)
+			continue
+		}
+		_, done, err := gateway.Compile(gateway.Options{Registry: registry.All()}, c)
+		if err != nil {
+			t.Errorf("%s: %v", f, err)
+			continue
+		}
+		done()
+	}
+}
+
+func TestSimple(t *testing.T) {
+	users, orders := newBackend(t, "users"), newBackend(t, "orders")
+	g, url := run(t, "simple.yaml", map[string]string{
+		"user-service:8080": users.address(), "order-service:8080": orders.address(),
+		"product-service:8080": "127.0.0.1:1",
+	})
+	alice := token(t, "your-secret-key", "alice", time.Hour)
+
+	res, body := get(t, url+"/api/v1/users/7", "Authorization", alice)
+	if res.StatusCode != 200 || !strings.Contains(body, `"path":"/7"`) {
+		t.Fatalf("%s %s", res.Status, body)
+	}
+	seen := users.last.Load().Header
+	if seen.Get("X-User-ID") != "alice" || seen.Get("X-Correlation-ID") == "" || seen.Get("X-Correlation-ID") != res.Header.Get("X-Correlation-ID") {
+		t.Fatalf("the backend saw %v, the client %v", seen, res.Header)
+	}
+	if res.Header.Get("X-Response-Time") == "" {
+		t.Fatal("no X-Response-Time")
+	}
+
+	problem := func(wantStatus int, res *http.Response, body string) {
+		t.Helper()
+		var p struct {
+			Status    int    `json:"status"`
+			RequestID string `json:"request_id"`
+		}
+		if err := json.Unmarshal([]byte(body), &p); err != nil {
+			t.Fatalf("%v: %s", err, body)
+		}
+		if res.StatusCode != wantStatus || p.Status != wantStatus || p.RequestID == "" || p.RequestID != res.Header.Get("X-Correlation-ID") ||
+			res.Header.Get("Content-Type") != "application/problem+json" {
+			t.Fatalf("%s %v %s", res.Status, res.Header, body)
+		}
+	}
+	res, body = get(t, url+"/api/v1/users/7")
+	problem(401, res, body)
+	if res.Header.Get("WWW-Authenticate") != "Bearer" {
+		t.Fatal(res.Header)
+	}
+	res, body = get(t, url+"/api/v1/users/7", "Authorization", token(t, "your-secret-key", "alice", -time.Hour))
+	problem(401, res, body)
+	res, body = get(t, url+"/api/v1/users/7", "Authorization", token(t, "another-secret", "alice", time.Hour))
+	problem(401, res, body)
+	res, body = get(t, url+"/api/v2/users", "Authorization", alice)
+	problem(404, res, body)
+	res, body = get(t, url+"/api/v1/products", "Authorization", token(t, "your-secret-key", "carol", time.Hour))
+	problem(502, res, body)
+
+	// A token without sub is limited and forwarded by the client's address.
+	if res, _ = get(t, url+"/api/v1/users", "Authorization", token(t, "your-secret-key", "", time.Hour)); res.StatusCode != 200 {
+		t.Fatal(res.Status)
+	}
+	if id := users.last.Load().Header.Get("X-User-ID"); id != "127.0.0.1" {
+		t.Fatalf("X-User-ID %q", id)
+	}
+
+	// 100 a minute for each subject.
+	bob := token(t, "your-secret-key", "bob", time.Hour)
+	passed := 0
+	for range 110 {
+		res, body = get(t, url+"/api/v1/users", "Authorization", bob)
+		if res.StatusCode == 200 {
+			passed++
+		}
+	}
+	problem(429, res, body)
+	if passed < 100 || passed > 103 || res.Header.Get("Retry-After") == "" {
+		t.Fatalf("%d passed, %v", passed, res.Header)
+	}
+
+	// Five failures open the breaker; then the backend is left alone.
+	dave := token(t, "your-secret-key", "dave", time.Hour)
+	orders.status.Store(500)
+	for range 5 {
+		if res, _ = get(t, url+"/api/v1/orders", "Authorization", dave); res.StatusCode != 500 {
+			t.Fatal(res.Status)
+		}
+	}
+	before := orders.calls.Load()
+	res, body = get(t, url+"/api/v1/orders", "Authorization", dave)
+	problem(503, res, body)
+	if res.Header.Get("Retry-After") == "" || orders.calls.Load() != before {
+		t.Fatalf("%v, %d calls", res.Header, orders.calls.Load()-before)
+	}
+	if res, body = get(t, url+"/health"); res.StatusCode != 200 || !strings.Contains(body, `"orders":"open"`) || !strings.Contains(body, `"users":"closed"`) {
+		t.Fatalf("%s %s", res.Status, body)
+	}
+	var metrics strings.Builder
+	if err := g.WriteMetrics(&metrics); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`sluice_requests_total{route="users",service="users",method="GET",code="401"}`,
+		`sluice_circuit_state{service="orders",endpoint="http://order-service:8080"} 2`,
+		`sluice_rate_limited_total{route="users",policy="rate_limit"}`,
+		`sluice_auth_failures_total{route="users",reason="expired"} 1`,
+	} {
+		if !strings.Contains(metrics.String(), want) {
+			t.Errorf("no %s in the metrics", want)
+		}
+	}
+}
+
+func TestEdge(t *testing.T) {
+	users, orders, products := newBackend(t, "users"), newBackend(t, "orders"), newBackend(t, "products")
+	log := filepath.Join(t.TempDir(), "access.log")
+	g, url := run(t, "edge.yaml", map[string]string{
+		"user-service:8080": users.address(), "order-service:8080": orders.address(), "product-service:8080": products.address(),
+	}, "ACCESS_LOG="+log)
+
+	if res, _ := get(t, url+"/api/v1/users"); res.StatusCode != 401 {
+		t.Fatal(res.Status)
+	}
+	if res, _ := get(t, url+"/api/v1/users", "Authorization", token(t, "your-secret-key", "alice", time.Hour)); res.StatusCode != 200 || res.Header.Get("RateLimit-Policy") != `"default";q=100;w=60` {
+		t.Fatal(res.Status, res.Header)
+	}
+	passed := 0
+	for range 55 {
+		if res, _ := get(t, url+"/api/v1/orders"); res.StatusCode == 200 {
+			passed++
+		}
+	}
+	if passed < 50 || passed > 52 {
+		t.Fatalf("%d orders passed", passed)
+	}
+	for range 3 {
+		if res, body := get(t, url+"/api/v1/products/1"); res.StatusCode != 200 || !strings.Contains(body, "/api/v1/products/1") {
+			t.Fatal(res.Status, body)
+		}
+	}
+	if n := products.calls.Load(); n != 1 {
+		t.Fatalf("%d calls for three requests", n)
+	}
+	res, _ := get(t, url+"/api/v1/products/1", "X-Correlation-ID", "mine-1")
+	if res.Header.Get("X-Correlation-ID") != "mine-1" || !strings.HasPrefix(res.Header.Get("Cache-Status"), "sluice; hit") || res.Header.Get("Age") == "" {
+		t.Fatal(res.Header)
+	}
+	g.Shutdown(t.Context())
+	text, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	if len(lines) != 61 {
+		t.Fatalf("%d lines for 61 requests", len(lines))
+	}
+	for _, line := range lines {
+		var entry map[string]any
+		if err := json.Unmarshal([]byte(line), &entry); err != nil || entry["request_id"] == "" {
+			t.Fatalf("%v: %s", err, line)
+		}
+	}
+}
+
+func TestVersions(t *testing.T) {
+	v1, stable, canary := newBackend(t, "v1"), newBackend(t, "stable"), newBackend(t, "canary")
+	_, url := run(t, "versions.yaml", map[string]string{
+		"api-v1:8080": v1.address(), "api-v2:8080": stable.address(), "api-v2-canary:8080": canary.address(),
+	})
+	f := func(path, version, wantService, wantPath string) {
+		t.Helper()
+		var headers []string
+		if version != "" {
+			headers = []string{"X-Api-Version", version}
+		}
+		res, body := get(t, url+path, headers...)
+		if res.StatusCode != 200 || !strings.Contains(body, wantService) || !strings.Contains(body, `"path":"`+wantPath+`"`) {
+			t.Fatalf("%s %s: %s %s", path, version, res.Status, body)
+		}
+	}
+	f("/api/v1/things", "", `"v1"`, "/things")
+	f("/api/things", "1", `"v1"`, "/things")
+	f("/api/v2/things", "", "", "/things")
+	f("/api/things", "2", "", "/things")
+	for range 2000 {
+		f("/api/v2", "", "", "/")
+	}
+	if n := canary.calls.Load(); n < 50 || n > 170 {
+		t.Fatalf("the canary got %d of 2,002 requests at a weight of 5 %%", n)
+	}
+	if res, _ := get(t, url+"/api/things"); res.StatusCode != 404 {
+		t.Fatal(res.Status)
+	}
+}
