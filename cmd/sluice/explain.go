@@ -36,6 +36,9 @@ func explainCommand() *cobra.Command {
 			}
 			defer done()
 			e := s.Explain(req)
+			if e.Problem != "" {
+				return usageError{errors.New(e.Problem)}
+			}
 			if asJSON {
 				out := json.NewEncoder(c.OutOrStdout())
 				out.SetIndent("", "  ")

@@ -206,19 +206,27 @@ func (p *process) reload() error {
 	} else {
 		err = p.gateway.Apply(c)
 	}
-	if err == nil && p.admin != nil {
-		address, token := c.Admin.Address, c.Admin.Token.Reveal()
-		if c.Admin.Off {
-			address, token = "", ""
-		}
-		err = p.admin.Configure(address, token)
-	}
 	if err != nil {
 		p.log.Error("the configuration was not reloaded; the running one stays in force", "error", err.Error())
 		return err
 	}
+	if err := p.configureAdmin(c); err != nil {
+		p.log.Error("the configuration was reloaded, but the admin listener stays where it is", "error", err.Error())
+		return err
+	}
 	p.log.Info("the configuration was reloaded", "generation", p.gateway.Status().Generation)
 	return nil
+}
+
+// configureAdmin moves the admin listener to where the configuration has it.
+func (p *process) configureAdmin(c *config.Config) error {
+	switch {
+	case p.admin == nil:
+		return nil
+	case c.Admin.Off:
+		return p.admin.Configure("", "")
+	}
+	return p.admin.Configure(c.Admin.Address, c.Admin.Token.Reveal())
 }
 
 // obey acts on signals until one ends the process.

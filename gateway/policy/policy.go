@@ -109,6 +109,7 @@ type Definition struct {
 	List bool
 
 	build func(b *Build, block *config.Block) (Hooks, config.Errors)
+	check func(block *config.Block) config.Errors
 }
 
 // Define makes a policy whose settings are one C. build returns an error for
@@ -128,18 +129,12 @@ func define[C any](name string, stage Stage, list bool, build func(*Build, []*C)
 		panic("BUG: policy " + name + " has no place in this stage of policy.Order")
 	}
 	d := &Definition{Name: name, Stage: stage, Settings: reflect.TypeFor[C](), List: list}
+	d.check = func(block *config.Block) config.Errors {
+		_, errs := decode[C](block, list)
+		return errs
+	}
 	d.build = func(b *Build, block *config.Block) (Hooks, config.Errors) {
-		items := []*config.Block{block}
-		if list {
-			items = block.Items()
-		}
-		var errs config.Errors
-		cs := make([]*C, 0, len(items))
-		for _, item := range items {
-			c := new(C)
-			errs = append(errs, item.Decode(c)...)
-			cs = append(cs, c)
-		}
+		cs, errs := decode[C](block, list)
 		if len(errs) > 0 {
 			return Hooks{}, errs
 		}
@@ -154,6 +149,25 @@ func define[C any](name string, stage Stage, list bool, build func(*Build, []*C)
 	}
 	return d
 }
+
+// decode reads the settings of a block, or of each block of a list.
+func decode[C any](block *config.Block, list bool) ([]*C, config.Errors) {
+	items := []*config.Block{block}
+	if list {
+		items = block.Items()
+	}
+	var errs config.Errors
+	cs := make([]*C, 0, len(items))
+	for _, item := range items {
+		c := new(C)
+		errs = append(errs, item.Decode(c)...)
+		cs = append(cs, c)
+	}
+	return cs, errs
+}
+
+// Check reads the settings of a block without building anything.
+func (d *Definition) Check(block *config.Block) config.Errors { return d.check(block) }
 
 // Build decodes the block and compiles the hooks.
 func (d *Definition) Build(b *Build, block *config.Block) (Hooks, config.Errors) {

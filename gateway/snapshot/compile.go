@@ -190,8 +190,12 @@ func (c *compiler) checkPolicyNames() {
 					known = append(known, p.Name)
 				}
 				c.fail(path+"."+name, "is not a policy%s", config.Hint(name, known))
-			case c.registry.Policies[name] == nil && !policies[name].Off():
+			case policies[name].Off():
+			case c.registry.Policies[name] == nil:
 				c.fail(path+"."+name, "is not built yet")
+			default:
+				// Also where no route comes by, settings must be readable.
+				c.add(c.registry.Policies[name].Check(policies[name]))
 			}
 		}
 	}

@@ -276,16 +276,23 @@ func (s *Snapshot) Answer(x *exchange.Exchange, err error) {
 	}
 	x.Render(err)
 	st.program.Response(x)
-	if x.Answer == exchange.Own || x.Answer == exchange.Stored {
-		if r != nil && x.Reject != nil {
-			if p := r.pages[x.Reject.Status]; p != nil {
-				x.Response.Header.SetContentTypeBytes(p.contentType)
-				x.Response.SetBodyRaw(p.body)
-			}
+	switch {
+	case x.Answer == exchange.Proxied && x.Response.IsBodyStream():
+		// Hooks see the chunks as they pass.
+	case x.Answer == exchange.Proxied && x.HasBodyHooks() && !x.Response.SkipBody:
+		if body, err := x.PushBody(x.Response.Body(), true); err != nil {
+			x.Render(err)
+		} else {
+			x.Response.SetBodyRaw(body)
 		}
-		if !x.Request.Header.IsHead() {
-			x.BytesOut = int64(len(x.Response.Body()))
+	case x.Reject != nil && r != nil:
+		if p := r.pages[x.Reject.Status]; p != nil {
+			x.Response.Header.SetContentTypeBytes(p.contentType)
+			x.Response.SetBodyRaw(p.body)
 		}
+	}
+	if !x.Response.IsBodyStream() && !x.Request.Header.IsHead() && !x.Response.SkipBody {
+		x.BytesOut = int64(len(x.Response.Body()))
 	}
 	if r != nil && r.config.Timing {
 		x.ToClient.Set("X-Response-Time", x.Keep(appendMillis(x.Scratch(), x.Clock.Now()-x.Start)))

@@ -352,13 +352,6 @@ func (c *call) deliver() error {
 		if err != nil {
 			return err
 		}
-		if x.HasBodyHooks() {
-			if body, err = x.PushBody(body, true); err != nil {
-				c.finishHeld()
-				return err
-			}
-		}
-		x.BytesOut += int64(len(body))
 		x.Response.SetBodyRaw(body)
 		c.finishHeld()
 		return nil

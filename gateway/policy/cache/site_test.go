@@ -194,6 +194,17 @@ func (s *site) metric(t testing.TB, series string) float64 {
 	return 0
 }
 
+// counted waits until a counter has this value: requests are counted when they
+// have ended, which is after the client has its answer.
+func (s *site) counted(t testing.TB, series string, want float64) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); s.metric(t, series) != want; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s is %v, want %v", series, s.metric(t, series), want)
+		}
+	}
+}
+
 // purge does what the admin listener does.
 func (s *site) purge(match func(*store.Entry) bool) int {
 	total := 0
