@@ -62,6 +62,11 @@ type Gateway struct {
 	failure atomic.Pointer[reloadFailure]
 	stop    chan struct{}
 	chores  sync.WaitGroup
+
+	// worlds are those of the generations that the garbage collector has not
+	// taken yet: what they lease ends with the gateway at the latest.
+	worldsMu sync.Mutex
+	worlds   map[*policy.World]struct{}
 }
 
 // generation is a snapshot with the environment it was compiled in.
@@ -87,6 +92,7 @@ func New(o Options) *Gateway {
 		o: o, log: o.Log, clock: exchange.NewClock(o.Now),
 		metrics: telemetry.NewMetrics(telemetry.Options{Version: o.Version, Commit: o.Commit, Registry: telemetry.RegistryOptions{Process: true}}),
 		servers: make(map[string]*listener.Server),
+		worlds:  make(map[*policy.World]struct{}),
 		stop:    make(chan struct{}),
 		started: time.Now(),
 	}
@@ -188,12 +194,21 @@ func (g *Gateway) compile(c *config.Config, dry bool) (*generation, error) {
 	}
 	gen := &generation{Snapshot: s, world: world, env: env, since: time.Now()}
 	if !dry {
-		runtime.AddCleanup(s, func(w *policy.World) {
-			w.Leases.Close()
-			w.Generation.Close()
-		}, world)
+		g.worldsMu.Lock()
+		g.worlds[world] = struct{}{}
+		g.worldsMu.Unlock()
+		runtime.AddCleanup(s, g.release, world)
 	}
 	return gen, nil
+}
+
+// release gives up what a generation leases.
+func (g *Gateway) release(w *policy.World) {
+	g.worldsMu.Lock()
+	delete(g.worlds, w)
+	g.worldsMu.Unlock()
+	w.Leases.Close()
+	w.Generation.Close()
 }
 
 // close gives a generation up that no exchange uses.
@@ -369,6 +384,12 @@ func (g *Gateway) Shutdown(ctx context.Context) {
 	_ = g.sweeper.Close()
 	if gen := g.current.Load(); gen != nil {
 		gen.close()
+	}
+	g.worldsMu.Lock()
+	left := slices.Collect(maps.Keys(g.worlds))
+	g.worldsMu.Unlock()
+	for _, w := range left {
+		g.release(w)
 	}
 	g.living.Close()
 }

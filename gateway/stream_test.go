@@ -14,8 +14,8 @@ import (
 
 // volume is how much the tests of constant memory move each way.
 func volume() int64 {
-	if testing.Short() {
-		return 64 << 20
+	if testing.Short() || raceEnabled {
+		return 128 << 20
 	}
 	return 1 << 30
 }

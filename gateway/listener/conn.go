@@ -57,11 +57,14 @@ var errClosing = errors.New("the connection is being closed")
 
 // Read reads from the client.
 func (c *conn) Read(p []byte) (int, error) {
-	if c.phase.Load() == phaseServing {
+	switch c.phase.Load() {
+	case phaseServing:
 		c.readSince.Store(c.owner.coarse.Load())
 		n, err := c.Conn.Read(p)
 		c.readSince.Store(0)
 		return n, err
+	case phaseTunnel:
+		return c.Conn.Read(p)
 	}
 	// fasthttp flushes before it waits for a head.
 	c.unflushed = false

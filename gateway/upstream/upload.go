@@ -40,7 +40,7 @@ func (c *call) startUpload() {
 		buf := uploadBuffers.Get().(*[]byte)
 		u.err = u.run(&s, *buf)
 		uploadBuffers.Put(buf)
-		if u.client {
+		if u.client || u.err == errStalled {
 			conn.interrupt(u.err)
 			return
 		}
