@@ -32,6 +32,7 @@ type Server struct {
 	handler Handler
 	pool    *exchange.Pool
 	fast    *fasthttp.Server
+	ended   func(*exchange.Exchange) // done, bound once
 	served  chan struct{}
 	err     error
 
@@ -42,6 +43,7 @@ type Server struct {
 // head in bytes.
 func NewServer(l *Listener, h Handler, pool *exchange.Pool, maxHead int, log *slog.Logger) *Server {
 	s := &Server{l: l, handler: h, pool: pool, served: make(chan struct{})}
+	s.ended = s.done
 	s.fast = &fasthttp.Server{
 		Handler:        s.handle,
 		ErrorHandler:   s.handleError,
@@ -112,7 +114,7 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 
 // open makes the exchange of a request whose head is complete.
 func (s *Server) open(ctx *fasthttp.RequestCtx) (*exchange.Exchange, error) {
-	x := s.pool.Get(&ctx.Request, &ctx.Response, s.done)
+	x := s.pool.Get(&ctx.Request, &ctx.Response, s.ended)
 	ctx.SetUserValue(exchangeKey, x)
 	ctx.Response.Header.DisableNormalizing()
 	c := ctx.Conn().(*conn)
@@ -188,7 +190,7 @@ func (s *Server) handleError(ctx *fasthttp.RequestCtx, err error) {
 	c := ctx.Conn().(*conn)
 	x, ok := ctx.UserValue(exchangeKey).(*exchange.Exchange)
 	if !ok {
-		x = s.pool.Get(&ctx.Request, &ctx.Response, s.done)
+		x = s.pool.Get(&ctx.Request, &ctx.Response, s.ended)
 		ctx.SetUserValue(exchangeKey, x)
 		x.Client, x.ConnID, x.PeerAddr, x.ClientAddr, x.Listener, x.Scheme = c, c.id, c.peer, c.peer, s.l.Name(), "http"
 	}

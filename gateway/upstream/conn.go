@@ -32,6 +32,11 @@ type Conn struct {
 	ioErr  error
 	readFn func(fd uintptr) bool
 
+	// alive's, bound once.
+	pollFn func(fd uintptr)
+	pollFd [1]unix.PollFd
+	quiet  bool
+
 	// used tells that the connection has served a call before.
 	used    bool
 	idleAt  int64 // when the last call ended
@@ -76,6 +81,7 @@ func newConn(nc net.Conn, s *Sweeper) *Conn {
 			if socket == nc {
 				c.raw, c.readFn = raw, c.sendThenRead
 			}
+			c.pollFn = c.poll
 		}
 	}
 	s.add(c)
@@ -174,13 +180,13 @@ func (c *Conn) alive() bool {
 	if c.peek == nil {
 		return true
 	}
-	ok := true
-	err := c.peek.Control(func(fd uintptr) {
-		var b [1]byte
-		_, _, errno := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		ok = errno == unix.EAGAIN
-	})
-	return ok && err == nil
+	return c.peek.Control(c.pollFn) == nil && c.quiet
+}
+
+func (c *Conn) poll(fd uintptr) {
+	c.pollFd[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+	n, err := unix.Poll(c.pollFd[:], 0)
+	c.quiet = n == 0 && err == nil || err == unix.EINTR
 }
 
 // begin puts the connection in a call's hands.
