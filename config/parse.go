@@ -27,7 +27,7 @@ const (
 // merged, so that the tree is only values. The root of an empty document is a null.
 func parseTree(name string, data []byte) (root *node, errs Errors) {
 	src := &source{file: name, kind: "file"}
-	fail := func(line, column int, format string, a ...any) (*node, Errors) {
+	fail := func(line, column int, format string, a ...any) (*node, Errors) { //nolint:unparam // returned as it is
 		return nil, Errors{{Pos: Position{name, line, column}, Message: fmt.Sprintf(format, a...)}}
 	}
 	if len(data) > maxFileSize {

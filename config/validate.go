@@ -258,9 +258,9 @@ func endpointProblem(raw, protocol string) string {
 }
 
 func isAuthority(s string) bool {
-	host, port := s, ""
-	if h, p, err := net.SplitHostPort(s); err == nil {
-		host, port = h, p
+	host := s
+	if h, port, err := net.SplitHostPort(s); err == nil {
+		host = h
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 			return false
 		}

@@ -91,7 +91,7 @@ func (r *reference) entries(entries []Entry) string {
 }
 
 func heading(w io.Writer) {
-	io.WriteString(w, "| setting | type | default | meaning |\n|---|---|---|---|\n")
+	_, _ = io.WriteString(w, "| setting | type | default | meaning |\n|---|---|---|---|\n")
 }
 
 // rows writes the settings of a block, and those of the blocks in it behind their names.

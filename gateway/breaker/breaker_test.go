@@ -158,7 +158,7 @@ func TestProbes(t *testing.T) {
 	x.Report(now, a, Failure)
 	x.Report(now, b, Success)
 	x.refused(now, 10*time.Second)
-	a = x.admitted(2 * now)
+	x.admitted(2 * now)
 	x.Report(2*now, b, Failure)
 	x.state(2*now, HalfOpen)
 

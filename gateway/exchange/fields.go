@@ -137,7 +137,7 @@ func foldedEqual(name []byte, want string) bool {
 	if len(name) != len(want) {
 		return false
 	}
-	for i := 0; i < len(name); i++ {
+	for i := range name {
 		if folded(name[i]) != folded(want[i]) {
 			return false
 		}

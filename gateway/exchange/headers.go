@@ -152,7 +152,7 @@ func EqualFold(a []byte, name string) bool {
 	if len(a) != len(name) {
 		return false
 	}
-	for i := 0; i < len(a); i++ {
+	for i := range a {
 		if lower(a[i]) != lower(name[i]) {
 			return false
 		}
@@ -167,7 +167,7 @@ func equalFoldString(a, b string) bool {
 	if len(a) != len(b) {
 		return false
 	}
-	for i := 0; i < len(a); i++ {
+	for i := range len(a) {
 		if lower(a[i]) != lower(b[i]) {
 			return false
 		}

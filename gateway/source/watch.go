@@ -48,7 +48,7 @@ func (f *File) Watch(ctx context.Context, changed func()) {
 			if w.concerns(e) {
 				suspect()
 			}
-		case <-w.errors: // events were lost
+		case <-w.errors: //nolint:errcheck // events were lost; which, nobody knows
 			suspect()
 		case <-poll.C:
 			now := f.look()

@@ -69,7 +69,7 @@ func (l *AccessLogs) acquire(path string, open func() (io.WriteCloser, error)) (
 		if err != nil {
 			return nil, err
 		}
-		a = newAccessLog(l, path, open, out)
+		a = newAccessLog(l, path, open)
 		l.open[path] = a
 		go a.write(out)
 	}
@@ -162,7 +162,7 @@ type shard struct {
 	_      [64]byte
 }
 
-func newAccessLog(l *AccessLogs, path string, open func() (io.WriteCloser, error), out io.WriteCloser) *AccessLog {
+func newAccessLog(l *AccessLogs, path string, open func() (io.WriteCloser, error)) *AccessLog {
 	a := &AccessLog{
 		logs: l, path: path, open: open,
 		wake:    make(chan struct{}, 1),

@@ -186,7 +186,7 @@ func (c *call) attempt() (got, stale bool, err error) {
 	if c.upload != nil {
 		err = c.failUpload(err)
 	}
-	l.conn.end()
+	_ = l.conn.end()
 	c.loan.drop()
 	return got, reused && !got && isDisconnect(err), err
 }

@@ -71,7 +71,7 @@ func Compile(env *Environment, sc *config.Service) (*Service, error) {
 	}
 	var members []balance.Member
 	for i, ec := range sc.Endpoints {
-		ep, err := compileEndpoint(env, s, sc, &sc.Endpoints[i], tlsConfig, tlsIdentity)
+		ep, err := compileEndpoint(env, sc, &sc.Endpoints[i], tlsConfig, tlsIdentity)
 		if err != nil {
 			return nil, fmt.Errorf("endpoints[%d]: %w", i, err)
 		}
@@ -152,7 +152,7 @@ func compileBreaker(env *Environment, living func(string, func() any) any, ident
 	return b
 }
 
-func compileEndpoint(env *Environment, s *Service, sc *config.Service, ec *config.Endpoint, tc *tls.Config, tlsIdentity string) (*endpoint, error) {
+func compileEndpoint(env *Environment, sc *config.Service, ec *config.Endpoint, tc *tls.Config, tlsIdentity string) (*endpoint, error) {
 	ps := PoolSettings{Network: "tcp", MaxConns: sc.Connections.MaxPerEndpoint, IdleTimeout: sc.Connections.IdleTimeout}
 	ep := &endpoint{name: ec.URL}
 	if path, ok := strings.CutPrefix(ec.URL, "unix:"); ok {
@@ -373,7 +373,7 @@ func (s *Service) Endpoints(now int64) []EndpointView {
 		st := ep.Status(now)
 		v := EndpointView{
 			Endpoint: ep.name, Weight: m.Weight, Up: st.Up(), Unhealthy: st.Unhealthy, Breaker: "off",
-			InFlight: int64(st.InFlight), LatencyMS: float64(st.Latency.Microseconds()) / 1000, Connections: ep.pool.Conns(),
+			InFlight: st.InFlight, LatencyMS: float64(st.Latency.Microseconds()) / 1000, Connections: ep.pool.Conns(),
 		}
 		if st.EjectedFor > 0 {
 			v.EjectedFor = st.EjectedFor.Round(time.Millisecond).String()

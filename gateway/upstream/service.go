@@ -107,7 +107,7 @@ func (s *Service) Forward(x *exchange.Exchange) error {
 		}
 		permit = p
 	}
-	err, verdict := c.run()
+	verdict, err := c.run()
 	if s.breaker != nil {
 		s.breaker.Report(x.Clock.Now(), permit, verdict)
 	}
@@ -115,7 +115,7 @@ func (s *Service) Forward(x *exchange.Exchange) error {
 }
 
 // run makes the attempts. The verdict is the service's breaker's.
-func (c *call) run() (error, breaker.Outcome) {
+func (c *call) run() (breaker.Outcome, error) {
 	s, x := c.svc, c.x
 	var last error
 	stale := 0
@@ -123,9 +123,9 @@ func (c *call) run() (error, breaker.Outcome) {
 		if !c.chooseEndpoint() {
 			if last != nil {
 				// The endpoints ran out while retrying: what failed first counts.
-				return c.rejectFor(last), breaker.Failure
+				return breaker.Failure, c.rejectFor(last)
 			}
-			return c.nowhere(), breaker.Ignored
+			return breaker.Ignored, c.nowhere()
 		}
 		x.Attempts++
 		x.Endpoint = c.ep.name
@@ -156,7 +156,7 @@ func (c *call) run() (error, breaker.Outcome) {
 		case c.isClientFault(err):
 			c.outcome = balance.Cancelled
 			c.abandon(breaker.Ignored)
-			return c.rejectFor(err), breaker.Ignored
+			return breaker.Ignored, c.rejectFor(err)
 		}
 		c.outcome = balance.Failure
 		last = err
@@ -165,11 +165,11 @@ func (c *call) run() (error, breaker.Outcome) {
 			// The bound is the gateway's own: it says nothing about the backend.
 			c.outcome = balance.Cancelled
 			c.abandon(breaker.Ignored)
-			return c.rejectFor(err), breaker.Ignored
+			return breaker.Ignored, c.rejectFor(err)
 		}
 		c.abandon(breaker.Failure)
 		if !again {
-			return c.rejectFor(err), breaker.Failure
+			return breaker.Failure, c.rejectFor(err)
 		}
 		retry++
 		s.metrics.Retries.Inc()
@@ -180,7 +180,7 @@ func (c *call) run() (error, breaker.Outcome) {
 const maxStale = 3
 
 // settle delivers the response that was read.
-func (c *call) settle() (error, breaker.Outcome) {
+func (c *call) settle() (breaker.Outcome, error) {
 	verdict := breaker.Success
 	c.outcome = balance.Success
 	if c.res.status >= 500 {
@@ -195,11 +195,11 @@ func (c *call) settle() (error, breaker.Outcome) {
 		c.stopUpload()
 		c.endCall(false)
 		if c.isClientFault(err) {
-			return c.rejectFor(err), breaker.Ignored
+			return breaker.Ignored, c.rejectFor(err)
 		}
-		return c.rejectFor(err), breaker.Failure
+		return breaker.Failure, c.rejectFor(err)
 	}
-	return nil, verdict
+	return verdict, nil
 }
 
 // chooseEndpoint picks an endpoint and asks its breaker. A retry goes to an

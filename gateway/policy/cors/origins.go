@@ -65,9 +65,10 @@ func (o *origins) add(text string) error {
 		return errOrigin
 	}
 	host := strings.ToLower(u.Host)
-	if u.Scheme == "https" {
+	switch u.Scheme {
+	case "https":
 		host = strings.TrimSuffix(host, ":443")
-	} else if u.Scheme == "http" {
+	case "http":
 		host = strings.TrimSuffix(host, ":80")
 	}
 	if strings.Contains(host, "*") {

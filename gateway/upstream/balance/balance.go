@@ -185,7 +185,7 @@ func (s *Set) pick(now int64, key uint64, tried *Tried) int {
 		return -1
 	}
 	hashed := s.strategy == ConsistentHash && key != 0
-	i := -1
+	var i int
 	if hashed {
 		i = s.pickHash(now, key, tried)
 	} else {
