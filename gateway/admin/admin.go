@@ -148,7 +148,7 @@ func (s *Server) listen(address, token string) error {
 	}
 	s.face = f
 	f.start()
-	s.log.Info("admin is listening", "address", f.ln.Addr().String(), "token", token != "")
+	s.log.Info("admin is listening", "address", f.ln.Addr().String(), "authenticated", token != "")
 	return nil
 }
 
