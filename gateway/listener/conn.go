@@ -1,6 +1,7 @@
 package listener
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"net/netip"
@@ -19,7 +20,8 @@ const (
 	phaseNew     phase = iota // accepted, nothing read
 	phaseHead                 // reading a request head
 	phaseServing              // a request is being answered
-	phaseIdle                 // between requests
+	phaseDone                 // a request was answered; the answer may still be in fasthttp's buffer
+	phaseIdle                 // between requests: all is sent, and nothing has come
 	phaseClosing              // given up by the sweeper
 	phaseTunnel               // switched protocols
 	phaseLinger               // answered and done; what the client still sends is thrown away
@@ -43,8 +45,10 @@ type conn struct {
 
 	// The rest is the connection goroutine's own. unflushed: the last answer
 	// may still be in fasthttp's buffer. unread: the client was not heard out.
+	// gotLine: the request line has come, as far as reads tell.
 	unflushed bool
 	unread    bool
+	gotLine   bool
 
 	once       sync.Once
 	prev, next *conn
@@ -65,11 +69,16 @@ func (c *conn) Read(p []byte) (int, error) {
 		return n, err
 	case phaseTunnel:
 		return c.Conn.Read(p)
+	case phaseDone:
+		// fasthttp flushes before it waits for a head: only now is nothing left
+		// that a close would cut.
+		c.phase.CompareAndSwap(phaseDone, phaseIdle)
+		c.gotLine = false
 	}
-	// fasthttp flushes before it waits for a head.
 	c.unflushed = false
 	n, err := c.Conn.Read(p)
 	if n > 0 {
+		c.gotLine = c.gotLine || bytes.IndexByte(p[:n], '\n') >= 0
 		switch ph := c.phase.Load(); ph {
 		case phaseIdle:
 			if !c.phase.CompareAndSwap(phaseIdle, phaseHead) {
@@ -171,10 +180,10 @@ func (c *conn) serving() {
 	c.unread = false
 }
 
-// idle notes that an answer is out.
-func (c *conn) idle() {
+// answered notes that an exchange has ended.
+func (c *conn) answered() {
 	c.since.Store(c.owner.coarse.Load())
-	c.phase.CompareAndSwap(phaseServing, phaseIdle)
+	c.phase.CompareAndSwap(phaseServing, phaseDone)
 	c.unflushed = true
 }
 

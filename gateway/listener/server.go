@@ -201,7 +201,7 @@ func (s *Server) handleError(ctx *fasthttp.RequestCtx, err error) {
 	switch {
 	case errors.As(err, &small):
 		reject = rejectHeadSize
-		if len(ctx.Request.Header.RequestURI()) == 0 {
+		if !c.gotLine {
 			reject = rejectURISize
 		}
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -220,7 +220,7 @@ func (s *Server) done(x *exchange.Exchange) {
 		if n := int64(x.Request.Header.ContentLength()); n > x.BytesIn || n == -1 {
 			c.unread = true
 		}
-		c.idle()
+		c.answered()
 	}
 }
 
