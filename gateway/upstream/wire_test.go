@@ -1,0 +1,135 @@
+package upstream
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/valyala/fasthttp"
+)
+
+func TestParseResponseHeadSuccess(t *testing.T) {
+	f := func(head string, want responseHead) {
+		t.Helper()
+		var got responseHead
+		if err := ParseResponseHead([]byte(head), &got); err != nil || got != want {
+			t.Errorf("%q: %+v %v, want %+v", head, got, err, want)
+		}
+	}
+	none := Framing{Length: -1}
+	f("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", responseHead{status: 200, framing: Framing{Length: 5}})
+	f("HTTP/1.1 200\r\ncontent-length:5\r\n\r\n", responseHead{status: 200, framing: Framing{Length: 5}})
+	f("HTTP/1.1 200 \r\n\r\n", responseHead{status: 200, framing: none, unframed: true})
+	f("HTTP/1.1 599 \xff\r\nTRANSFER-ENCODING: Chunked\r\n\r\n", responseHead{status: 599, framing: Framing{Chunked: true, Length: -1}})
+	f("HTTP/1.0 200 OK\r\n\r\n", responseHead{status: 200, framing: none, unframed: true, close: true})
+	f("HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 0\r\n\r\n", responseHead{status: 200, hop: true})
+	f("HTTP/1.1 200 OK\r\nConnection: keep-alive, CLOSE\r\nContent-Length: 0\r\n\r\n", responseHead{status: 200, hop: true, close: true})
+	f("HTTP/1.1 200 OK\r\nConnection: x\r\nContent-Length: 0\r\n\r\n", responseHead{status: 200, hop: true, named: true})
+	f("HTTP/1.1 101 X\r\nUpgrade: a\r\n\r\n", responseHead{status: 101, framing: none, unframed: true, hop: true, upgrade: true})
+}
+
+func TestAppendInterim(t *testing.T) {
+	f := func(head, want string) {
+		t.Helper()
+		if got := string(AppendInterim(nil, []byte(head))); got != want {
+			t.Errorf("%q: %q, want %q", head, got, want)
+		}
+	}
+	f("HTTP/1.0 103 Early Hints\r\n\r\n", "HTTP/1.1 103 Early Hints\r\n\r\n")
+	f("HTTP/1.1 103\r\nLink: a\r\nLINK: b\r\nConnection: close, x-a\r\nX-A: 1\r\nKeep-Alive: 1\r\nContent-Length: 5\r\nX-User-ID: a\r\n\r\n", "HTTP/1.1 103\r\nLink: a\r\nLINK: b\r\n\r\n")
+}
+
+func TestReadTrailer(t *testing.T) {
+	f := func(section, want string, fails error) {
+		t.Helper()
+		var got strings.Builder
+		err := readTrailer(bufio.NewReader(strings.NewReader(section)), func(name, value []byte) {
+			got.WriteString(string(name) + "=" + string(value) + ";")
+		})
+		if got.String() != want || err != fails {
+			t.Errorf("%q: %q %v", section, got.String(), err)
+		}
+	}
+	f("\r\n", "", nil)
+	f("A: 1\r\nb:2 \r\nContent-Type: x\r\nTransfer-Encoding: x\r\nX-User-ID: x\r\n\r\n", "A=1;b=2;", nil)
+	f("A: 1\r\n", "A=1;", io.ErrUnexpectedEOF)
+	f("A: 1\n\r\n", "", errTrailer)
+	f(" A: 1\r\n\r\n", "", errTrailer)
+	f("A : 1\r\n\r\n", "", errTrailer)
+	f(strings.Repeat("A: "+strings.Repeat("x", 1000)+"\r\n", 20)+"\r\n", strings.Repeat("A="+strings.Repeat("x", 1000)+";", 16), errTrailerLarge)
+}
+
+// What is read here and what fasthttp reads of the same bytes must be one
+// message: between two opinions a response can be split.
+func FuzzParseResponseHead(f *testing.F) {
+	f.Add([]byte("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-A: b\r\nSet-Cookie: a=b\r\n\r\nhello"))
+	f.Add([]byte("HTTP/1.0 404 \r\nConnection: keep-alive\r\nTrailer: X\r\n\r\n"))
+	f.Add([]byte("HTTP/1.1 304 X\r\nTransfer-Encoding: chunked\r\nUpgrade: a\r\n\r\n0\r\n\r\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		end := bytes.Index(data, headEnd)
+		if end < 0 {
+			return
+		}
+		head := data[:end+len(headEnd)]
+		var got responseHead
+		if ParseResponseHead(head, &got) != nil {
+			return
+		}
+		if got.status < 200 {
+			AppendInterim(nil, head)
+			return
+		}
+		var h fasthttp.ResponseHeader
+		h.DisableNormalizing()
+		r := bufio.NewReaderSize(bytes.NewReader(data), max(len(data), 16))
+		if h.Read(r) != nil {
+			return // refused after all
+		}
+		if left := len(data) - len(head); r.Buffered() != left {
+			t.Fatalf("%q: fasthttp's head ends %d bytes before the end, ours %d", data, r.Buffered(), left)
+		}
+		if h.StatusCode() != got.status {
+			t.Fatalf("%q: status %d and %d", head, h.StatusCode(), got.status)
+		}
+		length := got.framing.Length
+		if !got.framing.Chunked && got.unframed {
+			length = -2
+		}
+		if int64(h.ContentLength()) != length {
+			t.Fatalf("%q: length %d and %d", head, h.ContentLength(), length)
+		}
+	})
+}
+
+func FuzzChunked(f *testing.F) {
+	f.Add([]byte("5\r\nhello\r\n0\r\n\r\n"))
+	f.Add([]byte("5;a=b\r\nhello\r\n00\r\nX: 1\r\n\r\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		br := bufio.NewReaderSize(bytes.NewReader(data), 64)
+		for {
+			n, err := readChunkSize(br)
+			if err != nil {
+				return
+			}
+			if n < 0 {
+				t.Fatalf("%q: a chunk of %d bytes", data, n)
+			}
+			if n == 0 {
+				_ = readTrailer(br, func(name, value []byte) {
+					if tokenLen(name) != len(name) || !validValue(value) {
+						t.Fatalf("%q: trailer %q %q", data, name, value)
+					}
+				})
+				return
+			}
+			if _, err := io.CopyN(io.Discard, br, n); err != nil {
+				return
+			}
+			if readChunkEnd(br) != nil {
+				return
+			}
+		}
+	})
+}
