@@ -285,3 +285,40 @@ func TestLeftoverBytes(t *testing.T) {
 		t.Errorf("%d connections", n)
 	}
 }
+
+// Whose address counts: the first from the right that is not a trusted proxy's.
+func TestClientAddress(t *testing.T) {
+	s := mirrored(t)
+	config := `
+services: {s: {endpoints: ["http://%s"]}}
+routes: {r: {match: {paths: [/]}, service: s, policies: {ip_filter: {allow: ["1.2.3.4/32", "2001:db9::/32"]}}}}
+trusted_proxies: [%s]
+`
+	f := func(g *gate, sent string, allowed bool) {
+		t.Helper()
+		c := g.client()
+		c.send("GET / HTTP/1.1\r\nHost: a\r\n" + sent + "\r\n")
+		if head, _ := c.response(); (statusOf(head) == 200) != allowed {
+			t.Errorf("%q: %q", sent, head)
+		}
+	}
+	g := serve(t, gateway.Options{}, fmt.Sprintf(config, s.addr, `"127.0.0.1", "10.0.0.0/8", "2001:db8::/32"`))
+	f(g, "", false)
+	f(g, "X-Forwarded-For: 1.2.3.4\r\n", true)
+	f(g, "X-Forwarded-For: 1.2.3.4, 10.0.0.1\r\n", true)
+	f(g, "X-Forwarded-For: 1.2.3.4:5678, 10.0.0.1\r\n", true)
+	f(g, "X-Forwarded-For: 1.2.3.4, 6.6.6.6\r\n", false)
+	f(g, "X-Forwarded-For: 1.2.3.4, nonsense\r\n", false)
+	f(g, "X-Forwarded-For: 1.2.3.4\r\nX-Forwarded-For: 6.6.6.6\r\n", false)
+	f(g, "X-Forwarded-For: 2001:db9::1\r\n", true)
+	f(g, "X-Forwarded-For: [2001:db9::1]:99, 2001:db8::7\r\n", true)
+	f(g, "X-Forwarded-For: ::ffff:1.2.3.4\r\n", true)
+	f(g, "Forwarded: for=1.2.3.4;proto=https\r\n", true)
+	f(g, "Forwarded: for=6.6.6.6, For=\"[2001:db9::1]:4711\";by=x, for=10.0.0.1\r\n", true)
+	f(g, "Forwarded: for=1.2.3.4, for=_hidden\r\n", false)
+	f(g, "X-Real-IP: 1.2.3.4\r\n", false)
+
+	g = serve(t, gateway.Options{}, fmt.Sprintf(config, s.addr, `"10.0.0.0/8"`))
+	f(g, "X-Forwarded-For: 1.2.3.4\r\n", false)
+	f(g, "Forwarded: for=1.2.3.4\r\n", false)
+}
