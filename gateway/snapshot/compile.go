@@ -263,7 +263,7 @@ func (c *compiler) program(r *route, global config.Policies, member *config.Serv
 		}
 		b := &policy.Build{World: c.world, Policy: place.Name, Scope: l.scope, Path: block.Path(), RouteConfig: routed}
 		if r != nil {
-			b.Route = &r.Route
+			b.Route = r.Route
 		}
 		if member != nil {
 			b.Service = member.Name
@@ -358,7 +358,7 @@ func lists(m map[string]config.StringList) map[string][]string {
 }
 
 func (c *compiler) compileRoute(id int, name string, rc *config.Route) *route {
-	r := &route{Route: exchange.Route{ID: id, Name: name}, config: rc, maxBody: c.maxBody}
+	r := &route{Route: &exchange.Route{ID: id, Name: name}, config: rc, maxBody: c.maxBody}
 	if rc.Streaming {
 		r.maxBody = 0
 	}
@@ -463,7 +463,7 @@ func (c *compiler) compileAction(r *route, path string, rc *config.Route) *actio
 		return nil
 	}
 	a, errs := d.Build(&action.Build{
-		World: c.world, Route: &r.Route, RouteConfig: rc, Path: path + "." + name,
+		World: c.world, Route: r.Route, RouteConfig: rc, Path: path + "." + name,
 		Service: func(name string) *upstream.Service { return c.services[name] },
 		Health:  c.health,
 	}, block)

@@ -49,7 +49,9 @@ type Warning struct{ Path, Message string }
 
 // route is one compiled route.
 type route struct {
-	exchange.Route
+	// Route is apart, so that living state which remembers it does not keep the
+	// whole generation.
+	*exchange.Route
 	config  *config.Route
 	action  *action.Action
 	members []member
@@ -198,7 +200,7 @@ func (s *Snapshot) enterUnrouted(x *exchange.Exchange, st *state) error {
 
 // enter runs the route's program up to its end.
 func (s *Snapshot) enter(x *exchange.Exchange, st *state, r *route) error {
-	x.Route, st.route = &r.Route, r
+	x.Route, st.route = r.Route, r
 	if st.result.Path >= 0 {
 		x.MatchedPrefix = st.result.Prefix
 		x.ParamNames = r.params[st.result.Path]

@@ -45,6 +45,7 @@ type Conn struct {
 	mu       sync.Mutex
 	active   bool
 	client   exchange.ClientConn
+	asked    int64 // when the sweeper last asked whether the client is there
 	reading  wait
 	writing  wait
 	answered bool // the response head has come
@@ -350,17 +351,25 @@ func (c *Conn) check(now int64) {
 		}
 		longest = max(longest, waited)
 	}
-	if c.verdict == nil && longest >= int64(goneAfter) && c.client != nil && c.client.Gone() {
-		c.aborted.Store(true)
-		c.verdict = exchange.ErrClientGone
+	if c.verdict == nil && longest >= int64(goneAfter) && now-c.asked >= int64(goneEvery) && c.client != nil {
+		c.asked = now
+		if c.client.Gone() {
+			c.aborted.Store(true)
+			c.verdict = exchange.ErrClientGone
+		}
 	}
 	if c.verdict != nil {
 		_ = c.Conn.SetDeadline(past)
 	}
 }
 
-// goneAfter is how long a call waits before the sweeper asks whether its client is still there.
-const goneAfter = 100 * time.Millisecond
+// goneAfter is how long a call waits before the sweeper asks whether its client
+// is still there, goneEvery how often it asks again: the question is a system
+// call, and thousands of event streams wait for hours.
+const (
+	goneAfter = 100 * time.Millisecond
+	goneEvery = 500 * time.Millisecond
+)
 
 // Sweeper enforces the timeouts of all backend connections and notices clients
 // that went away, from stamps, so that no request pays for a timer.
