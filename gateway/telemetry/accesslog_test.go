@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -407,22 +408,27 @@ func TestAccessLogFailure(t *testing.T) {
 	dir := t.TempDir()
 	m := newTestMetrics()
 	l := NewAccessLogs(m, slog.New(slog.DiscardHandler), 0)
-	if _, err := l.Open(nil, filepath.Join(dir, "missing", "access.log")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("got %v", err)
-	}
-	sub := filepath.Join(dir, "sub")
-	if err := os.Mkdir(sub, 0o700); err != nil {
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := l.Open(nil, filepath.Join(file, "access.log")); !errors.Is(err, syscall.ENOTDIR) {
+		t.Errorf("got %v", err)
+	}
+	sub := filepath.Join(dir, "made", "on", "the", "way")
 	a, err := l.Open(nil, filepath.Join(sub, "access.log"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The folder gives way to a file, so that the log can not be made anew.
 	moved := filepath.Join(dir, "moved")
 	if err := os.Rename(sub, moved); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Reopen(context.Background()); !errors.Is(err, os.ErrNotExist) {
+	if err := os.WriteFile(sub, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Reopen(context.Background()); !errors.Is(err, syscall.ENOTDIR) {
 		t.Errorf("got %v", err)
 	}
 	r := testRecord()

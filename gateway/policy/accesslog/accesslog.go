@@ -161,16 +161,19 @@ func check(path string) error {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		return fmt.Errorf("%s is a folder; name a file in it", path)
 	}
-	info, err := os.Stat(filepath.Dir(path))
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return fmt.Errorf("the folder %s does not exist; create it first", filepath.Dir(path))
-	case err != nil:
-		return err
-	case !info.IsDir():
-		return fmt.Errorf("%s is no folder", filepath.Dir(path))
+	// Folders that are missing are made when the file is opened.
+	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+		info, err := os.Stat(dir)
+		switch {
+		case errors.Is(err, os.ErrNotExist) && dir != filepath.Dir(dir):
+			continue
+		case err != nil:
+			return err
+		case !info.IsDir():
+			return fmt.Errorf("%s is no folder", dir)
+		}
+		return nil
 	}
-	return nil
 }
 
 func open(w *policy.World, path string) (*telemetry.AccessLog, error) {
