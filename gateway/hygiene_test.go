@@ -169,6 +169,12 @@ func TestResponseHygiene(t *testing.T) {
 		c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 		head := c.wants(200, "ok")
 		all := strings.Split(strings.TrimSuffix(head, "\r\n\r\n"), "\r\n")[1:]
+		if len(fields(head, "Date")) != 1 {
+			t.Errorf("%q: %q", sent, head)
+		}
+		if !strings.Contains(sent, "Date: ") {
+			all = slices.DeleteFunc(all, func(l string) bool { return strings.HasPrefix(l, "Date: ") })
+		}
 		all = slices.DeleteFunc(all, func(l string) bool {
 			return strings.HasPrefix(l, "X-Correlation-ID: ") || l == "Via: 1.1 sluice" || l == "Content-Length: 2"
 		})
@@ -321,4 +327,29 @@ trusted_proxies: [%s]
 	g = serve(t, gateway.Options{}, fmt.Sprintf(config, s.addr, `"10.0.0.0/8"`))
 	f(g, "X-Forwarded-For: 1.2.3.4\r\n", false)
 	f(g, "Forwarded: for=1.2.3.4\r\n", false)
+}
+
+// A retry is dated by the backend whose answer it is, whatever came before.
+func TestDateAfterRetry(t *testing.T) {
+	const date = "Mon, 01 Jan 2024 00:00:00 GMT"
+	answers := make(chan string, 2)
+	s := answering(t, func(string, string) string { return <-answers })
+	c := forward(t, s, "", "", "").client()
+	f := func(first, second string, theirs bool) {
+		t.Helper()
+		answers <- "HTTP/1.1 503 X\r\n" + first + "Content-Type: text/html\r\nContent-Length: 0\r\n\r\n"
+		answers <- "HTTP/1.1 200 OK\r\n" + second + "x-a: b\r\nContent-Length: 2\r\n\r\nok"
+		c.request("GET /")
+		head := c.wants(200, "ok")
+		got := fields(head, "Date")
+		if len(got) != 1 || (got[0] == date) != theirs || !strings.Contains(head, "x-a: b\r\n") || strings.Contains(head, "Content-Type") {
+			t.Errorf("%q, %q: %q", first, second, head)
+		}
+	}
+	for range 2 {
+		f("", "", false)
+		f("", "Date: "+date+"\r\n", true)
+		f("Date: "+date+"\r\n", "", false)
+		f("Date: "+date+"\r\n", "date: "+date+"\r\n", true)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -54,6 +55,7 @@ type call struct {
 	direct  io.Writer // the client's connection, where the body goes there without a buffer between
 	interim []byte
 	names   []byte
+	ownDate bool // the engine adds a Date
 	upload  *upload
 	tunnel  Tunnel
 }
@@ -235,6 +237,7 @@ func (c *call) readHead() (got bool, err error) {
 		// version is the connection's, not the message's.
 		head[7] = '1'
 		h := &c.x.Response.Header
+		c.chooseDate(h)
 		h.DisableNormalizing()
 		if err = h.Read(c.br); err != nil {
 			return true, err
@@ -246,6 +249,30 @@ func (c *call) readHead() (got bool, err error) {
 		return true, nil
 	}
 }
+
+// chooseDate has the engine add a Date where the backend gave none (RFC 9110,
+// section 6.6.1). fasthttp takes none that is set, and forgets that it is not
+// to add its own in a reset alone; an attempt that is dated needs that again.
+func (c *call) chooseDate(h *fasthttp.ResponseHeader) {
+	switch {
+	case c.res.dated == !c.ownDate:
+	case c.res.dated:
+		undated.Load().CopyTo(h)
+		c.ownDate = false
+	default:
+		if undated.Load() == nil {
+			first := new(fasthttp.ResponseHeader)
+			h.CopyTo(first)
+			undated.Store(first)
+		}
+		h.Reset()
+		h.SetNoDefaultContentType(true)
+		c.ownDate = true
+	}
+}
+
+// undated is a head with the engine's settings, from before the first reset.
+var undated atomic.Pointer[fasthttp.ResponseHeader]
 
 // dropHop removes the hop-by-hop fields of the response and what its
 // Connection fields name (RFC 9110, section 7.6.1).

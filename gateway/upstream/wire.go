@@ -247,8 +247,8 @@ type responseHead struct {
 	close bool
 	// hop: there are hop-by-hop fields to remove; named: Connection names some.
 	hop, named bool
-	// upgrade: the response has an Upgrade field.
-	upgrade bool
+	// upgrade: the response has an Upgrade field; dated: it has a Date.
+	upgrade, dated bool
 }
 
 // Errors of a response head.
@@ -336,6 +336,8 @@ func ParseResponseHead(head []byte, h *responseHead) error {
 			h.hop, h.upgrade = true, true
 		case exchange.KindHop, exchange.KindTE:
 			h.hop = true
+		case exchange.KindOther:
+			h.dated = h.dated || len(name) == 4 && exchange.EqualFold(name, "date")
 		}
 	}
 	if h.framing.Chunked && lengths > 0 {
