@@ -54,6 +54,14 @@ func helpBackend() {
 	}()
 	_ = fasthttp.Serve(ln, func(ctx *fasthttp.RequestCtx) {
 		ctx.Response.Header.Set("X-Backend", "here")
+		switch string(ctx.Path()) {
+		case "/chunked":
+			ctx.SetBodyStream(strings.NewReader("something of unknown length"), -1)
+			return
+		case "/large":
+			ctx.SetBody(make([]byte, 100_000))
+			return
+		}
 		ctx.SetContentType("application/json")
 		ctx.SetBodyString(`{"id":7,"name":"something small"}`)
 	})
@@ -153,8 +161,12 @@ const (
 )
 
 // perBody is what fasthttp allocates for a request with a body: the limit on
-// what it would drain of one that was not read.
-const perBody = 1
+// what it would drain of one that was not read; perStream for an answer that it
+// sends in chunks: their writer.
+const (
+	perBody   = 1
+	perStream = 1
+)
 
 // allocates sends a request, raw, measured times through the gateway, all of
 // which are answered with status, and fails if that allocates.
@@ -204,6 +216,9 @@ func (g *gate) countAllocations(t *testing.T, name, request string, status int) 
 	if strings.Contains(request, "Content-Length: ") {
 		bound += perBody * measured
 	}
+	if strings.Contains(request, "/chunked ") {
+		bound += perStream * measured
+	}
 	if n > bound {
 		t.Errorf("%s: %d allocations for %d requests; SLUICE_ALLOC_PROFILE=FILE shows where", name, n, measured)
 	}
@@ -221,6 +236,8 @@ routes:
 	g.allocates("GET", "GET /api/users/7?a=b HTTP/1.1\r\n"+fields+"\r\n", 200)
 	body := string(bytes.Repeat([]byte("x"), 1000))
 	g.allocates("POST", "POST /api/users HTTP/1.1\r\n"+fields+"Content-Length: 1000\r\n\r\n"+body, 200)
+	g.allocates("chunked", "GET /api/chunked HTTP/1.1\r\n"+fields+"\r\n", 200)
+	g.allocates("large", "GET /api/large HTTP/1.1\r\n"+fields+"\r\n", 200)
 	g.allocates("404", "GET /nowhere HTTP/1.1\r\n"+fields+"\r\n", 404)
 	g.allocates("401", "GET /shut HTTP/1.1\r\n"+fields+"\r\n", 401)
 }

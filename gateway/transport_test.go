@@ -692,7 +692,13 @@ func TestHTTP10(t *testing.T) {
 		}
 	}
 	f("/chunked", text(100_000))
-	f("/small", "small")
+	// What came whole has a length.
+	c = g.client()
+	for range 2 {
+		c.send("GET /small HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+		c.wants(200, "small")
+	}
+	c.close()
 	once(t, "the connections are closed", func() bool { return g.active() == 0 })
 }
 

@@ -230,12 +230,15 @@ func (l *Listener) Stats() (idle, active int, refused uint64) {
 func (l *Listener) sweep() {
 	defer close(l.swept)
 	var batch []*conn
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
 		t := l.timeouts.Load()
+		timer.Reset(tick(t))
 		select {
 		case <-l.stop:
 			return
-		case <-time.After(tick(t)):
+		case <-timer.C:
 		}
 		now := int64(time.Since(l.start)) + 1
 		l.coarse.Store(now)

@@ -374,11 +374,14 @@ func (c *call) deliver() error {
 		return nil
 	}
 	n := res.framing.Length
-	if !res.framing.Chunked && !res.unframed && n <= heldBody {
-		body, err := c.hold(int(n))
+	if body, ok, err := c.held(); ok || err != nil {
+		if err == nil && x.HasBodyHooks() {
+			body, err = x.PushBody(body, true)
+		}
 		if err != nil {
 			return err
 		}
+		x.BytesOut += int64(len(body))
 		x.Response.SetBodyRaw(body)
 		c.finishHeld()
 		return nil
@@ -405,6 +408,21 @@ func (c *call) deliver() error {
 	// Where the body is late the head does not wait for it.
 	x.Response.ImmediateHeaderFlush = c.direct != nil || c.br.Buffered() == 0
 	return nil
+}
+
+// held returns the body if it is one to be held: small, or in chunks that have
+// all come with the head.
+func (c *call) held() (body []byte, ok bool, err error) {
+	switch res := &c.res; {
+	case res.framing.Chunked:
+		b, _ := c.br.Peek(c.br.Buffered())
+		body, c.pending, ok = joinChunks(b)
+		return body, ok, nil
+	case res.unframed || res.framing.Length > heldBody:
+		return nil, false, nil
+	}
+	body, err = c.hold(int(c.res.framing.Length))
+	return body, err == nil, err
 }
 
 // hold reads a body of n bytes. Where it fits the reader it stays there.

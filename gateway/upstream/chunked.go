@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"io"
 
@@ -19,13 +20,18 @@ const (
 	maxTrailer   = 16 << 10
 )
 
-// readChunkSize reads the line that starts a chunk (RFC 9112, section 7.1):
-// hexadecimal digits, extensions that are well formed and ignored, CRLF.
+// readChunkSize reads the line that starts a chunk.
 func readChunkSize(br *bufio.Reader) (int64, error) {
 	line, err := br.ReadSlice('\n')
 	if err != nil {
 		return 0, cut(err, errChunk)
 	}
+	return parseChunkLine(line)
+}
+
+// parseChunkLine reads the line that starts a chunk (RFC 9112, section 7.1):
+// hexadecimal digits, extensions that are well formed and ignored, CRLF.
+func parseChunkLine(line []byte) (int64, error) {
 	if len(line) < 3 || len(line) > maxChunkLine || line[len(line)-2] != '\r' {
 		return 0, errChunk
 	}
@@ -50,6 +56,37 @@ func readChunkSize(br *bufio.Reader) (int64, error) {
 		return 0, errChunk
 	}
 	return n, nil
+}
+
+// joinChunks joins the chunks of a body that stands whole in b, without a
+// trailer section, in place: body is a part of b, and size is how much of b the
+// chunks took. ok is false for anything else, and b is as it was.
+func joinChunks(b []byte) (body []byte, size int, ok bool) {
+	for range 2 { // to look, then to join
+		to, from := 0, 0
+		for {
+			end := bytes.IndexByte(b[from:], '\n') + 1
+			if end == 0 {
+				return nil, 0, false
+			}
+			n, err := parseChunkLine(b[from : from+end])
+			from += end
+			if err != nil || n > int64(len(b)-from-2) || b[from+int(n)] != '\r' || b[from+int(n)+1] != '\n' {
+				return nil, 0, false
+			}
+			if ok {
+				copy(b[to:], b[from:from+int(n)])
+			}
+			to += int(n)
+			from += int(n) + 2
+			if n == 0 {
+				body, size = b[:to], from
+				break
+			}
+		}
+		ok = true
+	}
+	return body, size, true
 }
 
 // readChunkEnd reads the CRLF behind a chunk's data.

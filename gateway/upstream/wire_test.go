@@ -61,6 +61,30 @@ func TestReadTrailer(t *testing.T) {
 	f(strings.Repeat("A: "+strings.Repeat("x", 1000)+"\r\n", 20)+"\r\n", strings.Repeat("A="+strings.Repeat("x", 1000)+";", 16), errTrailerLarge)
 }
 
+func TestJoinChunks(t *testing.T) {
+	f := func(in, want string, size int, wantOK bool) {
+		t.Helper()
+		b := []byte(in)
+		body, n, ok := joinChunks(b)
+		if string(body) != want || n != size || ok != wantOK || !ok && string(b) != in {
+			t.Errorf("%q: %q %d %v, left %q", in, body, n, ok, b)
+		}
+	}
+	f("0\r\n\r\n", "", 5, true)
+	f("5\r\nhello\r\n0\r\n\r\n", "hello", 15, true)
+	f("5;a=b\r\nhello\r\n00A\r\n, world!!!\r\n0;x\r\n\r\nHTTP", "hello, world!!!", 38, true)
+	f("", "", 0, false)
+	f("0\r\n", "", 0, false)
+	f("0\r\n\r", "", 0, false)
+	f("0\r\nX: 1\r\n\r\n", "", 0, false)
+	f("5\r\nhello\r\n", "", 0, false)
+	f("5\r\nhello\r\n0\r\n", "", 0, false)
+	f("5\r\nhello0\r\n\r\n", "", 0, false)
+	f("5\nhello\r\n0\r\n\r\n", "", 0, false)
+	f("fffffffffffffff\r\nhello\r\n0\r\n\r\n", "", 0, false)
+	f("-1\r\n0\r\n\r\n", "", 0, false)
+}
+
 // What is read here and what fasthttp reads of the same bytes must be one
 // message: between two opinions a response can be split.
 func FuzzParseResponseHead(f *testing.F) {
@@ -107,7 +131,15 @@ func FuzzChunked(f *testing.F) {
 	f.Add([]byte("5\r\nhello\r\n0\r\n\r\n"))
 	f.Add([]byte("5;a=b\r\nhello\r\n00\r\nX: 1\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		br := bufio.NewReaderSize(bytes.NewReader(data), 64)
+		b := bytes.Clone(data)
+		joined, size, whole := joinChunks(b)
+		var read []byte
+		defer func() {
+			if whole && (!bytes.Equal(joined, read) || size > len(data)) {
+				t.Fatalf("%q: joined %q of %d, read %q", data, joined, size, read)
+			}
+		}()
+		br := bufio.NewReaderSize(bytes.NewReader(data), 2*maxChunkLine)
 		for {
 			n, err := readChunkSize(br)
 			if err != nil {
@@ -124,9 +156,14 @@ func FuzzChunked(f *testing.F) {
 				})
 				return
 			}
-			if _, err := io.CopyN(io.Discard, br, n); err != nil {
+			if n > int64(len(data)) {
 				return
 			}
+			piece := make([]byte, n)
+			if _, err := io.ReadFull(br, piece); err != nil {
+				return
+			}
+			read = append(read, piece...)
 			if readChunkEnd(br) != nil {
 				return
 			}
