@@ -45,10 +45,12 @@ type conn struct {
 
 	// The rest is the connection goroutine's own. unflushed: the last answer
 	// may still be in fasthttp's buffer. unread: the client was not heard out.
-	// gotLine: the request line has come, as far as reads tell.
+	// strict has read what this conn gave to the engine; held came behind a
+	// request that may have switched protocols, and waits for that to be known.
 	unflushed bool
 	unread    bool
-	gotLine   bool
+	strict    strict
+	held      []byte
 
 	once       sync.Once
 	prev, next *conn
@@ -56,29 +58,79 @@ type conn struct {
 
 var past = time.Unix(1, 0)
 
-// errClosing is what a read says when the sweeper has just given the connection up.
-var errClosing = errors.New("the connection is being closed")
+var (
+	// errClosing is what a read says when the sweeper has just given the connection up.
+	errClosing = errors.New("the connection is being closed")
+	// errRefused is what a read says behind bytes that were refused.
+	errRefused = errors.New("the client does not speak valid HTTP")
+)
 
-// Read reads from the client.
+// Read reads from the client. Nothing passes that strict refuses.
 func (c *conn) Read(p []byte) (int, error) {
-	switch c.phase.Load() {
+	ph := c.phase.Load()
+	if ph == phaseTunnel {
+		if len(c.held) > 0 {
+			return c.takeHeld(p), nil
+		}
+		return c.Conn.Read(p)
+	}
+	if c.strict.bad != nil {
+		return 0, errRefused
+	}
+	if c.strict.state == atUpgraded {
+		// Its request was answered in HTTP.
+		c.strict.next()
+	}
+	if len(c.held) > 0 {
+		c.phase.CompareAndSwap(phaseDone, phaseHead)
+		return c.inspect(p, c.takeHeld(p), nil)
+	}
+	n, err := c.read(ph, p)
+	return c.inspect(p, n, err)
+}
+
+// inspect shows what was read to strict; it returns what the engine may have of it.
+func (c *conn) inspect(p []byte, n int, err error) (int, error) {
+	passed := c.strict.feed(p[:n])
+	switch {
+	case passed == n:
+	case c.strict.bad == nil:
+		c.held = append(bytes.Clone(p[passed:n]), c.held...)
+	case c.strict.inHead():
+		// The engine answers a bad head only where it has seen something of it.
+		// This byte keeps the head from ever being complete.
+		p[passed] = '?'
+		passed++
+	case passed == 0:
+		return 0, errRefused
+	}
+	return passed, err
+}
+
+func (c *conn) takeHeld(p []byte) int {
+	n := copy(p, c.held)
+	if c.held = c.held[n:]; len(c.held) == 0 {
+		c.held = nil
+	}
+	return n
+}
+
+// read reads from the socket and stamps what it waits for.
+func (c *conn) read(ph phase, p []byte) (int, error) {
+	switch ph {
 	case phaseServing:
 		c.readSince.Store(c.owner.coarse.Load())
 		n, err := c.Conn.Read(p)
 		c.readSince.Store(0)
 		return n, err
-	case phaseTunnel:
-		return c.Conn.Read(p)
 	case phaseDone:
 		// fasthttp flushes before it waits for a head: only now is nothing left
 		// that a close would cut.
 		c.phase.CompareAndSwap(phaseDone, phaseIdle)
-		c.gotLine = false
 	}
 	c.unflushed = false
 	n, err := c.Conn.Read(p)
 	if n > 0 {
-		c.gotLine = c.gotLine || bytes.IndexByte(p[:n], '\n') >= 0
 		switch ph := c.phase.Load(); ph {
 		case phaseIdle:
 			if !c.phase.CompareAndSwap(phaseIdle, phaseHead) {

@@ -28,65 +28,31 @@ func refuse(status int, reason, detail string) *exchange.Reject {
 	return r
 }
 
-// readHead checks the head that fasthttp parsed, strictly, and fills the
-// exchange's fields, path, query and host. fasthttp has refused invalid bytes
-// in names and values, lone CR, and lengths that are malformed or repeated;
-// this adds what it lets pass (RFC 9112).
+// readHead fills the exchange's fields, path, query and host, and checks what
+// strict leaves: the host and the target.
 func readHead(x *exchange.Exchange, h *fasthttp.RequestHeader) *exchange.Reject {
-	if p := h.Protocol(); len(p) != 8 || string(p[:7]) != "HTTP/1." || p[7] != '0' && p[7] != '1' {
-		return rejectVersion
-	}
-	if r := readFields(x, h.RawHeaders()); r != nil {
-		return r
-	}
-	hosts, lengths, codings := 0, 0, 0
-	var host []byte
-	for i := range x.Fields {
-		switch f := &x.Fields[i]; f.Kind {
-		case exchange.KindHost:
-			hosts++
-			host = f.Value
-		case exchange.KindContentLength:
-			lengths++
-		case exchange.KindTransferEncoding:
-			if codings++; !exchange.EqualFold(f.Value, "chunked") {
-				return rejectFraming
-			}
-		}
-	}
-	if lengths+codings > 1 || codings > 0 && !h.IsHTTP11() {
-		return rejectFraming
-	}
-	if hosts > 1 || hosts == 0 && h.IsHTTP11() || !validHost(host) {
+	readFields(x, h.RawHeaders())
+	host := h.Host()
+	if !validHost(host) {
 		return rejectHost
 	}
 	x.ForwardedHost = host
 	return readTarget(x, h, host)
 }
 
-// readFields cuts the raw header block into fields.
-func readFields(x *exchange.Exchange, raw []byte) *exchange.Reject {
-	for len(raw) > 0 {
+// readFields cuts the raw header block, which strict has read, into fields.
+func readFields(x *exchange.Exchange, raw []byte) {
+	for {
 		end := bytes.IndexByte(raw, '\n')
-		if end < 1 || raw[end-1] != '\r' {
-			return rejectField // a bare LF
+		if end < 2 {
+			return
 		}
 		line := raw[:end-1]
 		raw = raw[end+1:]
-		if len(line) == 0 {
-			if len(raw) > 0 {
-				return rejectField
-			}
-			break
-		}
 		colon := bytes.IndexByte(line, ':')
-		if colon <= 0 || !isToken(line[:colon]) {
-			return rejectField // folding, or a space in or behind the name
-		}
 		name, value := line[:colon], trimOWS(line[colon+1:])
 		x.Fields = append(x.Fields, exchange.Field{Name: name, Value: value, Kind: exchange.KindOf(name)})
 	}
-	return nil
 }
 
 // readTarget reads the request target (RFC 9112, section 3.2).
@@ -141,29 +107,46 @@ func cutScheme(target []byte) (rest []byte, ok bool) {
 // validHost accepts uri-host [":" port] (RFC 9110, section 7.2) without
 // userinfo, and the empty host of HTTP/1.0.
 func validHost(host []byte) bool {
-	for _, c := range host {
+	name, port := host, []byte(nil)
+	if len(host) > 0 && host[0] == '[' {
+		end := bytes.IndexByte(host, ']')
+		if end < len("[::") {
+			return false
+		}
+		for _, c := range host[1:end] {
+			if unhex[c] == 0 && c != ':' && c != '.' {
+				return false
+			}
+		}
+		if name, port = nil, host[end+1:]; len(port) > 0 && port[0] != ':' {
+			return false
+		}
+	} else if i := bytes.IndexByte(host, ':'); i >= 0 {
+		name, port = host[:i], host[i:]
+	}
+	for _, c := range name {
 		if !hostBytes[c] {
 			return false
 		}
 	}
-	return true
+	if len(port) == 0 {
+		return true
+	}
+	n := 0
+	for _, c := range port[1:] {
+		if n = n*10 + int(c-'0'); c < '0' || c > '9' || n > 65535 {
+			return false
+		}
+	}
+	return len(name) > 0 || host[0] == '['
 }
 
 var hostBytes = func() (t [256]bool) {
-	for _, c := range "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-._~!$&'()*+,;=:[]%" {
+	for _, c := range "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-._~!$&'()*+,;=%" {
 		t[c] = true
 	}
 	return t
 }()
-
-func isToken(b []byte) bool {
-	for _, c := range b {
-		if !tokenBytes[c] {
-			return false
-		}
-	}
-	return true
-}
 
 var tokenBytes = func() (t [256]bool) {
 	for _, c := range "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ!#$%&'*+-.^_`|~" {

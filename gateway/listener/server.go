@@ -199,9 +199,11 @@ func (s *Server) handleError(ctx *fasthttp.RequestCtx, err error) {
 	var small *fasthttp.ErrSmallBuffer
 	reject := rejectMalformed
 	switch {
+	case c.strict.bad != nil:
+		reject = c.strict.bad
 	case errors.As(err, &small):
 		reject = rejectHeadSize
-		if !c.gotLine {
+		if c.strict.inLine() {
 			reject = rejectURISize
 		}
 	case errors.Is(err, os.ErrDeadlineExceeded):
