@@ -280,6 +280,7 @@ func TestBreaker(t *testing.T) {
 	f("503", "", 503, reply(503, "bad"))
 	f("reset", "", 502, "HTTP/1.1 200 OK\r\n")
 	f("malformed", "", 502, "nonsense\r\n")
+	f("truncated", "", 502, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
 	f("timeout", "timeouts: {response: 20ms}", 504, "wait")
 }
 

@@ -923,3 +923,35 @@ func TestTruncatedUpload(t *testing.T) {
 		t.Errorf("the backend takes half a body for a whole one: %q", got)
 	}
 }
+
+// A backend that goes away while it is sent a body.
+func TestBackendGoneDuringUpload(t *testing.T) {
+	s := backend(t, func(p *peer) {
+		if p.head() == "" {
+			return
+		}
+		p.bytes(1000)
+		_ = p.conn.(*net.TCPConn).SetLinger(0)
+	})
+	g := forward(t, s, "circuit_breaker: off", "streaming: true", "")
+	for _, framing := range []string{"Content-Length: 100000000", "Transfer-Encoding: chunked"} {
+		c := g.client()
+		sent := make(chan error, 1)
+		go func() {
+			_, err := io.WriteString(c.conn, "POST / HTTP/1.1\r\nHost: a\r\n"+framing+"\r\n\r\n")
+			piece := []byte(chunked(text(60_000), 60_000))
+			for range 400 {
+				if err == nil {
+					_, err = c.conn.Write(piece)
+				}
+			}
+			sent <- err
+		}()
+		c.refused(502, "upstream_reset")
+		c.close()
+		within(t, "the client stops sending", sent)
+	}
+	if n := s.conns.Load(); n != 2 {
+		t.Errorf("%d attempts of two requests that can not be repeated", n)
+	}
+}

@@ -106,7 +106,7 @@ func bodyFault(err error) error {
 // takeBody decides how the request body travels and holds a small one.
 func (c *call) takeBody() error {
 	x := c.x
-	stream := x.Request.BodyStream()
+	stream := x.BodyStream()
 	length := int64(x.Request.Header.ContentLength())
 	switch {
 	case x.Body != nil:
@@ -185,9 +185,9 @@ func (c *call) attempt() (got, stale bool, err error) {
 	if err = l.conn.gotHead(err); err == nil {
 		return got, false, nil
 	}
-	if c.upload != nil {
-		err = c.failUpload(err)
-	}
+	// A fault of the client's body has interrupted the connection and is in err;
+	// how the upload ends now is this attempt's doing.
+	c.stopUpload()
 	_ = l.conn.end()
 	c.loan.drop()
 	return got, reused && !got && isDisconnect(err), err
@@ -474,17 +474,6 @@ func (c *call) leaveEndpoint() {
 	now := c.x.Clock.Now()
 	c.svc.set.Done(c.ep.Endpoint, now, c.latency, c.outcome)
 	c.ep = nil
-}
-
-// failUpload ends the upload after a failed attempt; a fault of the client's
-// body is the cause that counts.
-func (c *call) failUpload(err error) error {
-	u := c.upload
-	c.stopUpload()
-	if u.client {
-		return u.err
-	}
-	return err
 }
 
 // isDisconnect reports whether err says that the other side had closed.

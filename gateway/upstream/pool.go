@@ -57,6 +57,7 @@ type Pool struct {
 	client   *fasthttp.HostClient
 	conns    connPool
 	connect  atomic.Int64 // connect timeout in nanoseconds
+	closed   atomic.Bool
 }
 
 // connPool hides the type of HostClient's pooled connections, which has no
@@ -144,6 +145,7 @@ func (p *Pool) dialRaw(ctx context.Context) (net.Conn, error) {
 
 // Close closes the idle connections; those in use end with their calls.
 func (p *Pool) Close() error {
+	p.closed.Store(true)
 	p.client.CloseIdleConnections()
 	return nil
 }
@@ -171,8 +173,12 @@ func (p *Pool) borrow() (loan, error) {
 	return loan{pool: p, key: key, conn: c}, nil
 }
 
-// giveBack returns the connection for the next call.
+// giveBack returns the connection for the next call, if there may be one.
 func (l *loan) giveBack(now int64) {
+	if l.pool.closed.Load() {
+		l.drop()
+		return
+	}
 	l.conn.used, l.conn.idleAt = true, now
 	l.pool.conns.release(l.key)
 	*l = loan{}
