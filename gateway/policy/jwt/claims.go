@@ -72,6 +72,18 @@ func (c *Claims) ClaimHas(path, want string) (has bool) {
 	return value == want && value != "null"
 }
 
+// JSON returns the whole payload. It is borrowed and has no name twice on its first level.
+func (c *Claims) JSON() []byte { return bytesOf(c.raw) }
+
+// Member returns the JSON text of a top-level claim. It is borrowed.
+func (c *Claims) Member(name string) (text []byte, ok bool) {
+	m := c.top(name)
+	if m == nil {
+		return nil, false
+	}
+	return bytesOf(m.value), true
+}
+
 // Forwarded returns the text of the i-th of Settings.Forward, "" if the token does not have it or it can not stand in a
 // header field.
 func (c *Claims) Forwarded(i int) string { return c.forward[i] }

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"hash"
 	"math/bits"
+	"slices"
 	"strings"
 	"sync"
 
@@ -98,6 +99,9 @@ func NewSecretKey(secret string, allowed algorithms) (*Key, error) {
 	if secret == "" {
 		return nil, errors.New("the secret is empty")
 	}
+	if block, _ := pem.Decode([]byte(secret)); block != nil && (block.Type == "CERTIFICATE" || strings.HasSuffix(block.Type, "PUBLIC KEY")) {
+		return nil, errors.New("this is a public key, and everybody who has it could sign; write it as public_key")
+	}
 	if allowed == 0 {
 		allowed = hs256
 	}
@@ -134,7 +138,7 @@ func NewPublicKey(text string, allowed algorithms) (*Key, error) {
 	}
 	fits, usual := fitting(public)
 	if fits == 0 {
-		return nil, fmt.Errorf("a key of type %T can not verify tokens", public)
+		return nil, fmt.Errorf("this key of type %T can not verify tokens", public)
 	}
 	if allowed == 0 {
 		allowed = usual
@@ -183,9 +187,45 @@ func fitting(public crypto.PublicKey) (fits, usual algorithms) {
 			return es512, es512
 		}
 	case ed25519.PublicKey:
-		return eddsa, eddsa
+		if !isSmallOrder(k) {
+			return eddsa, eddsa
+		}
 	}
 	return 0, 0
+}
+
+// smallOrder are the y coordinates, little endian, of the points of Ed25519 whose order divides 8, with those that are not reduced. Under
+// such a key somebody without its private half can sign, and crypto/ed25519 leaves it to its callers to refuse it.
+var smallOrder = [...][ed25519.PublicKeySize]byte{
+	{},
+	{1},
+	{
+		0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0,
+		0xd5, 0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+	},
+	{
+		0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f,
+		0x2a, 0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+	},
+	nearP(0xec), nearP(0xed), nearP(0xee), // p-1, p, p+1
+}
+
+// nearP is a number whose lowest byte is given and whose others are those of p = 2^255-19.
+func nearP(low byte) (y [ed25519.PublicKeySize]byte) {
+	for i := range y {
+		y[i] = 0xff
+	}
+	y[0], y[31] = low, 0x7f
+	return y
+}
+
+func isSmallOrder(k ed25519.PublicKey) bool {
+	if len(k) != ed25519.PublicKeySize {
+		return true
+	}
+	y := [ed25519.PublicKeySize]byte(k)
+	y[31] &= 0x7f // the sign of x
+	return slices.Contains(smallOrder[:], y)
 }
 
 // verify checks the signature over signed with exactly one algorithm. It keeps neither argument.

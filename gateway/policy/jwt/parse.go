@@ -3,6 +3,7 @@ package jwt
 import (
 	"encoding/base64"
 	"math"
+	"strings"
 	"sync"
 	"unsafe"
 )
@@ -87,7 +88,8 @@ func (p *parsed) decode(from int, part string) (text string, to int, ok bool) {
 }
 
 // readHeader reads alg and kid. Keys that a token brings along or points at (jwk, jku, x5c, x5u) are never looked at;
-// extensions that must be understood (crit) are not understood, and neither is an unencoded payload (RFC 7797).
+// extensions that must be understood (crit) are not understood, and neither is an unencoded payload (RFC 7797), one that is
+// compressed or encrypted (zip, enc), or one that is itself a token (cty, RFC 7519 section 5.2).
 func (p *parsed) readHeader(header string) Reason {
 	p.alg, p.kid = 0, ""
 	p.names = p.names[:0]
@@ -113,8 +115,12 @@ func (p *parsed) readHeader(header string) Reason {
 			if p.kid, ok = quoted(value); !ok {
 				return Malformed
 			}
-		case "crit":
+		case "crit", "zip", "enc":
 			return Malformed
+		case "cty":
+			if text, ok := quoted(value); !ok || isNested(text) {
+				return Malformed
+			}
 		case "b64":
 			if value != "true" {
 				return Malformed
@@ -128,6 +134,15 @@ func (p *parsed) readHeader(header string) Reason {
 		return WrongAlgorithm
 	}
 	return 0
+}
+
+// isNested tells a content type that says that the payload is a token.
+func isNested(cty string) bool {
+	const prefix = "application/"
+	if len(cty) > len(prefix) && strings.EqualFold(cty[:len(prefix)], prefix) {
+		cty = cty[len(prefix):]
+	}
+	return strings.EqualFold(cty, "JWT")
 }
 
 // readClaims reads the registered claims (RFC 7519 section 4.1) and refuses a payload that two readers could understand
