@@ -114,7 +114,7 @@ func TestConnectTimeout(t *testing.T) {
 
 func TestClientTimeouts(t *testing.T) {
 	s := answering(t, func(string, string) string { return okAnswer })
-	g := forward(t, s, "", "streaming: true", "limits: {header_timeout: 100ms, idle_timeout: 100ms, stall_timeout: 200ms}\n")
+	g := forward(t, s, "", "streaming: true", "limits: {header_timeout: 250ms, idle_timeout: 250ms, stall_timeout: 300ms}\n")
 	f := func(send string, status int) {
 		t.Helper()
 		c := g.client()
@@ -168,7 +168,7 @@ func TestSlowBodyIsNotStalled(t *testing.T) {
 			}
 		}
 	})
-	g := forward(t, s, "", "", "limits: {header_timeout: 200ms, stall_timeout: 200ms}\n")
+	g := forward(t, s, "", "", "limits: {header_timeout: 400ms, stall_timeout: 400ms}\n")
 	c := g.client()
 	c.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\nx")
 	for range 7 {
@@ -336,7 +336,7 @@ func TestDrain(t *testing.T) {
 		}
 		return okAnswer
 	})
-	g := serve(t, gateway.Options{DrainDelay: 300 * time.Millisecond}, forwarding(s, "", "streaming: true", ""))
+	g := serve(t, gateway.Options{DrainDelay: 700 * time.Millisecond}, forwarding(s, "", "streaming: true", ""))
 	idle, slow, busy, upload := g.client(), g.client(), g.client(), g.client()
 	idle.request("GET /")
 	idle.wants(200, "ok")

@@ -168,6 +168,10 @@ func (c *conn) Write(p []byte) (int, error) {
 	}
 }
 
+// WriteBody writes a part of a response body past the engine's buffer, which
+// the caller knows to be empty: the head was flushed.
+func (c *conn) WriteBody(p []byte) (int, error) { return c.Write(p) }
+
 // Close closes the connection and takes it off the listener's books. It is for
 // the connection's own goroutine; others use shut.
 func (c *conn) Close() error {

@@ -31,10 +31,12 @@ func (c *call) WriteTo(w io.Writer) (written int64, err error) {
 			}
 		}
 		if len(chunk) > 0 {
+			n, err := 0, error(nil)
 			if c.direct != nil {
-				w = c.direct
+				n, err = c.direct.WriteBody(chunk)
+			} else {
+				n, err = w.Write(chunk)
 			}
-			n, err := w.Write(chunk)
 			written += int64(n)
 			c.x.BytesOut += int64(n)
 			if err != nil {

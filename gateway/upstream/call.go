@@ -51,8 +51,8 @@ type call struct {
 	pending int
 	unread  []byte
 	ended   bool
-	large   []byte    // a buffered body that did not fit the reader
-	direct  io.Writer // the client's connection, where the body goes there without a buffer between
+	large   []byte     // a buffered body that did not fit the reader
+	direct  bodyWriter // where the body goes without a buffer between
 	interim []byte
 	names   []byte
 	ownDate bool // the engine adds a Date
@@ -403,7 +403,7 @@ func (c *call) deliver() error {
 		// fasthttp flushes what has a length only when its buffer is full; a
 		// body that comes slowly must not wait for that. With the head flushed
 		// ahead the buffer is empty, and the body passes it by.
-		c.direct, _ = x.Client.(io.Writer)
+		c.direct, _ = x.Client.(bodyWriter)
 	}
 	// Where the body is late the head does not wait for it.
 	x.Response.ImmediateHeaderFlush = c.direct != nil || c.br.Buffered() == 0
@@ -423,6 +423,12 @@ func (c *call) held() (body []byte, ok bool, err error) {
 	}
 	body, err = c.hold(int(c.res.framing.Length))
 	return body, err == nil, err
+}
+
+// bodyWriter is a client's connection on which a body of known length may pass
+// by the engine's buffer while that is empty.
+type bodyWriter interface {
+	WriteBody(p []byte) (int, error)
 }
 
 // hold reads a body of n bytes. Where it fits the reader it stays there.
