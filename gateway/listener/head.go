@@ -148,6 +148,8 @@ var hostBytes = func() (t [256]bool) {
 	return t
 }()
 
+func isToken(b []byte) bool { return len(b) > 0 && tokenLen(b) == len(b) }
+
 var tokenBytes = func() (t [256]bool) {
 	for _, c := range "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ!#$%&'*+-.^_`|~" {
 		t[c] = true

@@ -369,6 +369,8 @@ func (c *call) deliver() error {
 	x.Answer = exchange.Proxied
 	if x.Request.Header.IsHead() || status == fasthttp.StatusNoContent || status == fasthttp.StatusNotModified {
 		x.Response.SkipBody = true
+		// No length may stand there (RFC 9110, section 8.6): its body may follow.
+		res.close = res.close || status == fasthttp.StatusNoContent && (res.framing.Length > 0 || res.framing.Chunked)
 		c.left, res.unframed, res.framing.Chunked = 0, false, false
 		c.finishHeld()
 		return nil

@@ -51,11 +51,70 @@ func parseChunkLine(line []byte) (int64, error) {
 	if i == 0 {
 		return 0, errChunk
 	}
-	ext := trimOWS(line[i:])
-	if len(ext) > 0 && ext[0] != ';' || !validValue(ext) {
+	if !validExtensions(line[i:]) {
 		return 0, errChunk
 	}
 	return n, nil
+}
+
+// validExtensions reports whether ext is a list of chunk extensions: tokens,
+// each with a token or a quoted string for a value or none. White space may
+// stand around the signs, but not behind the chunk's size, where readers differ.
+func validExtensions(ext []byte) bool {
+	if len(ext) > 0 && ext[0] != ';' {
+		return false
+	}
+	for len(ext) > 0 {
+		if ext[0] != ';' {
+			return false
+		}
+		ext = trimFront(ext[1:])
+		n := tokenLen(ext)
+		if n == 0 {
+			return false
+		}
+		if rest := trimFront(ext[n:]); len(rest) == 0 || rest[0] != '=' {
+			ext = rest
+			continue
+		} else {
+			ext = trimFront(rest[1:])
+		}
+		if n = tokenLen(ext); n == 0 {
+			n = quotedLen(ext)
+		}
+		if n == 0 {
+			return false
+		}
+		ext = trimFront(ext[n:])
+	}
+	return true
+}
+
+// quotedLen returns the length of the quoted string (RFC 9110, section 5.6.4)
+// that b starts with, 0 for none.
+func quotedLen(b []byte) int {
+	if len(b) == 0 || b[0] != '"' {
+		return 0
+	}
+	for i := 1; i < len(b); i++ {
+		switch c := b[i]; {
+		case c == '"':
+			return i + 1
+		case c == '\\' && i+1 < len(b):
+			i++
+		}
+		if c := b[i]; c < ' ' && c != '\t' || c == 0x7f {
+			return 0
+		}
+	}
+	return 0
+}
+
+func trimFront(b []byte) []byte {
+	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {
+		b = b[1:]
+	}
+	return b
 }
 
 // joinChunks joins the chunks of a body that stands whole in b, without a

@@ -170,3 +170,27 @@ func FuzzChunked(f *testing.F) {
 		}
 	})
 }
+
+func TestChunkExtensions(t *testing.T) {
+	f := func(line string, want int64) {
+		t.Helper()
+		n, err := parseChunkLine([]byte(line))
+		if err != nil {
+			n = -1
+		}
+		if n != want {
+			t.Errorf("%q: %d, want %d", line, n, want)
+		}
+	}
+	f("a;b\r\n", 10)
+	f("a; b = c ;d=\"e;\\\"\xff\"\r\n", 10)
+	f("a \r\n", -1)
+	f("a ;b\r\n", -1)
+	f("a;\r\n", -1)
+	f("a;b=\r\n", -1)
+	f("a;b=\"c\r\n", -1)
+	f("a;b=\"c\\\r\n", -1)
+	f("a;b=\"c\"d\r\n", -1)
+	f("a;b c\r\n", -1)
+	f("a;b=\x01\r\n", -1)
+}

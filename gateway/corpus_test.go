@@ -1,0 +1,222 @@
+package gateway_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// The corpus of ambiguous and hostile messages is written in Go, and kept as
+// JSON under testdata/corpus for other programs; -corpus writes it there.
+var writeCorpus = flag.Bool("corpus", false, "write testdata/corpus")
+
+// octets are bytes; in JSON each is one code point, U+0000 to U+00FF.
+type octets string
+
+func (o octets) MarshalJSON() ([]byte, error) {
+	runes := make([]rune, len(o))
+	for i := range len(o) {
+		runes[i] = rune(o[i])
+	}
+	return json.Marshal(string(runes))
+}
+
+func (o *octets) UnmarshalJSON(b []byte) error {
+	var s string
+	if err := json.Unmarshal(b, &s); err != nil {
+		return err
+	}
+	raw := make([]byte, 0, len(s))
+	for _, r := range s {
+		raw = append(raw, byte(r))
+	}
+	*o = octets(raw)
+	return nil
+}
+
+// requestCase is what a client sends on one connection, and what comes of it.
+type requestCase struct {
+	Group string `json:"group"`
+	Name  string `json:"name"`
+	Send  octets `json:"send"`
+	// Status of every answer, in order. 100 is an interim response.
+	Status []int `json:"status"`
+	// Closed: the connection ends behind the last answer.
+	Closed bool `json:"closed"`
+	// Backend is every whole request that the backend saw, byte by byte, but
+	// for the field X-Correlation-ID, which is left out.
+	Backend []octets `json:"backend"`
+}
+
+// responseCase is what a backend sends, and what the client has of it.
+type responseCase struct {
+	Group string `json:"group"`
+	Name  string `json:"name"`
+	// Method of the client's request, which is for / with Host: a.
+	Method string `json:"method"`
+	Send   octets `json:"send"`
+	// Close: the backend closes the connection behind it.
+	Close bool `json:"close"`
+	// Status of the client's answer; 0: its connection ends without one.
+	Status int `json:"status"`
+	// Body that the client reads; Cut, that its connection ends before the
+	// body's end.
+	Body octets `json:"body"`
+	Cut  bool   `json:"cut"`
+	// Reused: the next request comes on the same connection to the backend.
+	Reused bool `json:"reused"`
+	// Cached: the next request for the same is answered from the cache.
+	Cached bool `json:"cached"`
+}
+
+// corpus compares the table with its file.
+func corpus(t *testing.T, name string, table any) {
+	t.Helper()
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", " ")
+	if err := e.Encode(table); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join("testdata", "corpus", name)
+	if *writeCorpus {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if kept, err := os.ReadFile(path); err != nil || !bytes.Equal(kept, b.Bytes()) {
+		t.Errorf("%s is not what the table says; run the test with -corpus: %v", path, err)
+	}
+}
+
+// witness is a backend that keeps what it saw, raw.
+type witness struct {
+	*server
+	mu   sync.Mutex
+	seen []octets
+}
+
+// tap keeps what is read.
+type tap struct {
+	net.Conn
+	got bytes.Buffer
+}
+
+func (c *tap) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.got.Write(p[:n])
+	return n, err
+}
+
+func newWitness(t *testing.T) *witness {
+	w := &witness{}
+	w.server = backend(t, func(p *peer) {
+		c := &tap{Conn: p.conn}
+		p.r.Reset(c)
+		for {
+			head := p.head()
+			if head == "" {
+				return
+			}
+			_, _ = p.body(head)
+			raw := c.got.String()
+			c.got.Reset()
+			if i := strings.Index(raw, "X-Correlation-ID: "); i >= 0 {
+				end := i + strings.Index(raw[i:], "\r\n") + 2
+				raw = raw[:i] + raw[end:]
+			}
+			w.mu.Lock()
+			w.seen = append(w.seen, octets(raw))
+			w.mu.Unlock()
+			if _, err := io.WriteString(p.conn, okAnswer); err != nil {
+				return
+			}
+		}
+	})
+	return w
+}
+
+func (w *witness) take() []octets {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	seen := w.seen
+	w.seen = nil
+	return seen
+}
+
+func TestCorpusRequests(t *testing.T) {
+	table := requestCorpus()
+	corpus(t, "requests.json", table)
+	if len(table) < 150 {
+		t.Errorf("only %d requests", len(table))
+	}
+	w := newWitness(t)
+	g := forward(t, w.server, "host: backend.example", "", "limits: {max_header_size: 8KiB, header_timeout: 500ms}\n")
+	names := map[string]bool{}
+	for _, c := range table {
+		name := c.Group + "/" + c.Name
+		if names[name] {
+			t.Errorf("%s is there twice", name)
+		}
+		names[name] = true
+		t.Run(name, func(t *testing.T) {
+			g.judge(t, &c)
+			seen := w.take()
+			if len(seen) != len(c.Backend) {
+				t.Fatalf("%q: the backend saw %q", abbreviate(string(c.Send)), seen)
+			}
+			for i := range seen {
+				if seen[i] != c.Backend[i] {
+					t.Errorf("%q: the backend saw\n%q, not\n%q", abbreviate(string(c.Send)), seen[i], c.Backend[i])
+				}
+			}
+		})
+	}
+	once(t, "every connection is given up", func() bool { return g.active() == 0 })
+}
+
+func (g *gate) judge(t *testing.T, c *requestCase) {
+	t.Helper()
+	nc, err := net.Dial("tcp", g.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	p := newPeer(t, nc)
+	p.send(string(c.Send))
+	for _, status := range c.Status {
+		head := p.head()
+		if statusOf(head) != status {
+			t.Fatalf("%q: want %d, got %q", abbreviate(string(c.Send)), status, head)
+		}
+		if status == 100 || strings.HasPrefix(string(c.Send), "HEAD ") {
+			continue
+		}
+		body, _ := p.body(head)
+		if ct, _ := field(head, "Content-Type"); status >= 400 && ct != "application/problem+json" {
+			t.Errorf("%q: %q %q", abbreviate(string(c.Send)), head, body)
+		}
+		if v, _ := field(head, "Connection"); status >= 400 && c.Closed && v != "close" {
+			t.Errorf("%q: %q", abbreviate(string(c.Send)), head)
+		}
+	}
+	if !c.Closed {
+		// It goes on where the request ended.
+		p.send("OPTIONS * HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+		if head := p.head(); statusOf(head) != 204 {
+			t.Errorf("%q: the connection goes on with %q", abbreviate(string(c.Send)), head)
+		}
+	}
+	p.ended()
+}
