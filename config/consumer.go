@@ -18,6 +18,8 @@ type Consumer struct {
 	JWT []JWTCredential `yaml:"jwt"`
 	// BasicAuth are user names and passwords for the policy `basic_auth`.
 	BasicAuth []BasicCredential `yaml:"basic_auth"`
+	// HMAC are user names and secrets for the policy `hmac_auth`.
+	HMAC []HMACCredential `yaml:"hmac"`
 	// Policies that apply instead of those of route, service and gateway; only of stages after Authenticate.
 	Policies Policies `yaml:"policies"`
 }
@@ -52,6 +54,14 @@ type BasicCredential struct {
 	Username string `yaml:"username"`
 	// Hash of the password: bcrypt (`$2b$…`), argon2id (`$argon2id$v=19$…`), or `sha256:` and 64 hexadecimal digits for long random ones.
 	Hash string `yaml:"hash" required:"true" secret:"true"`
+}
+
+// HMACCredential is a user name with the secret that its signatures are made with.
+type HMACCredential struct {
+	// Username without quotes and backslashes. Default: the consumer's name.
+	Username string `yaml:"username"`
+	// Secret that the caller signs with; at least 20 bytes.
+	Secret Secret `yaml:"secret" required:"true"`
 }
 
 // Plan is a named set of limits.

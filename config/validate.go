@@ -311,7 +311,7 @@ func (k *checker) retryOn(path string, when []string) {
 
 func (k *checker) consumers() {
 	c := k.c
-	keys, users := map[string]string{}, map[string]string{}
+	keys, users, signers := map[string]string{}, map[string]string{}, map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(c.Consumers)) {
 		consumer, path := c.Consumers[name], joinKey("consumers", name)
 		k.name(path, name)
@@ -344,6 +344,16 @@ func (k *checker) consumers() {
 				k.fail(at+".username", "%q has a colon or control characters, which Basic authentication can not carry", user.Username)
 			}
 			k.unique(at+".username", "this user name", user.Username, users)
+		}
+		for i, signer := range consumer.HMAC {
+			at := joinIndex(path+".hmac", i)
+			if signer.Username == "" {
+				signer.Username = name
+			}
+			if strings.ContainsFunc(signer.Username, func(r rune) bool { return r == '"' || r == '\\' || unicode.IsControl(r) }) {
+				k.fail(at+".username", "%q has quotes, backslashes or control characters, which the credential can not carry", signer.Username)
+			}
+			k.unique(at+".username", "this user name", signer.Username, signers)
 		}
 		for i, jwt := range consumer.JWT {
 			at := joinIndex(path+".jwt", i)

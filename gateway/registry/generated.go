@@ -19,6 +19,7 @@ import (
 	"sluice/gateway/policy/concurrency"
 	"sluice/gateway/policy/correlationid"
 	"sluice/gateway/policy/cors"
+	"sluice/gateway/policy/hmacauth"
 	"sluice/gateway/policy/ipfilter"
 	"sluice/gateway/policy/jwt"
 	"sluice/gateway/policy/ratelimit"
@@ -38,6 +39,7 @@ var policies = []*policy.Definition{
 	concurrency.Definition,
 	correlationid.Definition,
 	cors.Definition,
+	hmacauth.Definition,
 	ipfilter.Definition,
 	jwt.Definition,
 	ratelimit.Definition,
