@@ -284,6 +284,10 @@ func (g *Gateway) watchConnections(l *listener.Listener) {
 
 // Decide implements listener.Handler.
 func (g *Gateway) Decide(x *exchange.Exchange) error {
+	if x.Paused {
+		x.Paused = false
+		return snapshot.Of(x).Resume(x)
+	}
 	return g.current.Load().Decide(x)
 }
 

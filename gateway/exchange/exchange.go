@@ -110,6 +110,9 @@ type Exchange struct {
 	queryReplaced bool
 	// Body is the request body once it is held; nil while it is not, or there is none.
 	Body []byte
+	// BodyLater is set by the engine while the client waits to be asked for the
+	// body, Paused by HoldBody when a hook needs it before it can decide.
+	BodyLater, Paused bool
 	// BodyLimit bounds the request body in bytes; 0 is no bound.
 	BodyLimit int64
 	// Replayable says that the request may be sent twice although its method is not idempotent.
@@ -137,7 +140,8 @@ type Exchange struct {
 	ResizesBody bool
 	// Tunnel relays the connection after a 101 answer; the engine runs it.
 	Tunnel Tunneler
-	// Reason says in one word why a request did not pass; for logs and metrics.
+	// Reason says in one word why a request did not pass, or what a policy
+	// that only watches found; for logs and metrics.
 	Reason string
 	// Aborted is set when the client went away before it had its answer.
 	Aborted atomic.Bool
@@ -145,6 +149,7 @@ type Exchange struct {
 	// Steps is how many request steps of the program were reached; the program's own.
 	Steps int
 
+	ahead     ahead
 	arena     []byte
 	slots     []any
 	used      []int
@@ -244,6 +249,8 @@ func (x *Exchange) reset() {
 	x.ToBackend.reset()
 	x.ToClient.reset()
 	x.UpstreamPath, x.UpstreamQuery, x.queryReplaced, x.Body = nil, nil, false, nil
+	x.BodyLater, x.Paused = false, false
+	x.ahead.reset()
 	x.BodyLimit, x.Replayable, x.ResizesBody, x.Tunnel = 0, false, false, nil
 	x.Answer, x.Reject, x.Reply, x.CacheResult = Unanswered, nil, nil, ""
 	x.Service, x.Endpoint, x.Attempts, x.UpstreamTime = "", "", 0, 0

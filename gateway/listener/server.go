@@ -17,7 +17,8 @@ import (
 // alone: the engine renders what they put into the exchange.
 type Handler interface {
 	// Decide routes the request and runs its policies up to the action. An
-	// error is the answer already: a rejection, or a reply.
+	// error is the answer already: a rejection, or a reply. If x.Paused is set
+	// a hook needs the body first: Decide is called again once it comes.
 	Decide(x *exchange.Exchange) error
 	// Answer carries out the action, unless err ended the request before, and
 	// completes the response.
@@ -101,8 +102,13 @@ const exchangeKey = "exchange"
 
 func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	if x, ok := ctx.UserValue(exchangeKey).(*exchange.Exchange); ok {
-		// ExpectHandler has decided, and the client was told to continue.
-		s.answer(ctx, x, nil)
+		// ExpectHandler has decided as far as that goes without the body, and the
+		// client was told to continue.
+		var err error
+		if x.Paused {
+			err = s.handler.Decide(x)
+		}
+		s.answer(ctx, x, err)
 		return
 	}
 	x, err := s.open(ctx)
@@ -176,9 +182,11 @@ func (s *Server) answerUnframed(ctx *fasthttp.RequestCtx) {
 func (s *Server) handleExpect(ctx *fasthttp.RequestCtx) int {
 	x, err := s.open(ctx)
 	if err == nil {
+		x.BodyLater = true
 		err = s.handler.Decide(x)
+		x.BodyLater = false
 	}
-	if err == nil {
+	if err == nil || x.Paused {
 		return fasthttp.StatusContinue
 	}
 	s.answer(ctx, x, err)

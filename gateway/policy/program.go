@@ -106,6 +106,9 @@ func (p *Program) authenticate(x *exchange.Exchange) error {
 			x.AuthFailure = ""
 			return nil
 		}
+		if err == exchange.ErrBodyLater {
+			return err
+		}
 		if refused == nil && err != exchange.ErrNoCredential {
 			refused = err
 		}
@@ -123,8 +126,22 @@ func (p *Program) authenticate(x *exchange.Exchange) error {
 }
 
 // Continue runs the request hooks after authentication.
-func (p *Program) Continue(x *exchange.Exchange) error {
-	for i := p.open; i < len(p.steps); i++ {
+func (p *Program) Continue(x *exchange.Exchange) error { return p.run(x, p.open) }
+
+// Reenter goes on with an exchange that a hook has paused, if that was before
+// Continue; if not, entered is true and Resume goes on.
+func (p *Program) Reenter(x *exchange.Exchange) (entered bool, err error) {
+	if x.Steps > p.open {
+		return true, nil
+	}
+	return false, p.authenticate(x)
+}
+
+// Resume goes on with the hook that has paused the exchange in Continue.
+func (p *Program) Resume(x *exchange.Exchange) error { return p.run(x, x.Steps-1) }
+
+func (p *Program) run(x *exchange.Exchange, from int) error {
+	for i := from; i < len(p.steps); i++ {
 		x.Steps = i + 1
 		if f := p.steps[i].Hooks.Request; f != nil {
 			if err := f(x); err != nil {

@@ -222,6 +222,25 @@ func (s *Snapshot) enter(x *exchange.Exchange, st *state, r *route) error {
 	if err := st.program.Enter(x); err != nil {
 		return err
 	}
+	return s.proceed(x, st, r)
+}
+
+// Resume goes on with a request that a hook has paused until its body comes.
+func (s *Snapshot) Resume(x *exchange.Exchange) error {
+	st := states.Of(x)
+	entered, err := st.program.Reenter(x)
+	switch {
+	case err != nil:
+		return err
+	case entered:
+		return st.program.Resume(x)
+	}
+	return s.proceed(x, st, st.route)
+}
+
+// proceed runs what follows authentication.
+func (s *Snapshot) proceed(x *exchange.Exchange, st *state, r *route) error {
+	m := &r.members[0]
 	if r.action.Choose != nil {
 		x.Member = r.action.Choose(x)
 		m = &r.members[x.Member]
