@@ -66,3 +66,8 @@ bench: ## every benchmark once through
 
 clean:
 	rm -rf bin $(BIN)
+
+.PHONY: bench-peers
+PEERSFLAGS ?=
+bench-peers: ## sluice beside nginx and haproxy on the same work, into bench/results; PEERSFLAGS="-only proxy -rounds 1" for less
+	$(GO) run ./bench/peers $(PEERSFLAGS)
