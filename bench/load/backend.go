@@ -26,11 +26,12 @@ type Backend struct {
 }
 
 const (
-	maxRequest = 256 << 10
+	maxRequest = 4 << 20
 	listening  = -1 // the tag of the listening socket
 )
 
-// NewBackend listens on a free port of 127.0.0.1. Pages are raw answers by path.
+// NewBackend listens on a free port of 127.0.0.1. Pages are raw answers by
+// path; one whose path ends with a slash is for everything directly below.
 func NewBackend(pages map[string][]byte) (*Backend, error) {
 	b := &Backend{pages: pages, conns: make(map[int]*served)}
 	var err error
@@ -193,6 +194,12 @@ func (b *Backend) page(head, body []byte) []byte {
 	if a, ok := b.pages[string(path)]; ok {
 		b.hits++
 		return a
+	}
+	if i := bytes.LastIndexByte(path, '/'); i >= 0 {
+		if a, ok := b.pages[string(path[:i+1])]; ok {
+			b.hits++
+			return a
+		}
 	}
 	switch string(path) {
 	case "/hits":

@@ -29,8 +29,9 @@ type Spec struct {
 	Rate        int           // requests per second over all connections; 0: closed loop, each connection sends when it was answered
 	Warm        time.Duration // load before the measured time
 	Measure     time.Duration
-	Status      int // of every answer
-	Body        int // length of every answer's body
+	Status      int // of every answer; negative: any
+	Body        int // length of every answer's body; negative: any
+	Keys        int // of a Client: how many numbers take the place of Vary; at most 10,000,000
 }
 
 // Result is what came back.
@@ -371,12 +372,12 @@ func (c *conn) readHead(n, status, body int) error {
 	h, err := answerHead(c.buf[:c.n])
 	switch {
 	case err != nil:
-		return err
+		return fmt.Errorf("%w: %q", err, c.buf[:min(c.n, 300)])
 	case h.size == 0 && c.n == len(c.buf):
 		return errors.New("the head of an answer does not end")
 	case h.size == 0:
 		return nil
-	case h.status != status || h.body != body:
+	case status >= 0 && h.status != status || body >= 0 && h.body != body:
 		return fmt.Errorf("an answer has status %d and %d bytes, expected %d and %d: %q", h.status, h.body, status, body, c.buf[:min(c.n, 300)])
 	}
 	if c.rest = h.body - (c.n - h.size); c.rest < 0 {

@@ -159,6 +159,33 @@ func TestHold(t *testing.T) {
 	}
 }
 
+func TestClient(t *testing.T) {
+	b, err := NewBackend(map[string][]byte{"/below/": Answer(7, ""), "/below/0000002": Answer(8, "")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = b.Serve() }() // ends with the test binary
+	f := func(s Spec, n int64, want string) {
+		t.Helper()
+		s.Address, s.Connections, s.Status = b.Addr(), 3, 200
+		s.Requests = []string{"GET /below/" + Vary + " HTTP/1.1\r\n\r\n"}
+		c, err := NewClient(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if err := c.Do(n); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%d requests with %d keys: %v, want %q", n, s.Keys, err, want)
+		}
+	}
+	f(Spec{Body: 7}, 1000, "")
+	f(Spec{Body: 7, Keys: 2}, 1000, "") // 0, 1, 0, …
+	f(Spec{Body: 7, Keys: 3}, 2, "")
+	f(Spec{Body: 7, Keys: 3}, 3, "status 200 and 8 bytes")
+	f(Spec{Body: -1, Keys: 1000}, 2000, "")
+	f(Spec{}, 0, "")
+}
+
 func TestAnswerHead(t *testing.T) {
 	f := func(in string, want head) {
 		t.Helper()

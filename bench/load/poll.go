@@ -29,8 +29,8 @@ func (p *poller) add(fd, tag int) error {
 }
 
 // wait returns what happened within timeout, to the nanosecond where the timer
-// slack of the thread allows; a negative timeout waits for ever. The events are
-// valid until the next call.
+// slack of the thread allows, or nothing when a signal came before; a negative
+// timeout waits for ever. The events are valid until the next call.
 func (p *poller) wait(timeout time.Duration) ([]unix.EpollEvent, error) {
 	var ts *unix.Timespec
 	if timeout >= 0 {
