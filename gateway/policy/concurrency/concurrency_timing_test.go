@@ -33,3 +33,13 @@ func BenchmarkRequestParallel(b *testing.B) {
 		h.Done(x)
 	})
 }
+
+func BenchmarkAdaptiveParallel(b *testing.B) {
+	w := policytest.New(b, "")
+	h := w.MustBuild(b, Definition, "{adaptive: true, "+priorities+"}")
+	w.BenchmarkParallel(b, func(x *exchange.Exchange) {
+		_ = h.Request(x)
+		x.Attempts, x.UpstreamTime = 1, 1000
+		h.Done(x)
+	}, "X-Priority: high")
+}
