@@ -92,7 +92,7 @@ func TestBlockDecodeFailure(t *testing.T) {
 	f("~", "block:1:1: policies.p.requests: this setting is missing; want a whole number")
 	f("on", "block:1:1: policies.p.requests: this setting is missing; want a whole number")
 	f("off", "block:1:1: policies.p: this block can not be turned off; want a block of settings")
-	f("7", "block:1:1: policies.p: found the number 7, want a block of settings")
+	f("7", "block:1:1: policies.p: found a single value, want a block of settings")
 	f("requests: 0\nexces: delay\nmethods: [GET, PUT]\nweights: {a: -1}\ninner: {sample: 2}\n",
 		"block:1:11: policies.p.requests: 0 is out of range; it must be at least 1",
 		"block:2:1: policies.p.exces: unknown setting; did you mean excess?",

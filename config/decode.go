@@ -213,7 +213,8 @@ func (d *decoder) block(n *node, v reflect.Value, path string) {
 		case short != "":
 			fields = []field{{short, n}}
 		default:
-			d.fail(n.blame(), path, "found %s, want %s", n.found(), wanted(t))
+			// The text may be a secret that was written one level too high.
+			d.fail(n.blame(), path, "found a single value, want %s", wanted(t))
 			return
 		}
 	}

@@ -49,6 +49,12 @@ func viewValue(v reflect.Value, n *node, origin string, f *planField) any {
 		return leaf{masked, origin}
 	case isScalar(t):
 		return leaf{viewScalar(v), origin}
+	case t.Kind() == reflect.Interface:
+		// A setting of any form: what is written, or nothing.
+		if n == nil {
+			return nil
+		}
+		return viewNode(n, f != nil && f.secret)
 	}
 	switch t.Kind() {
 	case reflect.Struct:

@@ -10,10 +10,13 @@ import (
 	"log/slog"
 	"maps"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/valyala/fasthttp"
 
 	"sluice/config"
 	"sluice/gateway/exchange"
@@ -46,6 +49,7 @@ type Options struct {
 type Gateway struct {
 	o       Options
 	log     *slog.Logger
+	faults  *telemetry.Limited
 	clock   *exchange.Clock
 	pool    *exchange.Pool
 	metrics *telemetry.Metrics
@@ -97,6 +101,7 @@ func New(o Options) *Gateway {
 		started: time.Now(),
 	}
 	g.pool = exchange.NewPool(g.clock)
+	g.faults = telemetry.NewLimited(g.log, time.Second)
 	g.living = lifetime.NewPool[string, any](lifetime.Options[string]{OnClose: func(name string, err error) {
 		if err != nil {
 			g.log.Warn("cannot close", "state", name, "error", err.Error())
@@ -135,7 +140,9 @@ func (g *Gateway) Apply(c *config.Config) error {
 		return err
 	}
 	g.failure.Store(nil)
-	g.metrics.ConfigReloads.With(nil, "success").Inc()
+	if g.Status().Generation > 1 {
+		g.metrics.ConfigReloads.With(nil, "success").Inc()
+	}
 	g.metrics.ConfigLastReload.Set(float64(time.Now().Unix()))
 	return nil
 }
@@ -283,7 +290,8 @@ func (g *Gateway) watchConnections(l *listener.Listener) {
 }
 
 // Decide implements listener.Handler.
-func (g *Gateway) Decide(x *exchange.Exchange) error {
+func (g *Gateway) Decide(x *exchange.Exchange) (err error) {
+	defer g.survive(x, &err)
 	if x.Paused {
 		x.Paused = false
 		return snapshot.Of(x).Resume(x)
@@ -293,6 +301,14 @@ func (g *Gateway) Decide(x *exchange.Exchange) error {
 
 // Answer implements listener.Handler.
 func (g *Gateway) Answer(x *exchange.Exchange, err error) {
+	var broken error
+	defer func() {
+		if broken != nil {
+			x.Render(broken)
+			x.Status = x.Response.StatusCode()
+		}
+	}()
+	defer g.survive(x, &broken)
 	s := snapshot.Of(x)
 	if s == nil {
 		s = g.current.Load().Snapshot
@@ -302,9 +318,34 @@ func (g *Gateway) Answer(x *exchange.Exchange, err error) {
 
 // Done implements listener.Handler.
 func (g *Gateway) Done(x *exchange.Exchange) {
+	var err error
+	defer g.survive(x, &err)
 	if s := snapshot.Of(x); s != nil {
 		s.Done(x)
 	}
+}
+
+// rejectPanic ends the one request that met a fault of the gateway's own.
+var rejectPanic = func() *exchange.Reject {
+	r := exchange.NewReject(fasthttp.StatusInternalServerError, "internal_error", "the gateway could not handle this request")
+	r.Close = true
+	return r
+}()
+
+// survive, deferred, turns a panic into an error: a fault in handling one
+// request must not end all others.
+func (g *Gateway) survive(x *exchange.Exchange, err *error) {
+	fault := recover()
+	if fault == nil {
+		return
+	}
+	*err = rejectPanic
+	route := ""
+	if x.Route != nil {
+		route = x.Route.Name
+	}
+	g.faults.Log(slog.LevelError, "panic", "a request met a fault of the gateway; please report it",
+		"route", route, "request_id", string(x.RequestID), "fault", fmt.Sprint(fault), "stack", string(debug.Stack()))
 }
 
 // upkeep does what living state wants done now and then.

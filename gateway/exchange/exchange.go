@@ -118,8 +118,11 @@ type Exchange struct {
 	// Replayable says that the request may be sent twice although its method is not idempotent.
 	Replayable bool
 
-	// Answer tells who answered.
+	// Unread says that the head could not be read: method and target are unknown.
+	Unread bool
+	// Answer tells who answered, Status with what: it is set once the response is complete.
 	Answer Answer
+	Status int
 	// Reject is the rejection that ended the request, nil otherwise.
 	Reject *Reject
 	// Reply is the answer given with Replied, nil otherwise.
@@ -251,6 +254,7 @@ func (x *Exchange) reset() {
 	x.UpstreamPath, x.UpstreamQuery, x.queryReplaced, x.Body = nil, nil, false, nil
 	x.BodyLater, x.Paused = false, false
 	x.ahead.reset()
+	x.Unread, x.Status = false, 0
 	x.BodyLimit, x.Replayable, x.ResizesBody, x.Tunnel = 0, false, false, nil
 	x.Answer, x.Reject, x.Reply, x.CacheResult = Unanswered, nil, nil, ""
 	x.Service, x.Endpoint, x.Attempts, x.UpstreamTime = "", "", 0, 0
@@ -303,8 +307,13 @@ func (x *Exchange) CopyString(s string) []byte {
 	return x.Keep(append(x.Scratch(), s...))
 }
 
-// Method returns the request's method.
-func (x *Exchange) Method() []byte { return x.Request.Header.Method() }
+// Method returns the request's method, nil if the head could not be read.
+func (x *Exchange) Method() []byte {
+	if x.Unread {
+		return nil
+	}
+	return x.Request.Header.Method()
+}
 
 // RequestHeader returns the client's value of a header, nil without one. name
 // is in canonical form (X-Correlation-Id). Of repeated headers it is the first.

@@ -56,7 +56,7 @@ func (x *Exchange) renderReject(r *Reject) {
 	}
 	// The path as it came, without the query: that may carry credentials.
 	instance := x.Path
-	if instance == nil {
+	if instance == nil && !x.Unread {
 		instance = rawPath(x.Request.Header.RequestURI())
 	}
 	res.SetBodyRaw(x.Keep(r.AppendProblem(x.Scratch(), instance, x.RequestID)))

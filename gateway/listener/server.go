@@ -200,6 +200,7 @@ func (s *Server) handleError(ctx *fasthttp.RequestCtx, err error) {
 	if !ok {
 		x = s.pool.Get(&ctx.Request, &ctx.Response, s.ended)
 		ctx.SetUserValue(exchangeKey, x)
+		x.Unread = true
 		x.Client, x.ConnID, x.PeerAddr, x.ClientAddr, x.Listener, x.Scheme = c, c.id, c.peer, c.peer, s.l.Name(), "http"
 	}
 	c.serving()

@@ -254,7 +254,7 @@ func (c *compiler) program(r *route, global config.Policies, member *config.Serv
 		l, ok := winners[place.Name]
 		block := l.policies[place.Name]
 		switch {
-		case ok && block.Off():
+		case ok && block.Off(), place.Name == "auth_guard" && !authenticates(winners):
 			continue
 		case !ok && !implied(place.Name, winners):
 			continue
@@ -312,10 +312,16 @@ func implied(name string, winners map[string]layer) bool {
 	case "correlation_id":
 		return true
 	case "auth_guard":
-		for other, l := range winners {
-			if i := policy.PlaceOf(other); i >= 0 && policy.Order[i].Stage == policy.Authenticate && !l.policies[other].Off() {
-				return true
-			}
+		return authenticates(winners)
+	}
+	return false
+}
+
+// authenticates reports whether a policy in force verifies credentials.
+func authenticates(winners map[string]layer) bool {
+	for name, l := range winners {
+		if i := policy.PlaceOf(name); i >= 0 && policy.Order[i].Stage == policy.Authenticate && !l.policies[name].Off() {
+			return true
 		}
 	}
 	return false

@@ -13,9 +13,12 @@ import (
 	"sluice/gateway/policy"
 	"sluice/gateway/policy/apikey"
 	"sluice/gateway/policy/authguard"
+	"sluice/gateway/policy/concurrency"
 	"sluice/gateway/policy/correlationid"
 	"sluice/gateway/policy/jwt"
 	"sluice/gateway/policy/ratelimit"
+	"sluice/gateway/policy/requesttransform"
+	"sluice/gateway/policy/responsetransform"
 	"sluice/gateway/snapshot"
 )
 
@@ -54,7 +57,8 @@ consumers:
 `
 
 var registry = snapshot.NewRegistry(
-	[]*policy.Definition{apikey.Definition, authguard.Definition, correlationid.Definition, jwt.Definition, ratelimit.Definition},
+	[]*policy.Definition{apikey.Definition, authguard.Definition, concurrency.Definition, correlationid.Definition, jwt.Definition,
+		ratelimit.Definition, requesttransform.Definition, responsetransform.Definition},
 	[]*action.Definition{redirect.Definition, split.Definition},
 )
 
@@ -224,5 +228,22 @@ func TestExplainHeadersJSON(t *testing.T) {
 	}
 	if err := json.Unmarshal([]byte(`{"headers": {"A": 1}}`), &req); err == nil {
 		t.Error("a number passes as a header")
+	}
+}
+
+// Settings that may be of any form are explained, also when they are left out.
+func TestExplainLooseSettings(t *testing.T) {
+	s := compile(t, `
+services: {s: {endpoints: ["http://127.0.0.1:1"]}}
+routes:
+  r:
+    service: s
+    policies:
+      request_transform: {add: {headers: {X-A: b}}}
+      response_transform: {remove: {headers: [Server]}}
+      concurrency: {max: 5}
+`)
+	if e := s.Explain(snapshot.ExplainRequest{URL: "http://a/"}); e.Problem != "" || !strings.Contains(e.Text(), "X-A") {
+		t.Error(e.Problem, e.Text())
 	}
 }

@@ -322,6 +322,7 @@ func (s *Snapshot) Answer(x *exchange.Exchange, err error) {
 		x.ToClient.Add("Via", via)
 	}
 	x.ToClient.Apply(&x.Response.Header)
+	x.Status = x.Response.StatusCode()
 }
 
 var via = []byte("1.1 sluice")
@@ -358,7 +359,7 @@ func (s *Snapshot) Done(x *exchange.Exchange) {
 	duration := x.Clock.Now() - x.Start
 	st.metrics.Done(&telemetry.Sample{
 		Method:   telemetry.MethodOf(x.Method()),
-		Code:     x.Response.StatusCode(),
+		Code:     x.Status,
 		Duration: time.Duration(duration),
 		Overhead: time.Duration(max(duration-x.UpstreamTime, 0)),
 		BytesIn:  x.BytesIn,

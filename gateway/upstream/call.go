@@ -480,7 +480,12 @@ func (c *call) leaveEndpoint() {
 		return
 	}
 	now := c.x.Clock.Now()
-	c.svc.set.Done(c.ep.Endpoint, now, c.latency, c.outcome)
+	latency := c.latency
+	if c.streamed {
+		// Most of it was the client's: how long it took to send its body.
+		latency = 0
+	}
+	c.svc.set.Done(c.ep.Endpoint, now, latency, c.outcome)
 	c.ep = nil
 }
 

@@ -145,6 +145,11 @@ func (c *call) run() (breaker.Outcome, error) {
 			s.metrics.Retries.Inc()
 			continue
 		}
+		if !isConnect(err) && !errors.Is(err, errNoConn) && !wasStale && !c.isClientFault(err) {
+			// An attempt that failed waited too: without it a backend that
+			// hangs would look quick.
+			s.metrics.UpstreamDuration.Observe(c.latency)
+		}
 		switch {
 		case wasStale && c.replayable() && stale < maxStale:
 			// The backend had closed the idle connection: that is nobody's

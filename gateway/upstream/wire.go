@@ -147,7 +147,7 @@ func appendIdentity(dst []byte, x *exchange.Exchange) []byte {
 	if id.Authenticated {
 		if _, decided := x.ToBackend.Value("X-User-ID"); !decided {
 			dst = append(dst, "X-User-ID: "...)
-			if len(id.Subject) > 0 && validValue(id.Subject) {
+			if len(trimOWS(id.Subject)) > 0 && validValue(id.Subject) {
 				dst = append(dst, id.Subject...)
 			} else {
 				dst = x.ClientAddr.AppendTo(dst)

@@ -196,7 +196,7 @@ func (l *logger) done(x *exchange.Exchange) {
 	r := telemetry.Record{
 		Time: x.Arrived, RequestID: x.RequestID, ClientIP: x.ClientAddr.Unmap(),
 		Method: x.Method(), Host: x.Host, Path: x.Path, Protocol: protocol(x),
-		Status: x.Response.StatusCode(), BytesIn: x.BytesIn, BytesOut: x.BytesOut,
+		Status: x.Status, BytesIn: x.BytesIn, BytesOut: x.BytesOut,
 		Duration: time.Duration(x.Clock.Now() - x.Start), Upstream: -1,
 		Service: x.Service, Endpoint: x.Endpoint, Reason: x.Reason,
 		Referer: x.RequestHeader("Referer"), UserAgent: x.RequestHeader("User-Agent"),

@@ -48,7 +48,7 @@ func TestLine(t *testing.T) {
 	x.Identity.Consumer = &exchange.Consumer{Name: "alice", NameHeader: []byte("alice")}
 	x.Service, x.Endpoint, x.Attempts = "users", "http://10.0.0.1:8080", 1
 	x.UpstreamTime, x.BytesIn, x.BytesOut = int64(1500*time.Microsecond), 3, 5
-	x.Response.SetStatusCode(201)
+	x.Status = 201
 	w.Advance(2 * time.Millisecond)
 	h.Done(x)
 	x.Close()
@@ -78,6 +78,7 @@ func TestLines(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "access.log")
 		h := w.MustBuild(t, Definition, "path: "+file+"\n"+settings)
 		x := w.Exchange("/a", "User-Agent: curl")
+		x.Status = 200
 		prepare(x)
 		h.Done(x)
 		x.Close()

@@ -98,7 +98,7 @@ func build(b *policy.Build, s *Config) (policy.Hooks, error) {
 	if c.dimensions, err = dimensionsOf(b.Answers.Varies); err != nil {
 		return policy.Hooks{}, err
 	}
-	c.place = placeOf(b)
+	c.place = placeOf(b, s)
 	if b.Route != nil {
 		c.route = b.Route.Name
 	}

@@ -578,6 +578,27 @@ func TestStaleIfError(t *testing.T) {
 	s.counted(t, `sluice_cache_requests_total{route="users",result="stale"}`, 4)
 }
 
+// What was stored as shared is nobody's once the setting is gone.
+func TestSharedEntriesEndWithTheSetting(t *testing.T) {
+	s := newSite(t, "cache: {shared: true}, api_key: {}", twoConsumers)
+	s.want(t, false, "GET /", "X-Caller: alice")
+	s.want(t, true, "GET /", "X-Caller: bob")
+	s.apply(t, s.Config().Services["users"].Endpoints[0].URL, "cache: {}, api_key: {}", twoConsumers)
+	s.url = "http://" + s.Listeners()[0].Address
+	s.want(t, false, "GET /", "X-Caller: bob")
+}
+
+// A backend writes absolute links with the host and port that it is told of:
+// an answer to one spelling is not the answer to another.
+func TestHostSpellingsAreApart(t *testing.T) {
+	s := newSite(t, "cache: {}", "trusted_proxies: [127.0.0.0/8]")
+	s.want(t, false, "GET /", "Host: shop.example:1337")
+	s.want(t, false, "GET /", "Host: shop.example")
+	s.want(t, false, "GET /", "Host: shop.example", "X-Forwarded-Host: evil.example")
+	s.want(t, false, "GET /", "Host: shop.example", "X-Forwarded-Port: 1337")
+	s.want(t, true, "GET /", "Host: shop.example")
+}
+
 func TestReloadKeepsWhatIsStored(t *testing.T) {
 	s := newSite(t, "cache: {}", "")
 	s.answers(200, strings.Repeat("x", 60_000))

@@ -25,13 +25,14 @@ const (
 )
 
 // placeOf tells places apart whose answers differ for the same URI: another route, another service, another rewriting of
-// the path, other policies that change answers before they are stored.
-func placeOf(b *policy.Build) (place [placeLen]byte) {
+// the path, other policies that change answers before they are stored. Settings that decide whose an entry is count too:
+// what was shared while that was allowed must not be found when it no longer is.
+func placeOf(b *policy.Build, c *Config) (place [placeLen]byte) {
 	h := sha256.New()
 	if b.RouteConfig != nil {
 		fmt.Fprintf(h, "%q %q %t ", b.RouteConfig.Name, b.RouteConfig.Rewrite, b.RouteConfig.StripPrefix)
 	}
-	fmt.Fprintf(h, "%q %q", b.Service, b.Answers.Shape)
+	fmt.Fprintf(h, "%q %q %t %t", b.Service, b.Answers.Shape, c.Shared, c.RespectOrigin)
 	copy(place[:], h.Sum(nil))
 	return place
 }
@@ -84,6 +85,10 @@ func (c *cacher) appendKey(dst []byte, x *exchange.Exchange, class byte) []byte 
 	dst = append(dst, 0, 0, 0, 0)
 	dst = appendURI(dst, x.Scheme, x.Host, x.Path, x.BackendQuery())
 	binary.LittleEndian.PutUint32(dst[stampAt:], c.shared.uris.stamp(dst[uriAt:]))
+	// Backends write absolute links from what they are told of host and port,
+	// which says more than the host that routes.
+	dst = appendPart(dst, x.ForwardedHost)
+	dst = appendPart(dst, x.ForwardedPort)
 	for i := range c.dimensions {
 		dst = c.dimensions[i].append(dst, x)
 	}

@@ -84,10 +84,12 @@ func TestPlaces(t *testing.T) {
 	seen := make(map[[placeLen]byte]bool)
 	for _, b := range []policy.Build{{}, {Service: "a"}, {Service: "b"}, {Answers: policy.Answers{Shape: "a"}}} {
 		b.World = w.World
-		seen[placeOf(&b)] = true
+		for _, c := range []Config{{}, {Shared: true}, {RespectOrigin: true}} {
+			seen[placeOf(&b, &c)] = true
+		}
 	}
-	if len(seen) != 4 {
-		t.Errorf("%d places of 4", len(seen))
+	if len(seen) != 12 {
+		t.Errorf("%d places of 12", len(seen))
 	}
 }
 

@@ -154,6 +154,10 @@ func (s *site) do(t testing.TB, request string, head ...string) reply {
 	}
 	for _, line := range head {
 		name, value, _ := strings.Cut(line, ": ")
+		if name == "Host" {
+			req.Host = value
+			continue
+		}
 		req.Header.Add(name, value)
 	}
 	res, err := s.client.Do(req)
