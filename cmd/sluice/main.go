@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -45,6 +46,9 @@ func run(args []string) int {
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(runCommand(), demoCommand(), validateCommand(), explainCommand(), tokenCommand(), schemaCommand(), versionCommand())
+	for _, name := range []string{"diff", "convert", "keys", "top", "audit"} {
+		root.AddCommand(notBuilt(name))
+	}
 	for _, c := range root.Commands() {
 		fromEnvironment(c)
 	}
@@ -69,6 +73,44 @@ func run(args []string) int {
 		fmt.Fprintln(os.Stderr, "sluice:", err)
 	}
 	return exitConfig
+}
+
+// notBuilt is a command of the contract that is yet to come.
+func notBuilt(name string) *cobra.Command {
+	return &cobra.Command{
+		Use:                name,
+		Hidden:             true,
+		DisableFlagParsing: true,
+		RunE: func(*cobra.Command, []string) error {
+			return usageError{fmt.Errorf("%s is not built yet", name)}
+		},
+	}
+}
+
+// duration is a flag that reads durations as the configuration does: 30s, 5m, 1d.
+type duration struct{ d *time.Duration }
+
+func (v duration) String() string {
+	if v.d == nil {
+		return ""
+	}
+	return config.FormatDuration(*v.d)
+}
+
+func (v duration) Set(text string) (err error) {
+	negative, positive := strings.CutPrefix(text, "-")
+	if *v.d, err = config.ParseDuration(negative); positive {
+		*v.d = -*v.d
+	}
+	return err
+}
+
+func (v duration) Type() string { return "duration" }
+
+// durationVar adds a duration flag with a default.
+func durationVar(f *pflag.FlagSet, p *time.Duration, name string, value time.Duration, usage string) {
+	*p = value
+	f.Var(duration{p}, name, usage)
 }
 
 // fromEnvironment gives every flag that is not on the command line the value
@@ -121,6 +163,11 @@ func (s *configuration) flags(c *cobra.Command) {
 func (s *configuration) check() error {
 	if s.path == "" {
 		return usageError{errors.New("which configuration? Give -c FILE or -c DIR, or set SLUICE_CONFIG")}
+	}
+	for _, set := range s.set {
+		if !strings.Contains(set, "=") {
+			return usageError{fmt.Errorf("--set %q: must be PATH=VALUE, as limits.idle_timeout=30s", set)}
+		}
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ func tokenCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&o.subject, "sub", "", "subject: the claim sub")
-	f.DurationVar(&o.ttl, "ttl", time.Hour, "time until the token expires; a negative one makes an expired token")
+	durationVar(f, &o.ttl, "ttl", time.Hour, "time until the token expires; a negative one makes an expired token")
 	f.StringArrayVar(&o.claims, "claim", nil, "k=v, further claims; v is JSON where it reads as JSON, else text; repeatable")
 	f.StringVar(&o.secret, "secret", "", "secret of HS256, HS384 and HS512")
 	f.StringVar(&o.key, "key", "", "file of a private key, PEM")

@@ -53,7 +53,7 @@ func (r *Reject) appendHead(b []byte) []byte {
 	b = append(b, `{"type":"urn:sluice:`...)
 	b = append(b, r.Reason...)
 	b = append(b, `","title":`...)
-	b = AppendJSONString(b, []byte(fasthttp.StatusMessage(r.Status)))
+	b = AppendJSONString(b, []byte(titleOf(r.Status)))
 	b = append(b, `,"status":`...)
 	b = strconv.AppendInt(b, int64(r.Status), 10)
 	b = append(b, `,"detail":`...)
@@ -77,6 +77,19 @@ func (r *Reject) AppendProblem(b, instance, requestID []byte) []byte {
 		b = AppendJSONString(b, requestID)
 	}
 	return append(b, "}\n"...)
+}
+
+// titleOf names a status as RFC 9110 does.
+func titleOf(status int) string {
+	switch status {
+	case fasthttp.StatusRequestEntityTooLarge:
+		return "Content Too Large"
+	case fasthttp.StatusUnprocessableEntity:
+		return "Unprocessable Content"
+	case 499:
+		return "Client Closed Request"
+	}
+	return fasthttp.StatusMessage(status)
 }
 
 const hexDigits = "0123456789abcdef"
