@@ -194,3 +194,16 @@ func TestScalars(t *testing.T) {
 		}
 	}
 }
+
+// What stands in the query of a URL under the name of a secret is hidden with the rest.
+func TestRedactURL(t *testing.T) {
+	f := func(text, want string) {
+		t.Helper()
+		if got := redactURL(text); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
+	}
+	f("http://user:word@idp/k?token=a&b=c#d", "http://***@idp/k?token=***&b=c#d")
+	f("https://idp/k?a=b&api_key=1&sig=2", "https://idp/k?a=b&api_key=***&sig=***")
+	f("no url? token=1", "no url? token=1")
+}

@@ -207,5 +207,18 @@ var userinfo = regexp.MustCompile(`://[^/@\s]*@`)
 
 // redactURL hides user and password in the URLs of a text.
 func redactURL(text string) string {
-	return userinfo.ReplaceAllString(text, "://"+masked+"@")
+	text = userinfo.ReplaceAllString(text, "://"+masked+"@")
+	if !strings.Contains(text, "://") {
+		return text
+	}
+	return parameter.ReplaceAllStringFunc(text, func(p string) string {
+		name, _, _ := strings.Cut(p[1:], "=")
+		if !soundsSecret(name) && !strings.HasPrefix(strings.ToLower(name), "sig") {
+			return p
+		}
+		return p[:1] + name + "=" + masked
+	})
 }
+
+// parameter is one of the query of a URL.
+var parameter = regexp.MustCompile(`[?&][^=&#\s]+=[^&#\s]*`)

@@ -218,7 +218,7 @@ func (r *Remote) run() {
 		if err := r.fetch(); err != nil && r.ctx.Err() == nil {
 			failures++
 			pause = min(time.Second<<min(failures-1, 10), refetchEvery)
-			r.log.Error("cannot fetch the keys that verify tokens", "url", r.where(), "error", err, "known_keys", r.known(), "retry_in", pause.String())
+			r.log.Error("cannot fetch the keys that verify tokens", "url", r.where(), "error", cause(err), "known_keys", r.known(), "retry_in", pause.String())
 		} else if failures > 0 {
 			failures = 0
 			r.log.Info("the keys that verify tokens can be fetched again", "url", r.where(), "known_keys", r.known())
@@ -237,11 +237,27 @@ func (r *Remote) release() {
 	r.mu.Unlock()
 }
 
+// where names the source of the keys for the log: without user, password and
+// query, which may be credentials.
 func (r *Remote) where() string {
-	if r.url != "" {
-		return r.url
+	text := r.url
+	if text == "" {
+		text = r.issuer
 	}
-	return r.issuer
+	u, err := url.Parse(text)
+	if err != nil {
+		return "(not a URL)"
+	}
+	return u.Scheme + "://" + u.Host + u.Path
+}
+
+// cause is why a fetch failed, without the URL that was asked.
+func cause(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
 }
 
 func (r *Remote) known() int {
