@@ -302,7 +302,7 @@ func TestNotBuilt(t *testing.T) {
 	}
 	listener := func(s string) string { return `listeners: {a: {address: ":1", ` + s + `}}` }
 	route := func(s string) string { return minimal + `  r: {` + s + `}` }
-	for _, s := range []string{"tls: {}", "tls: {acme: {email: a}}", "http2: true", "h2c: true", "http3: on", "proxy_protocol: require", "engine: loop"} {
+	for _, s := range []string{"http3: on", "proxy_protocol: require", "engine: loop"} {
 		name, _, _ := strings.Cut(s, ":")
 		refused(listener(s), "listeners.a."+name)
 	}
@@ -310,6 +310,7 @@ func TestNotBuilt(t *testing.T) {
 		name, _, _ := strings.Cut(s, ":")
 		refused(route(s), "routes.r."+name)
 	}
+	refused(listener("tls: {acme: {email: a}}"), "listeners.a.tls.acme")
 	refused("state: {dir: /x}", "state.dir")
 	refused("state: {redis: {addresses: [\"a:1\"]}}", "state.redis")
 	refused("services: {a: {protocol: grpc, endpoints: [\"http://a\"]}}", "services.a.protocol")
@@ -320,7 +321,7 @@ func TestNotBuilt(t *testing.T) {
 	refused("plans: {a: {}}\nconsumers: {c: {plan: a}}", "consumers.c.plan")
 	refused("compatibility: kong", "compatibility")
 
-	for _, s := range []string{listener("tls: off, http2: false, h2c: off, proxy_protocol: off, engine: fasthttp"), "state: {dir: \"\", redis: off}", "plans: {}", "teams:", route("service: users, aggregate: off, openapi: \"\"")} {
+	for _, s := range []string{listener("tls: off, http2: true, h2c: true, proxy_protocol: off, engine: fasthttp"), "state: {dir: \"\", redis: off}", "plans: {}", "teams:", route("service: users, aggregate: off, openapi: \"\"")} {
 		parse(t, s, Options{})
 	}
 }

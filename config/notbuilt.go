@@ -16,9 +16,6 @@ var notYet = []struct {
 	written bool
 }{
 	{path: "listeners.*.tls.acme", what: "obtaining certificates by ACME"},
-	{path: "listeners.*.tls", what: "TLS on a listener", written: true},
-	{path: "listeners.*.http2", values: []string{"true", "on", "yes"}, what: "HTTP/2"},
-	{path: "listeners.*.h2c", values: []string{"true", "on", "yes"}, what: "HTTP/2 without TLS"},
 	{path: "listeners.*.http3", values: []string{"true", "on", "yes"}, what: "HTTP/3"},
 	{path: "listeners.*.proxy_protocol", values: []string{"accept", "require"}, what: "the PROXY protocol"},
 	{path: "listeners.*.engine", values: []string{"loop"}, what: "the engine loop"},

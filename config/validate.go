@@ -123,6 +123,25 @@ func (k *checker) listeners() {
 		if l != nil && l.Address != "" {
 			k.address(path+".address", l.Address, taken)
 		}
+		if l != nil {
+			k.listenerTLS(path, l)
+		}
+	}
+}
+
+func (k *checker) listenerTLS(path string, l *Listener) {
+	t := &l.TLS
+	if t.Off {
+		return
+	}
+	if l.H2C {
+		k.fail(path+".h2c", "h2c is HTTP/2 without TLS and this listener has tls; write http2: true instead")
+	}
+	if len(t.Certificates) == 0 && t.ACME.Off {
+		k.fail(path+".tls.certificates", "there is no certificate; write [{cert: FILE, key: FILE}]")
+	}
+	if mode := t.ClientAuth.Mode; (mode == "request" || mode == "require") && t.ClientAuth.CA == "" {
+		k.fail(path+".tls.client_auth.ca", "clients' certificates are verified against authorities; write ca: FILE")
 	}
 }
 

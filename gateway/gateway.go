@@ -76,10 +76,11 @@ type Gateway struct {
 // generation is a snapshot with the environment it was compiled in.
 type generation struct {
 	*snapshot.Snapshot
-	world  *policy.World
-	env    *upstream.Environment
-	number uint64
-	since  time.Time
+	world   *policy.World
+	env     *upstream.Environment
+	secured map[string]*security // by listener, those that speak TLS
+	number  uint64
+	since   time.Time
 }
 
 type reloadFailure struct {
@@ -110,6 +111,7 @@ func New(o Options) *Gateway {
 	g.sweeper = upstream.NewSweeper(g.clock, 0)
 	g.sweeper.Start()
 	g.chores.Go(g.upkeep)
+	g.chores.Go(g.keepCertificates)
 	return g
 }
 
@@ -166,11 +168,12 @@ func (g *Gateway) apply(c *config.Config) error {
 	}
 	next.number++
 	next.Start(next.env)
+	g.watchCertificates(next)
 	g.current.Store(next)
 	for _, w := range next.Warnings {
 		g.log.Warn("configuration: "+w.Message, "setting", w.Path)
 	}
-	g.rearrange(c, opened)
+	g.rearrange(c, opened, next, previous)
 	if previous != nil {
 		previous.Retire()
 	}
@@ -193,13 +196,22 @@ func (g *Gateway) compile(c *config.Config, dry bool) (*generation, error) {
 		Clock: g.clock, Sweeper: g.sweeper, Log: g.log,
 		Resolve: g.o.Resolve, Stall: c.Limits.StallTimeout,
 	}
+	secured, warnings, wrong := g.secure(c)
 	s, err := snapshot.Compile(world, env, g.o.Registry, g.Health)
+	if len(wrong) > 0 {
+		var others config.Errors
+		if err != nil && !errors.As(err, &others) {
+			wrong = append(wrong, c.Errorf("", "%v", err))
+		}
+		err = append(wrong, others...).Err()
+	}
 	if err != nil {
 		world.Leases.Close()
 		world.Generation.Close()
 		return nil, err
 	}
-	gen := &generation{Snapshot: s, world: world, env: env, since: time.Now()}
+	s.Warnings = append(s.Warnings, warnings...)
+	gen := &generation{Snapshot: s, world: world, env: env, secured: secured, since: time.Now()}
 	if !dry {
 		g.worldsMu.Lock()
 		g.worlds[world] = struct{}{}
@@ -252,7 +264,13 @@ func (g *Gateway) listen(c *config.Config) (map[string]*listener.Server, error) 
 }
 
 // rearrange makes the servers those of c: new ones start, those that are gone drain.
-func (g *Gateway) rearrange(c *config.Config, opened map[string]*listener.Server) {
+func (g *Gateway) rearrange(c *config.Config, opened map[string]*listener.Server, next, previous *generation) {
+	before := make(map[string]*security) // by address
+	if previous != nil {
+		for _, s := range previous.secured {
+			before[s.settings.Address] = s
+		}
+	}
 	wanted := make(map[string]bool)
 	for name, lc := range c.Listeners {
 		wanted[lc.Address] = true
@@ -266,6 +284,7 @@ func (g *Gateway) rearrange(c *config.Config, opened map[string]*listener.Server
 		s.Listener().Configure(listener.Timeouts{
 			Header: c.Limits.HeaderTimeout, Stall: c.Limits.StallTimeout, Idle: c.Limits.IdleTimeout,
 		}, listener.Limits{MaxConns: c.Limits.MaxConnections, MaxConnsPerIP: c.Limits.MaxConnectionsPerIP})
+		g.speak(s.Listener(), lc, next.secured[name], before[lc.Address])
 		if opened[lc.Address] != nil {
 			s.Start()
 			g.log.Info("listening", "listener", name, "address", s.Listener().Addr().String())

@@ -2,6 +2,7 @@ package listener
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/netip"
@@ -24,6 +25,7 @@ const (
 	phaseIdle                 // between requests: all is sent, and nothing has come
 	phaseClosing              // given up by the sweeper
 	phaseTunnel               // switched protocols
+	phaseHTTP2                // speaks HTTP/2; h2 knows more
 	phaseLinger               // answered and done; what the client still sends is thrown away
 )
 
@@ -31,11 +33,12 @@ const (
 // can enforce the timeouts of all without a deadline per request. The stamps
 // are of the sweeper's coarse clock.
 type conn struct {
-	net.Conn
-	owner *Listener
-	raw   syscall.RawConn
-	id    uint64
-	peer  netip.Addr
+	net.Conn // what is spoken on tcp: TLS, or the same
+	tcp      net.Conn
+	owner    *Listener
+	raw      syscall.RawConn
+	id       uint64
+	peer     netip.Addr
 
 	phase      atomic.Uint32
 	since      atomic.Int64 // when the phase began
@@ -49,6 +52,11 @@ type conn struct {
 	// request that may have switched protocols, and waits for that to be known.
 	unflushed bool
 	unread    bool
+	abrupt    bool
+	protocol  string
+	state     *tls.ConnectionState // nil without TLS
+	secured   bool                 // set before others see the connection
+	h2        *h2conn              // set before phaseHTTP2
 	strict    strict
 	held      []byte
 
@@ -68,6 +76,12 @@ var (
 // Read reads from the client. Nothing passes that strict refuses.
 func (c *conn) Read(p []byte) (int, error) {
 	ph := c.phase.Load()
+	switch ph {
+	case phaseHTTP2:
+		return c.Conn.Read(p)
+	case phaseClosing:
+		return 0, net.ErrClosed
+	}
 	if ph == phaseTunnel {
 		if len(c.held) > 0 {
 			return c.takeHeld(p), nil
@@ -183,6 +197,9 @@ func (c *conn) Close() error {
 
 func (c *conn) shut() error {
 	c.once.Do(func() { c.owner.forget(c) })
+	if c.secured {
+		return c.endTLS()
+	}
 	return c.Conn.Close()
 }
 
@@ -217,7 +234,8 @@ var lingerBuffers = sync.Pool{New: func() any { b := make([]byte, 16<<10); retur
 // reset makes the coming close a reset, the one way to tell a client of
 // HTTP/1.0 that a body which ends with the connection is not whole.
 func (c *conn) reset() {
-	if t, ok := c.Conn.(interface{ SetLinger(sec int) error }); ok {
+	c.abrupt = true
+	if t, ok := c.tcp.(interface{ SetLinger(sec int) error }); ok {
 		_ = t.SetLinger(0)
 	}
 }
@@ -225,6 +243,9 @@ func (c *conn) reset() {
 // CloseWrite ends the sending direction.
 func (c *conn) CloseWrite() error {
 	if h, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return h.CloseWrite()
+	}
+	if h, ok := c.tcp.(interface{ CloseWrite() error }); ok {
 		return h.CloseWrite()
 	}
 	return c.Conn.Close()
@@ -296,6 +317,8 @@ func (c *conn) check(now int64, t *Timeouts) {
 		if over(since, t.Header) {
 			c.InterruptRead()
 		}
+	case phaseHTTP2:
+		c.h2.check(now, t.Stall)
 	case phaseServing:
 		if r := c.readSince.Load(); r != 0 && over(r, t.Stall) {
 			c.InterruptRead()
@@ -306,7 +329,7 @@ func (c *conn) check(now int64, t *Timeouts) {
 // evict closes the connection if it is between requests, and none is on its
 // way as far as this side can see.
 func (c *conn) evict() bool {
-	if c.phase.Load() == phaseLinger {
+	if ph := c.phase.Load(); ph == phaseLinger || ph == phaseHTTP2 && !c.h2.busy() {
 		_ = c.shut()
 		return true
 	}

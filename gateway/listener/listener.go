@@ -44,8 +44,9 @@ type Listener struct {
 	coarse atomic.Int64 // nanoseconds, advanced by the sweeper
 	start  time.Time
 
-	timeouts atomic.Pointer[Timeouts]
-	limits   atomic.Pointer[Limits]
+	timeouts  atomic.Pointer[Timeouts]
+	limits    atomic.Pointer[Limits]
+	protocols atomic.Pointer[Protocols]
 
 	mu    sync.Mutex
 	ring  conn // sentinel
@@ -86,6 +87,7 @@ func Listen(name, address string, log *slog.Logger) (*Listener, error) {
 	l.coarse.Store(1)
 	l.timeouts.Store(&Timeouts{})
 	l.limits.Store(&Limits{})
+	l.protocols.Store(&Protocols{})
 	return l, nil
 }
 
@@ -138,7 +140,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 const refusal = "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 
 func (l *Listener) admit(nc net.Conn) *conn {
-	c := &conn{Conn: nc, owner: l, id: l.nextID.Add(1)}
+	c := &conn{Conn: nc, tcp: nc, owner: l, id: l.nextID.Add(1)}
+	c.dress(l.protocols.Load())
 	if sc, ok := nc.(syscall.Conn); ok {
 		c.raw, _ = sc.SyscallConn()
 	}
@@ -162,8 +165,10 @@ func (l *Listener) admit(nc net.Conn) *conn {
 	if full {
 		l.mu.Unlock()
 		l.refused.Add(1)
-		_ = nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-		_, _ = nc.Write([]byte(refusal))
+		if !c.secured {
+			_ = nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+			_, _ = nc.Write([]byte(refusal))
+		}
 		_ = nc.Close()
 		return nil
 	}
@@ -217,8 +222,8 @@ func (l *Listener) evictIdle(n int) int {
 // have one, and those that were refused since the start.
 func (l *Listener) Stats() (idle, active int, refused uint64) {
 	for _, c := range l.snapshot(nil) {
-		switch c.phase.Load() {
-		case phaseNew, phaseIdle:
+		switch ph := c.phase.Load(); {
+		case ph == phaseNew, ph == phaseIdle, ph == phaseHTTP2 && !c.h2.busy():
 			idle++
 		default:
 			active++
@@ -284,6 +289,11 @@ const freshFor = 5 * time.Second
 func (l *Listener) CloseIdle() (active int) {
 	now := l.coarse.Load()
 	for _, c := range l.snapshot(nil) {
+		if c.phase.Load() == phaseHTTP2 {
+			c.h2.goAway()
+			active++
+			continue
+		}
 		if c.evict() {
 			continue
 		}

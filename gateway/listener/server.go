@@ -65,6 +65,7 @@ func NewServer(l *Listener, h Handler, pool *exchange.Pool, maxHead int, log *sl
 		CloseOnShutdown:              true,
 		Logger:                       fastLog{log},
 	}
+	s.fast.NextProto("h2", s.serveHTTP2)
 	return s
 }
 
@@ -80,7 +81,14 @@ func (s *Server) Start() {
 }
 
 // Drain makes every answer the last of its connection.
-func (s *Server) Drain() { s.draining.Store(true) }
+func (s *Server) Drain() {
+	s.draining.Store(true)
+	for _, c := range s.l.snapshot(nil) {
+		if c.phase.Load() == phaseHTTP2 {
+			c.h2.goAway()
+		}
+	}
+}
 
 // StopAccepting closes the listening socket and waits until the accept loop has ended.
 func (s *Server) StopAccepting() {
@@ -125,8 +133,8 @@ func (s *Server) open(ctx *fasthttp.RequestCtx) (*exchange.Exchange, error) {
 	ctx.Response.Header.DisableNormalizing()
 	c := ctx.Conn().(*conn)
 	c.serving()
-	x.Client, x.ConnID, x.PeerAddr, x.Listener = c, c.id, c.peer, s.l.Name()
-	x.Scheme = "http"
+	x.Client = c
+	c.identify(x)
 	if r := readHead(x, &ctx.Request.Header); r != nil {
 		return x, r
 	}
@@ -139,6 +147,7 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, x *exchange.Exchange, err erro
 		ctx.SetConnectionClose()
 	}
 	c := x.Client.(*conn)
+	c.secure(x)
 	if x.Aborted.Load() || c.cut.Load() {
 		// Nobody reads the answer, or what the client still sends can not be
 		// told from a next request.
@@ -201,7 +210,8 @@ func (s *Server) handleError(ctx *fasthttp.RequestCtx, err error) {
 		x = s.pool.Get(&ctx.Request, &ctx.Response, s.ended)
 		ctx.SetUserValue(exchangeKey, x)
 		x.Unread = true
-		x.Client, x.ConnID, x.PeerAddr, x.ClientAddr, x.Listener, x.Scheme = c, c.id, c.peer, c.peer, s.l.Name(), "http"
+		x.Client, x.ClientAddr = c, c.peer
+		c.identify(x)
 	}
 	c.serving()
 	c.unread = true
@@ -219,6 +229,7 @@ func (s *Server) handleError(ctx *fasthttp.RequestCtx, err error) {
 		reject = rejectSlowHead
 	}
 	s.handler.Answer(x, reject)
+	c.secure(x)
 }
 
 func (s *Server) done(x *exchange.Exchange) {

@@ -50,13 +50,14 @@ type Metrics struct {
 	UpstreamDuration *Family[*Histogram] // service; use Service
 	Retries          *Family[*Counter]   // service; use Service
 
-	Connections   *FuncFamily // listener, state
-	CircuitState  *FuncFamily // service, endpoint: 0 closed, 1 half-open, 2 open
-	EndpointUp    *FuncFamily // service, endpoint: 0 or 1
-	CacheBytes    *FuncFamily // no labels
-	RateLimited   *Family[*Counter]
-	AuthFailures  *Family[*Counter]
-	CacheRequests *Family[*Counter]
+	Connections       *FuncFamily // listener, state
+	CircuitState      *FuncFamily // service, endpoint: 0 closed, 1 half-open, 2 open
+	EndpointUp        *FuncFamily // service, endpoint: 0 or 1
+	CertificateExpiry *FuncFamily // listener, certificate
+	CacheBytes        *FuncFamily // no labels
+	RateLimited       *Family[*Counter]
+	AuthFailures      *Family[*Counter]
+	CacheRequests     *Family[*Counter]
 
 	ConfigReloads    *Family[*Counter] // result: success or failure
 	ConfigLastReload *Gauge            // Unix time in seconds
@@ -132,6 +133,11 @@ func NewMetrics(o Options) *Metrics {
 		Name:   "sluice_endpoint_up",
 		Help:   "Whether the endpoint is given requests: 1 yes, 0 unhealthy or ejected.",
 		Labels: []string{"service", "endpoint"},
+	})
+	m.CertificateExpiry = r.GaugeFunc(Desc{
+		Name:   "sluice_certificate_expiry_timestamp_seconds",
+		Help:   "When the certificate in use expires, in seconds since 1970.",
+		Labels: []string{"listener", "certificate"},
 	})
 	m.CacheBytes = r.GaugeFunc(Desc{
 		Name: "sluice_cache_bytes",

@@ -1,0 +1,380 @@
+package listener
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"sluice/gateway/exchange"
+)
+
+// h2stream is one request over HTTP/2 on its way through the same pipeline as
+// those over HTTP/1.1: its head is written out as one of HTTP/1.1 and read by
+// the same reader, its bodies pass unbuffered. It is the exchange's client
+// connection and the request's body. It belongs to the stream's goroutine,
+// but for what mu and the stamps are there for.
+type h2stream struct {
+	conn *h2conn
+	in   *http.Request
+	out  http.ResponseWriter
+
+	req  fasthttp.Request
+	res  fasthttp.Response
+	head []byte
+	src  bytes.Reader
+	br   *bufio.Reader
+
+	values []byte
+	slab   []string
+	cuts   []cut
+	done   bool // the request body was read to its end
+
+	// mu guards out for other goroutines than the stream's: the engine takes it
+	// back when the stream ends.
+	mu         sync.Mutex
+	ended      bool
+	readSince  atomic.Int64 // a body read waits since then, 0: none
+	writeSince atomic.Int64
+
+	prev, next *h2stream
+}
+
+// cut is where a value ends in the buffer of all values.
+type cut struct {
+	name string
+	end  int
+}
+
+// maxKeptHead is how much memory for heads an idle stream keeps.
+const maxKeptHead = 16 << 10
+
+var h2streams = sync.Pool{New: func() any { return &h2stream{br: bufio.NewReaderSize(nil, 4<<10)} }}
+
+// ServeHTTP serves a stream: the engine's call, on a goroutine of its own.
+func (h *h2conn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s := h.server
+	st := h2streams.Get().(*h2stream)
+	st.conn, st.in, st.out, st.ended, st.done = h, r, w, false, false
+	h.add(st)
+	x := s.pool.Get(&st.req, &st.res, s.ended)
+	defer st.close(x)
+	st.res.Header.DisableNormalizing()
+	st.res.Header.SetNoDefaultContentType(true)
+	h.conn.identify(x)
+	x.Client = st
+	var err error
+	if reject := st.read(x); reject != nil {
+		x.ClientAddr = x.PeerAddr
+		err = reject
+	} else {
+		err = s.handler.Decide(x)
+	}
+	s.handler.Answer(x, err)
+	h.conn.secure(x)
+	if !st.send(x) {
+		// Without its end the client can not take the answer for whole.
+		panic(http.ErrAbortHandler)
+	}
+}
+
+func (st *h2stream) close(x *exchange.Exchange) {
+	st.conn.remove(st)
+	if st.in.Context().Err() != nil {
+		x.Aborted.Store(true)
+	}
+	_ = st.res.CloseBodyStream() // it is part of the exchange
+	_ = x.Close()
+	st.mu.Lock()
+	st.ended = true
+	st.mu.Unlock()
+	st.req.Reset()
+	st.res.Reset()
+	st.conn, st.in, st.out = nil, nil, nil
+	st.readSince.Store(0)
+	st.writeSince.Store(0)
+	clear(st.slab)
+	clear(st.cuts)
+	if cap(st.head)+cap(st.values) > maxKeptHead {
+		st.head, st.values = nil, nil
+	}
+	h2streams.Put(st)
+}
+
+// read makes the request of the exchange. The engine has checked what RFC
+// 9113, section 8.3 wants of pseudo header fields, that names are in lower
+// case, that values hold no control bytes, and that nothing is there that
+// belongs to a connection.
+func (st *h2stream) read(x *exchange.Exchange) *exchange.Reject {
+	r := st.in
+	x.Unread = true
+	if !isToken([]byte(r.Method)) || r.Method == http.MethodConnect {
+		return rejectTarget
+	}
+	b := append(append(st.head[:0], r.Method...), ' ')
+	target := len(b)
+	b = append(b, r.RequestURI...)
+	for _, c := range b[target:] {
+		if c <= ' ' || c == 0x7f {
+			return rejectTarget
+		}
+	}
+	b = append(append(b, " HTTP/1.1\r\nHost: "...), r.Host...)
+	b = append(b, "\r\n"...)
+	for name, values := range r.Header {
+		for _, v := range values {
+			b = append(append(b, name...), ": "...)
+			b = append(append(b, v...), "\r\n"...)
+		}
+	}
+	b = append(b, "\r\n"...)
+	st.head = b
+	if r.Host == "" {
+		return rejectHost
+	}
+	if lengths := r.Header["Content-Length"]; len(lengths) > 0 {
+		n, err := strconv.ParseInt(lengths[0], 10, 64)
+		if err != nil || len(lengths) > 1 || n != r.ContentLength {
+			return rejectFraming
+		}
+	}
+	st.src.Reset(b)
+	br := st.br
+	if len(b) > br.Size() {
+		br = bufio.NewReaderSize(nil, len(b))
+	}
+	br.Reset(&st.src)
+	if st.req.Header.Read(br) != nil {
+		st.req.Header.Reset()
+		return rejectMalformed
+	}
+	if r.ContentLength != 0 {
+		st.req.SetBodyStream(st, int(r.ContentLength))
+	}
+	x.Unread = false
+	return readHead(x, &st.req.Header)
+}
+
+// Read reads the request body.
+func (st *h2stream) Read(p []byte) (int, error) {
+	st.readSince.Store(st.conn.conn.owner.coarse.Load())
+	n, err := st.in.Body.Read(p)
+	st.readSince.Store(0)
+	if err == io.EOF && !st.done {
+		st.done = true
+		for name, values := range st.in.Trailer {
+			for _, v := range values {
+				if st.req.Header.AddTrailer(name) == nil {
+					st.req.Header.Add(name, v)
+				}
+			}
+		}
+	}
+	return n, err
+}
+
+// send sends the answer. It is false where the answer did not come to its end.
+func (st *h2stream) send(x *exchange.Exchange) bool {
+	res := x.Response
+	status := res.StatusCode()
+	body := status >= 200 && status != fasthttp.StatusNoContent && status != fasthttp.StatusNotModified
+	header := st.out.Header()
+	st.fill(header, &res.Header, body)
+	if st.conn.server.draining.Load() {
+		header["Connection"] = closing // the engine's word for GOAWAY
+	}
+	stream := res.BodyStream()
+	mute := !body || res.SkipBody || x.Request.Header.IsHead()
+	switch {
+	case !body:
+	case stream != nil:
+		if n := res.Header.ContentLength(); n >= 0 {
+			header["Content-Length"] = []string{strconv.Itoa(n)}
+		}
+	case res.SkipBody:
+		if n := res.Header.Peek("Content-Length"); len(n) > 0 {
+			header["Content-Length"] = []string{string(n)}
+		}
+	case len(res.Body()) > engineCounts || mute:
+		header["Content-Length"] = []string{strconv.Itoa(len(res.Body()))}
+	}
+	st.out.WriteHeader(status)
+	switch {
+	case mute:
+		return true
+	case stream == nil:
+		if b := res.Body(); len(b) > 0 {
+			if _, err := (*h2writer)(st).write(b); err != nil {
+				x.Aborted.Store(true)
+				return false
+			}
+		}
+	default:
+		w := (*h2writer)(st)
+		if res.ImmediateHeaderFlush {
+			_ = w.flush() // the copy meets the same
+		}
+		if _, err := io.Copy(w, stream); err != nil {
+			return false
+		}
+	}
+	for _, name := range res.Header.PeekTrailerKeys() {
+		for _, v := range res.Header.PeekAll(string(name)) {
+			header.Add(http.TrailerPrefix+string(name), string(v))
+		}
+	}
+	return true
+}
+
+// engineCounts is up to which size the engine finds out the length of a body itself.
+const engineCounts = 4000
+
+var closing = []string{"close"}
+
+// fill copies the fields of the answer, but for those of the connection. The
+// engine copies them in turn, so that names and values share memory here.
+func (st *h2stream) fill(header http.Header, h *fasthttp.ResponseHeader, body bool) {
+	st.values, st.cuts = st.values[:0], st.cuts[:0]
+	for name, value := range h.All() {
+		switch exchange.KindOf(name) {
+		case exchange.KindContentLength, exchange.KindTransferEncoding, exchange.KindConnection, exchange.KindHop, exchange.KindUpgrade:
+			continue
+		}
+		st.values = append(st.values, value...)
+		st.cuts = append(st.cuts, cut{fieldName(name), len(st.values)})
+	}
+	values := string(st.values)
+	if cap(st.slab) < len(st.cuts) {
+		st.slab = make([]string, 0, 2*len(st.cuts))
+	}
+	st.slab = st.slab[:len(st.cuts)]
+	start := 0
+	for i, c := range st.cuts {
+		st.slab[i] = values[start:c.end]
+		start = c.end
+		if have, ok := header[c.name]; ok {
+			header[c.name] = append(have, st.slab[i])
+		} else {
+			header[c.name] = st.slab[i : i+1 : i+1]
+		}
+	}
+	if _, ok := header["Date"]; !ok {
+		header["Date"] = nil // none is made up
+	}
+	if _, ok := header["Content-Type"]; !ok && body {
+		header["Content-Type"] = nil
+	}
+}
+
+// fieldName returns the name as the engine looks it up.
+func fieldName(name []byte) string {
+	if s, ok := fieldNames[string(name)]; ok {
+		return s
+	}
+	return http.CanonicalHeaderKey(string(name))
+}
+
+// fieldNames spare the usual names of answers an allocation.
+var fieldNames = func() map[string]string {
+	names := make(map[string]string)
+	for _, n := range [...]string{
+		"Accept-Ranges", "Access-Control-Allow-Credentials", "Access-Control-Allow-Headers", "Access-Control-Allow-Methods",
+		"Access-Control-Allow-Origin", "Access-Control-Expose-Headers", "Access-Control-Max-Age", "Age", "Allow", "Alt-Svc", "Cache-Control",
+		"Cache-Status", "Content-Disposition", "Content-Encoding", "Content-Language", "Content-Range", "Content-Security-Policy",
+		"Content-Type", "Date", "Deprecation", "Etag", "Expires", "Last-Modified", "Link", "Location", "Pragma", "Referrer-Policy", "Retry-After",
+		"Server", "Server-Timing", "Set-Cookie", "Strict-Transport-Security", "Sunset", "Vary", "Via", "Www-Authenticate",
+		"X-Content-Type-Options", "X-Frame-Options", "X-Response-Time", "X-Correlation-Id", "X-Request-Id", "Ratelimit", "Ratelimit-Policy",
+	} {
+		names[n] = n
+		names[string(bytes.ToLower([]byte(n)))] = n
+	}
+	for spelling, n := range map[string]string{
+		"ETag": "Etag", "WWW-Authenticate": "Www-Authenticate", "X-Correlation-ID": "X-Correlation-Id", "X-Request-ID": "X-Request-Id",
+		"RateLimit": "Ratelimit", "RateLimit-Policy": "Ratelimit-Policy",
+	} {
+		names[spelling] = n
+	}
+	return names
+}()
+
+// h2writer is the way of a streamed body to the client: nothing waits for more.
+type h2writer h2stream
+
+func (w *h2writer) Write(p []byte) (int, error) {
+	n, err := w.write(p)
+	if err == nil {
+		err = w.flush()
+	}
+	return n, err
+}
+
+func (w *h2writer) write(p []byte) (int, error) {
+	w.writeSince.Store(w.conn.conn.owner.coarse.Load())
+	n, err := w.out.Write(p)
+	w.writeSince.Store(0)
+	return n, err
+}
+
+func (w *h2writer) flush() error {
+	w.writeSince.Store(w.conn.conn.owner.coarse.Load())
+	err := w.out.(interface{ FlushError() error }).FlushError()
+	w.writeSince.Store(0)
+	return err
+}
+
+// Gone implements exchange.ClientConn.
+func (st *h2stream) Gone() bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.ended || st.in.Context().Err() != nil
+}
+
+// InterruptRead implements exchange.ClientConn.
+func (st *h2stream) InterruptRead() {
+	st.interrupt(func(w deadlines) { _ = w.SetReadDeadline(past) })
+}
+
+// interruptWrite resets the stream, so that a write that waits for the client ends.
+func (st *h2stream) interruptWrite() {
+	st.interrupt(func(w deadlines) { _ = w.SetWriteDeadline(past) })
+}
+
+type deadlines interface {
+	SetReadDeadline(time.Time) error
+	SetWriteDeadline(time.Time) error
+}
+
+func (st *h2stream) interrupt(f func(deadlines)) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if !st.ended {
+		f(st.out.(deadlines))
+	}
+}
+
+// Interim implements exchange.ClientConn: it sends an interim response.
+func (st *h2stream) Interim(head []byte) {
+	line, rest, _ := bytes.Cut(head, []byte("\r\n"))
+	if len(line) < 12 {
+		return
+	}
+	status, err := strconv.Atoi(string(line[9:12]))
+	if err != nil || status < 101 || status > 199 || status == fasthttp.StatusSwitchingProtocols {
+		return
+	}
+	header := st.out.Header()
+	for len(rest) > 0 {
+		line, rest, _ = bytes.Cut(rest, []byte("\r\n"))
+		if name, value, ok := bytes.Cut(line, []byte(":")); ok {
+			header.Add(string(name), string(trimOWS(value)))
+		}
+	}
+	st.out.WriteHeader(status)
+	clear(header)
+}

@@ -1,0 +1,216 @@
+package gateway
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	"sluice/config"
+	"sluice/gateway/certs"
+	"sluice/gateway/listener"
+	"sluice/gateway/snapshot"
+)
+
+// security is how one listener of a generation ends TLS.
+type security struct {
+	settings *config.Listener
+	store    *certs.Store
+	config   *tls.Config
+	ca       [sha256.Size]byte // of the authorities' file; zero without
+	caFailed string            // what it failed with last, said once
+	tickets  *certs.Tickets    // the listener's, set when it is put in force
+}
+
+// suites are those of TLS 1.2 that give forward secrecy and authenticated
+// encryption. TLS 1.3 has no others.
+var suites = []uint16{
+	tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+	tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+	tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+}
+
+// secure loads what the listeners of c need for TLS. Every problem is reported.
+func (g *Gateway) secure(c *config.Config) (all map[string]*security, warnings []snapshot.Warning, errs config.Errors) {
+	all = make(map[string]*security)
+	for _, name := range slices.Sorted(maps.Keys(c.Listeners)) {
+		lc := c.Listeners[name]
+		if lc.TLS.Off {
+			continue
+		}
+		path := "listeners." + name + ".tls"
+		files := make([]certs.Files, len(lc.TLS.Certificates))
+		for i, cert := range lc.TLS.Certificates {
+			files[i] = certs.Files{Cert: cert.Cert, Key: cert.Key, OCSP: cert.OCSP}
+		}
+		s := &security{settings: lc}
+		var problems []*certs.Problem
+		s.store, problems = certs.Open(files, g.clock.Time)
+		for _, p := range problems {
+			at := path + ".certificates[" + strconv.Itoa(p.Index) + "]." + p.Field
+			if p.Warning {
+				warnings = append(warnings, snapshot.Warning{Path: at, Message: p.Err.Error()})
+			} else {
+				errs = append(errs, c.Errorf(at, "%v", p.Err))
+			}
+		}
+		made, ca, err := s.build()
+		if err != nil {
+			errs = append(errs, c.Errorf(path+".client_auth.ca", "%v", err))
+			continue
+		}
+		s.config, s.ca = made, ca
+		all[name] = s
+	}
+	return all, warnings, errs
+}
+
+// build makes the settings of handshakes; only the authorities' file is read for it.
+func (s *security) build() (c *tls.Config, ca [sha256.Size]byte, err error) {
+	t := &s.settings.TLS
+	c = &tls.Config{
+		MinVersion:   tls.VersionTLS12,
+		CipherSuites: suites,
+		NextProtos:   []string{"http/1.1"},
+	}
+	if s.store != nil {
+		c.GetCertificate = s.store.GetCertificate
+	}
+	if t.MinVersion == "1.3" {
+		c.MinVersion = tls.VersionTLS13
+	}
+	if s.settings.HTTP2 {
+		c.NextProtos = []string{"h2", "http/1.1"}
+	}
+	switch t.ClientAuth.Mode {
+	case "request":
+		c.ClientAuth = tls.VerifyClientCertIfGiven
+	case "require":
+		c.ClientAuth = tls.RequireAndVerifyClientCert
+	default:
+		return c, ca, nil
+	}
+	c.ClientCAs, ca, err = certs.LoadPool(t.ClientAuth.CA)
+	return c, ca, err
+}
+
+// protocols are what a listener speaks.
+func (s *security) protocols() listener.Protocols {
+	p := listener.Protocols{TLS: s.config}
+	if d := s.settings.TLS.HSTS; d > 0 {
+		p.HSTS = strconv.AppendInt([]byte("max-age="), int64(d/time.Second), 10)
+	}
+	return p
+}
+
+// speak puts what a listener speaks in force. before is what it spoke TLS by,
+// nil for none.
+func (g *Gateway) speak(l *listener.Listener, lc *config.Listener, s, before *security) {
+	if s == nil {
+		l.Speak(listener.Protocols{H2C: lc.H2C})
+		return
+	}
+	switch {
+	case before == nil:
+		s.tickets = certs.NewTickets(g.clock.Time)
+	case before.settings.TLS.ClientAuth.Mode != s.settings.TLS.ClientAuth.Mode || before.ca != s.ca:
+		// A session that is resumed proves what it proved when it began.
+		s.tickets = before.tickets
+		s.tickets.Forget()
+	default:
+		s.tickets = before.tickets
+	}
+	s.tickets.Use(s.config)
+	l.Speak(s.protocols())
+}
+
+// watchCertificates shows when certificates end.
+func (g *Gateway) watchCertificates(gen *generation) {
+	for name, s := range gen.secured {
+		for i, c := range s.store.Certificates() {
+			store := s.store
+			g.metrics.CertificateExpiry.With(gen.world.Generation, func() float64 {
+				return float64(store.Certificates()[i].NotAfter.Unix())
+			}, name, c.File)
+		}
+	}
+}
+
+// certificatesEvery is how often the files of certificates are looked at.
+const certificatesEvery = 5 * time.Second
+
+// keepCertificates takes up files that change, until the gateway ends.
+func (g *Gateway) keepCertificates() {
+	t := time.NewTicker(certificatesEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-g.stop:
+			return
+		case <-t.C:
+		}
+		// The gateway that ends holds mu until this has ended.
+		if g.mu.TryLock() {
+			g.refreshCertificates()
+			g.mu.Unlock()
+		}
+	}
+}
+
+// RefreshCertificates looks at the files of certificates and of the authorities
+// of client certificates, and takes up those whose contents have changed. What
+// can not be used is logged, and leaves in use what was before. The gateway
+// calls it now and then by itself.
+func (g *Gateway) RefreshCertificates() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.refreshCertificates()
+}
+
+func (g *Gateway) refreshCertificates() {
+	gen := g.current.Load()
+	if gen == nil {
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(gen.secured)) {
+		s := gen.secured[name]
+		server := g.servers[s.settings.Address]
+		if server == nil || s.tickets == nil {
+			continue
+		}
+		changed, problems := s.store.Refresh()
+		for _, p := range problems {
+			g.log.Warn("certificate: "+p.Err.Error(), "setting", fmt.Sprintf("listeners.%s.tls.certificates[%d].%s", name, p.Index, p.Field))
+		}
+		for _, i := range changed {
+			c := s.store.Certificates()[i]
+			g.log.Info("certificate loaded", "listener", name, "file", c.File, "subject", c.Subject, "not_after", c.NotAfter.UTC().Format(time.RFC3339))
+		}
+		g.refreshAuthorities(name, s, server)
+		s.tickets.Rotate()
+	}
+}
+
+func (g *Gateway) refreshAuthorities(name string, s *security, server *listener.Server) {
+	made, ca, err := s.build()
+	switch {
+	case err != nil:
+		if text := err.Error(); text != s.caFailed {
+			s.caFailed = text
+			g.log.Warn("certificate: "+text, "setting", "listeners."+name+".tls.client_auth.ca")
+		}
+		return
+	case ca == s.ca:
+		s.caFailed = ""
+		return
+	}
+	s.caFailed = ""
+	s.config, s.ca = made, ca
+	s.tickets.Forget()
+	s.tickets.Use(made)
+	server.Listener().Speak(s.protocols())
+	g.log.Info("authorities of client certificates loaded", "listener", name, "file", s.settings.TLS.ClientAuth.CA)
+}
