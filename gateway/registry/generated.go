@@ -26,6 +26,7 @@ import (
 	"sluice/gateway/policy/requestsize"
 	"sluice/gateway/policy/requesttransform"
 	"sluice/gateway/policy/responsetransform"
+	"sluice/gateway/policy/waf"
 )
 
 var policies = []*policy.Definition{
@@ -46,6 +47,7 @@ var policies = []*policy.Definition{
 	requestsize.Definition,
 	requesttransform.Definition,
 	responsetransform.Definition,
+	waf.Definition,
 }
 
 var actions = []*action.Definition{

@@ -58,6 +58,8 @@ type Metrics struct {
 	RateLimited       *Family[*Counter]
 	AuthFailures      *Family[*Counter]
 	CacheRequests     *Family[*Counter]
+	WAFRequests       *Family[*Counter] // route; result: passed, detected, blocked or too_large
+	WAFMatches        *Family[*Counter] // route, rule
 
 	ConfigReloads    *Family[*Counter] // result: success or failure
 	ConfigLastReload *Gauge            // Unix time in seconds
@@ -157,6 +159,16 @@ func NewMetrics(o Options) *Metrics {
 		Name:   "sluice_cache_requests_total",
 		Help:   "Requests that asked the response cache.",
 		Labels: []string{"route", "result"},
+	})
+	m.WAFRequests = r.Counter(Desc{
+		Name:   "sluice_waf_requests_total",
+		Help:   "Requests that the WAF inspected: passed, detected where it would have blocked, blocked, or too_large to be inspected.",
+		Labels: []string{"route", "result"},
+	})
+	m.WAFMatches = r.Counter(Desc{
+		Name:   "sluice_waf_matches_total",
+		Help:   "Matches of rules of the WAF.",
+		Labels: []string{"route", "rule"},
 	})
 	m.ConfigReloads = r.Counter(Desc{
 		Name:   "sluice_config_reloads_total",
