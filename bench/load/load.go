@@ -27,6 +27,8 @@ type Spec struct {
 	Requests    []string // raw; connection i repeats number i modulo their count
 	Connections int
 	Rate        int           // requests per second over all connections; 0: closed loop, each connection sends when it was answered
+	TLS         bool          // 1.3, with a closed loop only
+	Handshakes  bool          // with TLS: each request on a connection of its own, without resumption
 	Warm        time.Duration // load before the measured time
 	Measure     time.Duration
 	Status      int // of every answer; negative: any
@@ -56,6 +58,9 @@ const grace = time.Second
 // that time begins and ends, from the goroutine that sends. A wrong answer or a
 // connection that is closed ends it with an error.
 func Run(s Spec, begin, end func()) (*Result, error) {
+	if s.TLS {
+		return runTLS(s, begin, end)
+	}
 	// The thread's timers are exact while it waits, and a collection would be a
 	// pause that the gateway is blamed for; a run makes next to no garbage.
 	runtime.LockOSThread()

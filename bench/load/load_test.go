@@ -4,10 +4,13 @@ package load
 
 import (
 	"bufio"
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -84,7 +87,7 @@ func TestRun(t *testing.T) {
 	addr := startBackend(t)
 	f := func(s Spec) {
 		t.Helper()
-		s.Address, s.Status, s.Warm, s.Measure = addr, 200, 20*time.Millisecond, 60*time.Millisecond
+		s.Address, s.Status, s.Warm, s.Measure = addr, 200, 20*time.Millisecond, 200*time.Millisecond
 		var calls []string
 		r, err := Run(s, func() { calls = append(calls, "begin") }, func() { calls = append(calls, "end") })
 		if err != nil {
@@ -139,7 +142,7 @@ func TestRunRefusesWrongAnswers(t *testing.T) {
 	addr := startBackend(t)
 	f := func(s Spec, want string) {
 		t.Helper()
-		s.Address, s.Connections, s.Measure = addr, 1, 10*time.Millisecond
+		s.Address, s.Connections, s.Measure = addr, 1, time.Minute
 		if _, err := Run(s, func() {}, func() {}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want %q", err, want)
 		}
@@ -147,6 +150,45 @@ func TestRunRefusesWrongAnswers(t *testing.T) {
 	f(Spec{Requests: []string{get300}, Status: 200, Body: 299}, "status 200 and 300 bytes")
 	f(Spec{Requests: []string{get300}, Status: 401, Body: 300}, "expected 401")
 	f(Spec{Requests: []string{"POST / HTTP/1.1\r\n\r\n"}, Status: 200}, "closed a connection")
+}
+
+func TestRunOverTLS(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 1 || r.TLS.Version != tls.VersionTLS13 {
+			t.Errorf("%s over %#x", r.Proto, r.TLS.Version)
+		}
+		_, _ = w.Write(make([]byte, 300))
+	}))
+	opened := new(atomic.Int64)
+	server.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			opened.Add(1)
+		}
+	}
+	server.StartTLS()
+	defer server.Close()
+	f := func(s Spec, want string) *Result {
+		t.Helper()
+		opened.Store(0)
+		s.Address, s.Status, s.TLS, s.Connections, s.Measure = server.Listener.Addr().String(), 200, true, 2, 200*time.Millisecond
+		if want != "" {
+			s.Measure = time.Minute // it ends long before
+		}
+		s.Requests = []string{get300}
+		r, err := Run(s, func() {}, func() {})
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want %q", err, want)
+		}
+		return r
+	}
+	if r := f(Spec{Body: 300}, ""); r.Total == 0 || opened.Load() != 2 || r.Latency.Count() != r.Requests {
+		t.Errorf("%d answers over %d connections", r.Total, opened.Load())
+	}
+	if r := f(Spec{Body: 300, Handshakes: true}, ""); r.Total == 0 || opened.Load() != r.Total {
+		t.Errorf("%d answers over %d connections", r.Total, opened.Load())
+	}
+	f(Spec{Body: 299}, "expected 200 and 299")
+	f(Spec{Body: 300, Rate: 1}, "no open loop")
 }
 
 func TestHold(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"os/user"
@@ -62,12 +63,12 @@ func assemble(ctx context.Context, o options, dir string) ([]*gateway, error) {
 			args: func(config string) []string {
 				return []string{"-c", config, "-e", filepath.Join(filepath.Dir(config), "error.log")}
 			},
-			modes: []mode{proxying, limiting, caching},
+			modes: []mode{proxying, limiting, caching, secure},
 		},
 		{
 			name: "haproxy", template: "haproxy.cfg.tmpl",
 			args:  func(config string) []string { return []string{"-db", "-f", config} },
-			modes: []mode{proxying, limiting, tokens, caching},
+			modes: []mode{proxying, limiting, tokens, caching, secure},
 		},
 	} {
 		if !wanted(g.name) {
@@ -102,7 +103,7 @@ func sluice(name, binary string) *gateway {
 		args: func(config string) []string {
 			return []string{"run", "-c", config, "--log-level", "warn", "--watch=false", "--drain-delay", "0s", "--drain-timeout", "1s"}
 		},
-		modes: []mode{proxying, limiting, tokens, caching},
+		modes: []mode{proxying, limiting, tokens, caching, secure},
 	}
 }
 
@@ -187,6 +188,9 @@ func (r *runner) start(ctx context.Context, g *gateway, m mode, low bool) (*inst
 		i.User = u.Username
 	}
 	config, err := i.render()
+	if err == nil && m == secure {
+		err = certify(dir)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -229,17 +233,9 @@ func (i *instance) render() (string, error) {
 func (i *instance) await(ctx context.Context) error {
 	deadline := time.Now().Add(10 * time.Second)
 	for {
-		c, err := net.DialTimeout("tcp", i.Listen, time.Second)
+		_, _, _, err := i.do(ctx, http.MethodGet, "/300", "", nil)
 		if err == nil {
-			_, err = c.Write([]byte("GET /300 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"))
-			_ = c.SetReadDeadline(deadline)
-			if err == nil {
-				_, err = c.Read(make([]byte, 1))
-			}
-			_ = c.Close()
-			if err == nil {
-				return nil
-			}
+			return nil
 		}
 		select {
 		case <-ctx.Done():

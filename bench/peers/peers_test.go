@@ -199,13 +199,16 @@ func TestChoose(t *testing.T) {
 // Every template gives a configuration for every mode; sluice's is valid.
 func TestConfigurations(t *testing.T) {
 	for _, name := range []string{"nginx.conf.tmpl", "haproxy.cfg.tmpl", "sluice.yaml.tmpl"} {
-		for _, m := range []mode{proxying, limiting, tokens, caching} {
+		for _, m := range []mode{proxying, limiting, tokens, caching, secure} {
 			for _, low := range []bool{false, true} {
 				i := &instance{gateway: &gateway{name: name, template: name}, settings: settings{
 					Mode: m, Low: low, Dir: t.TempDir(), User: "nobody", Secret: secret, Backend: "127.0.0.1:1", Listen: "127.0.0.1:2", Admin: "127.0.0.1:3",
 					Connections: 100, Files: 1000,
 				}}
 				path, err := i.render()
+				if err == nil {
+					err = certify(i.Dir)
+				}
 				if err != nil {
 					t.Fatal(err)
 				}

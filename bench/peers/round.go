@@ -145,6 +145,7 @@ func (r *runner) drive(ctx context.Context, w *work, i *instance) (sample, error
 	s := sample{Gateway: direct}
 	j := job{Own: []int{r.backend.cmd.Process.Pid, os.Getpid()}, Cores: []int{r.options.gatewayCore, r.options.load}}
 	address := r.backend.addr
+	w = w.before(i)
 	if i != nil {
 		s.Gateway, j.Gateway, address = i.name, i.processes(), i.Listen
 	}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -41,6 +42,8 @@ func (r *runner) verifyOne(ctx context.Context, g *gateway, m mode) error {
 	switch m {
 	case proxying:
 		err = r.verifyProxy(ctx, i)
+	case secure:
+		err = i.verifyTLS(ctx)
 	case limiting:
 		_, err = i.wants(ctx, "/300", "", 200)
 	case tokens:
@@ -75,6 +78,20 @@ func (r *runner) verifyProxy(ctx context.Context, i *instance) error {
 		err = fmt.Errorf("the backend received %d bytes of a body of %d, or others", len(got), len(sent))
 	}
 	return err
+}
+
+// verifyTLS checks that TLS 1.3 is spoken, and none before it.
+func (i *instance) verifyTLS(ctx context.Context) error {
+	if _, err := i.wants(ctx, "/300", "", 200); err != nil {
+		return err
+	}
+	d := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12}}
+	c, err := d.DialContext(ctx, "tcp", i.Listen)
+	if err == nil {
+		_ = c.Close()
+		return errors.New("TLS 1.2 is spoken")
+	}
+	return nil
 }
 
 func (i *instance) verifyTokens(ctx context.Context) error {
@@ -194,17 +211,27 @@ func (i *instance) wants(ctx context.Context, path, token string, status int) (h
 	return header, nil
 }
 
+// client believes every certificate: they are of this run.
+var client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+
+func (i *instance) scheme() string {
+	if i.Mode == secure {
+		return "https"
+	}
+	return "http"
+}
+
 func (i *instance) do(ctx context.Context, method, path, token string, body []byte) (int, http.Header, []byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+i.Listen+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, i.scheme()+"://"+i.Listen+path, bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, nil, err
 	}
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := client.Do(req)
 	if err != nil {
 		return 0, nil, nil, err
 	}

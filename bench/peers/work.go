@@ -20,6 +20,7 @@ const (
 	limiting mode = "limit"
 	tokens   mode = "jwt"
 	caching  mode = "cache"
+	secure   mode = "tls"
 )
 
 // work is something that gateways do and that is measured.
@@ -32,6 +33,7 @@ type work struct {
 	connections int
 	rate        int  // requests per second; 0: closed loop
 	idle        bool // the connections are answered once, then held
+	handshakes  bool // each request on a TLS connection of its own
 	// atMost are the bars: what sluice may cost, as a multiple of a peer in the
 	// same round.
 	atMost map[string]float64
@@ -50,6 +52,10 @@ var works = []*work{
 		atMost: map[string]float64{"haproxy": 0.82}},
 	{name: "cached-300", title: "cached 300 B, saturated", mode: caching, path: "/cached", answer: 300, connections: 64,
 		atMost: map[string]float64{"haproxy": 0.92, "nginx": 0.68}},
+	{name: "tls-300", title: "proxy 300 B over TLS 1.3, keep-alive; the client's TLS may leave the gateway idle time", mode: secure, path: "/300", answer: 300, connections: 64,
+		atMost: map[string]float64{"nginx": 1.05}},
+	{name: "handshakes", title: "a TLS 1.3 handshake (ECDSA P-256, no resumption) and a request", mode: secure, path: "/300", answer: 300, connections: 16, handshakes: true,
+		atMost: map[string]float64{"nginx": 1}},
 	{name: "open-5000", title: "proxy 300 B, 5,000/s open loop", mode: proxying, path: "/300", answer: 300, connections: 64, rate: 5000,
 		atMost: map[string]float64{"haproxy": 1.3}},
 	{name: "open-500", title: "proxy 300 B, 500/s open loop", mode: proxying, path: "/300", answer: 300, connections: 64, rate: 500},
@@ -111,11 +117,22 @@ func (w *work) requests() ([]string, error) {
 	return all, nil
 }
 
+// before is the work as i has it, or the backend alone, which speaks no TLS.
+func (w *work) before(i *instance) *work {
+	if i != nil || w.mode != secure {
+		return w
+	}
+	plain := *w
+	plain.mode, plain.handshakes = proxying, false
+	return &plain
+}
+
 // spec is a work as the load generator takes it.
 func (w *work) spec(address string, warm, measure time.Duration) (load.Spec, error) {
 	requests, err := w.requests()
 	return load.Spec{
 		Address: address, Requests: requests, Connections: w.connections, Rate: w.rate,
 		Warm: warm, Measure: measure, Status: 200, Body: w.answer,
+		TLS: w.mode == secure, Handshakes: w.handshakes,
 	}, err
 }
