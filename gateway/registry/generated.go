@@ -19,6 +19,7 @@ import (
 	"sluice/gateway/policy/concurrency"
 	"sluice/gateway/policy/correlationid"
 	"sluice/gateway/policy/cors"
+	"sluice/gateway/policy/forwardauth"
 	"sluice/gateway/policy/hmacauth"
 	"sluice/gateway/policy/ipfilter"
 	"sluice/gateway/policy/jwt"
@@ -40,6 +41,7 @@ var policies = []*policy.Definition{
 	concurrency.Definition,
 	correlationid.Definition,
 	cors.Definition,
+	forwardauth.Definition,
 	hmacauth.Definition,
 	ipfilter.Definition,
 	jwt.Definition,
