@@ -32,7 +32,9 @@ func TestMain(m *testing.M) {
 	case "backend":
 		err = playBackend()
 	case "client":
-		err = playClient()
+		err = playClient(func(s load.Spec) (client, error) { return load.NewClient(s) })
+	case "client-h2c":
+		err = playClient(newH2C)
 	default:
 		os.Exit(m.Run())
 	}
@@ -58,14 +60,20 @@ func playBackend() error {
 	return b.Serve()
 }
 
+// client repeats a request.
+type client interface {
+	Do(n int64) error
+	Close()
+}
+
 // playClient takes a spec, then numbers of requests; it answers each with "done".
-func playClient() error {
+func playClient(open func(load.Spec) (client, error)) error {
 	in := json.NewDecoder(os.Stdin)
 	var s load.Spec
 	if err := in.Decode(&s); err != nil {
 		return err
 	}
-	c, err := load.NewClient(s)
+	c, err := open(s)
 	if err != nil {
 		return err
 	}
@@ -141,7 +149,7 @@ func serve(b *testing.B, text string) *gate {
 	} else {
 		text += "\nservices: {" + service + "}"
 	}
-	c, err := config.Parse("bench.yaml", []byte("listeners: {main: {address: \"127.0.0.1:0\"}}\n"+text), config.Options{})
+	c, err := config.Parse("bench.yaml", []byte("listeners: {main: {address: \"127.0.0.1:0\", h2c: true}}\n"+text), config.Options{})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -160,14 +168,14 @@ const connections = 32
 // body of a length, or of any if that is negative.
 func (g *gate) answers(request string, status, body int) {
 	g.Helper()
-	g.ready(request, status, body)(g.B)
+	g.ready("client", request, status, body)(g.B)
 }
 
 // ready fills pools, caches and limits, and returns what measures; it can be
 // measured again and again.
-func (g *gate) ready(request string, status, body int) (measure func(*testing.B)) {
+func (g *gate) ready(role, request string, status, body int) (measure func(*testing.B)) {
 	g.Helper()
-	c, err := startRole("client")
+	c, err := startRole(role)
 	if err != nil {
 		g.Fatal(err)
 	}
@@ -186,7 +194,9 @@ func (g *gate) ready(request string, status, body int) (measure func(*testing.B)
 			b.Fatal("a request was not answered as it should be")
 		}
 	}
-	g.first(request)
+	if role == "client" {
+		g.first(request)
+	}
 	if err := out.Encode(spec); err != nil {
 		g.Fatal(err)
 	}

@@ -61,6 +61,18 @@ func BenchmarkProxy(b *testing.B) {
 	f("POST1MiB", post("/300", 1<<20), 300)
 }
 
+// The client has one connection with as many streams as the others have
+// connections.
+func BenchmarkHTTP2(b *testing.B) {
+	f := func(name, request string, body int) {
+		b.Helper()
+		b.Run(name, func(b *testing.B) { serve(b, plain).ready("client-h2c", request, 200, body)(b) })
+	}
+	f("300B", get("/300"), 300)
+	f("10KiB", get("/10k"), 10<<10)
+	f("POST1KiB", post("/300", 1<<10), 300)
+}
+
 func BenchmarkOwnAnswers(b *testing.B) {
 	f := func(name, routes, request string, status int) {
 		b.Helper()
@@ -174,7 +186,7 @@ func BenchmarkKeys(b *testing.B) {
 			}
 			g := serve(b, "routes: {r: {match: {paths: [/]}, service: s, policies: {"+policies+"}}}\npolicies: {correlation_id: off}")
 			g.keys = keys
-			b.Run("request", g.ready(request, 200, 300)) // filled once, however often this runs
+			b.Run("request", g.ready("client", request, 200, 300)) // filled once, however often this runs
 		})
 	}
 	limit := "rate_limit: {requests: 1000000000, per: 1h, by: header:X-Key}"
