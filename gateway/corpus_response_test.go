@@ -158,49 +158,64 @@ func TestCorpusResponses(t *testing.T) {
 	if len(table) < 40 {
 		t.Errorf("only %d responses", len(table))
 	}
-	names := map[string]bool{}
-	for _, c := range table {
-		name := c.Group + "/" + c.Name
-		if names[name] {
-			t.Errorf("%s is there twice", name)
-		}
-		names[name] = true
-		t.Run(name, func(t *testing.T) { suffer(t, &c) })
-	}
-}
-
-// suffer has a client ask for the response, then another on what may be the
-// same connection, then for the first again.
-func suffer(t *testing.T, c *responseCase) {
-	var asked, conns, first, next atomic.Int64
-	s := backend(t, func(p *peer) {
-		id := conns.Add(1)
-		for {
-			head := p.head()
-			if head == "" {
-				return
-			}
-			answer := okAnswer
-			if strings.Contains(head, " /next ") {
-				next.Store(id)
-			} else {
-				asked.Add(1)
-				first.Store(id)
-				answer = string(c.Send)
-			}
-			if _, err := io.WriteString(p.conn, answer); err != nil || c.Close && answer != okAnswer {
-				return
-			}
-		}
-	})
+	var h hostile
+	s := backend(t, h.serve)
 	g := serve(t, gateway.Options{}, fmt.Sprintf(`
 services: {s: {endpoints: ["http://%s"], retries: off, circuit_breaker: off}}
 routes:
   r: {match: {paths: [/]}, service: s, policies: {cache: {ttl: 60s}}}
   next: {match: {paths: [/next]}, service: s}
 `, s.addr))
+	names := map[string]bool{}
+	for i, c := range table {
+		name := c.Group + "/" + c.Name
+		if names[name] {
+			t.Errorf("%s is there twice", name)
+		}
+		names[name] = true
+		t.Run(name, func(t *testing.T) {
+			h.now.Store(&c)
+			h.asked.Store(0)
+			h.suffer(t, g, fmt.Sprintf("%s /%d HTTP/1.1\r\nHost: a\r\n\r\n", c.Method, i))
+		})
+	}
+}
+
+// hostile is a backend that answers as the case of the moment says, but for
+// the path /next.
+type hostile struct {
+	now                      atomic.Pointer[responseCase]
+	conns, asked, last, next atomic.Int64
+}
+
+func (h *hostile) serve(p *peer) {
+	id := h.conns.Add(1)
+	for {
+		head := p.head()
+		if head == "" {
+			return
+		}
+		c := h.now.Load()
+		if strings.Contains(head, " /next ") {
+			h.next.Store(id)
+			p.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
+			return
+		}
+		h.asked.Add(1)
+		h.last.Store(id)
+		if _, err := io.WriteString(p.conn, string(c.Send)); err != nil || c.Close {
+			return
+		}
+	}
+}
+
+// suffer has a client ask for the response, then another for something else on
+// what may be the same connection, then for the first again.
+func (h *hostile) suffer(t *testing.T, g *gate, request string) {
+	c := h.now.Load()
 	p := g.client()
-	p.send(c.Method + " / HTTP/1.1\r\nHost: a\r\n\r\n")
+	defer p.close()
+	p.send(request)
 	head := p.head()
 	if statusOf(head) != c.Status {
 		t.Fatalf("want %d, got %q", c.Status, head)
@@ -219,16 +234,17 @@ routes:
 		t.Errorf("%q", head)
 	}
 	q := g.client()
+	defer q.close()
 	q.send("GET /next HTTP/1.1\r\nHost: a\r\n\r\n")
 	q.wants(200, "ok")
-	if reused := first.Load() == next.Load(); reused != c.Reused {
+	if reused := h.last.Load() == h.next.Load(); reused != c.Reused {
 		t.Errorf("the connection is used again: %t", reused)
 	}
-	q.send(c.Method + " / HTTP/1.1\r\nHost: a\r\n\r\n")
+	q.send(request)
 	if again := q.head(); statusOf(again) != c.Status {
 		t.Errorf("the second time: %q", again)
 	}
-	if cached := asked.Load() == 1; cached != c.Cached {
+	if cached := h.asked.Load() == 1; cached != c.Cached {
 		t.Errorf("it comes from the cache: %t", cached)
 	}
 }

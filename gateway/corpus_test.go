@@ -59,7 +59,7 @@ type requestCase struct {
 type responseCase struct {
 	Group string `json:"group"`
 	Name  string `json:"name"`
-	// Method of the client's request, which is for / with Host: a.
+	// Method of the client's request.
 	Method string `json:"method"`
 	Send   octets `json:"send"`
 	// Close: the backend closes the connection behind it.

@@ -95,11 +95,11 @@ func TestStreamDown(t *testing.T) {
 	_ = c.head()
 	var n int64
 	for {
-		data, ok := c.chunk()
-		if !ok {
+		m := c.skipChunk()
+		if m == 0 {
 			break
 		}
-		n += int64(len(data))
+		n += m
 	}
 	if n != volume()/4 {
 		t.Errorf("%d bytes came through", n)
@@ -123,11 +123,11 @@ func TestStreamUp(t *testing.T) {
 				n, _ = io.CopyN(io.Discard, p.r, length)
 			} else {
 				for {
-					data, ok := p.chunk()
-					if !ok {
+					m := p.skipChunk()
+					if m == 0 {
 						break
 					}
-					n += int64(len(data))
+					n += m
 				}
 				_ = p.head()
 			}

@@ -58,6 +58,7 @@ type Listener struct {
 	stop    chan struct{}
 	swept   chan struct{}
 	closing atomic.Bool
+	trouble trouble // of the goroutine that accepts
 }
 
 // Listen opens the address: host:port, or unix:/path. A socket file that a
@@ -119,20 +120,55 @@ func (l *Listener) Accept() (net.Conn, error) {
 			if l.closing.Load() || errors.Is(err, net.ErrClosed) {
 				return nil, net.ErrClosed
 			}
-			if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
-				l.log.Warn("out of file descriptors: closing idle connections; raise the limit (ulimit -n)", "listener", l.Name())
-				l.evictIdle(16)
-			} else {
-				l.log.Warn("cannot accept a connection", "listener", l.Name(), "error", err.Error())
-			}
+			l.troubled(err)
 			time.Sleep(pause)
-			pause = min(2*pause, time.Second)
+			pause = min(2*pause, maxPause)
 			continue
 		}
 		pause = 5 * time.Millisecond
+		l.calm()
 		if c := l.admit(nc); c != nil {
 			return c, nil
 		}
+	}
+}
+
+const (
+	// maxPause is the longest wait for what keeps connections from being accepted to pass.
+	maxPause = 200 * time.Millisecond
+	// troubleEvery and calmAfter keep the log short while it comes and goes.
+	troubleEvery = 10 * time.Second
+	calmAfter    = time.Second
+)
+
+// trouble is the accepting goroutine's memory of what it said in the log.
+type trouble struct {
+	said, last time.Time
+}
+
+// troubled makes room where the lack of it keeps connections from being
+// accepted, and says so now and then.
+func (l *Listener) troubled(err error) {
+	now := time.Now()
+	say := now.Sub(l.trouble.said) > troubleEvery
+	if l.trouble.last = now; say {
+		l.trouble.said = now
+	}
+	if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+		if say {
+			l.log.Warn("out of file descriptors: closing idle connections; raise the limit (ulimit -n)", "listener", l.Name())
+		}
+		l.evictIdle(16)
+	} else if say {
+		l.log.Warn("cannot accept a connection", "listener", l.Name(), "error", err.Error())
+	}
+}
+
+// calm says that the trouble is over once it has been for a while.
+func (l *Listener) calm() {
+	if !l.trouble.last.IsZero() && time.Since(l.trouble.last) > calmAfter {
+		l.trouble = trouble{}
+		l.log.Info("accepting connections again", "listener", l.Name())
 	}
 }
 
@@ -204,18 +240,39 @@ func (l *Listener) snapshot(batch []*conn) []*conn {
 	return batch
 }
 
-// evictIdle closes up to n connections that are between requests.
+// evictIdle closes up to n connections that are between requests, oldest
+// first; where those are not enough, what has said nothing for a while.
 func (l *Listener) evictIdle(n int) int {
 	evicted := 0
-	for _, c := range l.snapshot(nil) {
+	for _, c := range l.resting(n + 16) {
 		if evicted == n {
 			break
 		}
-		if c.evict() {
+		if c.evict() || c.phase.CompareAndSwap(phaseNew, phaseClosing) && c.shut() == nil {
 			evicted++
 		}
 	}
 	return evicted
+}
+
+// resting lists connections that may be evicted: up to n of those that rest,
+// and behind them up to n of those that never spoke.
+func (l *Listener) resting(n int) []*conn {
+	var rest, silent []*conn
+	since := l.coarse.Load() - int64(freshFor)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := l.ring.next; c != &l.ring && len(rest) < n; c = c.next {
+		switch c.phase.Load() {
+		case phaseIdle, phaseLinger:
+			rest = append(rest, c)
+		case phaseNew:
+			if c.since.Load() < since && len(silent) < n {
+				silent = append(silent, c)
+			}
+		}
+	}
+	return append(rest, silent...)
 }
 
 // Stats counts the open connections: those that wait for a request, those that
