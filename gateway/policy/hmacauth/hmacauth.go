@@ -38,8 +38,10 @@ type Config struct {
 	ReplayProtection bool `yaml:"replay_protection" default:"true"`
 	// MaxSeen bounds how many signatures are remembered, each for as long as its date is accepted, at 24 bytes. Beyond it requests get 503: rather none than one twice.
 	MaxSeen int `yaml:"max_seen" default:"4000000" min:"1024" max:"100000000"`
-	// ValidateBody holds the body to a Digest header, which must be signed. Not built yet.
+	// ValidateBody wants requests with a body to have a `Digest: SHA-256=…` header that is signed, and holds the body to it. The body is read ahead for that, once the signature is found to be right.
 	ValidateBody bool `yaml:"validate_body"`
+	// BodyLimit is the largest body that is read ahead; larger ones get 413.
+	BodyLimit config.Size `yaml:"body_limit" default:"1MiB" min:"1" max:"64MiB"`
 	// Hide keeps the signature from the backend.
 	Hide bool `yaml:"hide" default:"true"`
 	// Anonymous is the consumer that requests without a valid credential are taken for. Default: they are refused.
@@ -73,12 +75,13 @@ type authenticator struct {
 	skew     int64    // nanoseconds
 	seen     *seen    // nil: signatures may be used again
 	maxSeen  int
+	body     int // the largest body in bytes that is held to its digest; 0: none is
 }
 
 func build(b *policy.Build, c *Config) (hooks policy.Hooks, err error) {
 	a := &authenticator{skew: int64(c.ClockSkew), maxSeen: c.MaxSeen}
 	if c.ValidateBody {
-		return hooks, policy.Wrong("validate_body", "is not built yet; leave it out")
+		a.body = int(c.BodyLimit)
 	}
 	for i, alg := range algorithms {
 		a.allowed[i] = slices.Contains(c.Algorithms, alg.name)
@@ -102,7 +105,7 @@ func build(b *policy.Build, c *Config) (hooks policy.Hooks, err error) {
 	if !slices.Contains(a.required, requestTarget) && !slices.Contains(a.required, requestLine) {
 		b.Warnf("signed_headers", "without @request-target a signature can be moved to another path")
 	}
-	hooks = policy.Hooks{Authenticate: a.authenticate, Challenge: challenge}
+	hooks = policy.Hooks{Authenticate: a.authenticate, Challenge: challenge, Blocking: c.ValidateBody}
 	if c.Hide {
 		hooks.Request = conceal
 	}
@@ -234,6 +237,11 @@ func (a *authenticator) authenticate(x *exchange.Exchange) error {
 			x.AuthFailure = "unknown_user"
 		}
 		return invalid
+	}
+	if a.body > 0 {
+		if err := a.digested(x, &c); err != nil {
+			return err
+		}
 	}
 	if a.seen != nil {
 		switch a.seen.add(u.name, sum, date, now, a.maxSeen) {
