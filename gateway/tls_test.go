@@ -181,6 +181,42 @@ func TestClientCertificates(t *testing.T) {
 	f("require", false, foreign)
 }
 
+// The caller is who the certificate is about, over HTTP/1.1 and HTTP/2.
+func TestMTLSAuth(t *testing.T) {
+	a := certstest.New(t)
+	cert := certificate(a.Issue("x", certstest.Leaf{CN: "x", DNS: []string{"api.example"}}))
+	alice := a.Pair(a.Issue("alice", certstest.Leaf{CN: "alice", Client: true}))
+	carol := a.Pair(a.Issue("carol", certstest.Leaf{CN: "c", URIs: []string{"spiffe://acme/carol"}, Client: true}))
+	mallory := a.Pair(a.Issue("mallory", certstest.Leaf{CN: "mallory", Client: true}))
+	g := serve(t, gateway.Options{}, secured(answering(t, echoHead), cert+fmt.Sprintf(", client_auth: {mode: request, ca: %q}", a.File), "", `
+consumers: {alice: {groups: [staff]}, bob: {}}
+policies: {mtls_auth: {consumers: {"spiffe://acme/carol": bob}}}
+`))
+	f := func(status int, consumer string, with ...tls.Certificate) {
+		t.Helper()
+		for _, h2 := range []bool{false, true} {
+			tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: a.Pool(), ServerName: "api.example", Certificates: with}, ForceAttemptHTTP2: h2}
+			res, err := (&http.Client{Transport: tr, Timeout: patience}).Get("https://" + g.addr + "/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, _ := io.ReadAll(res.Body)
+			_ = res.Body.Close()
+			tr.CloseIdleConnections()
+			if res.StatusCode != status || (res.ProtoMajor == 2) != h2 {
+				t.Errorf("%s: %s %d\n%s", consumer, res.Proto, res.StatusCode, b)
+			}
+			if consumer != "" && !strings.Contains(string(b), "X-Consumer-ID: "+consumer+"\r\n") {
+				t.Errorf("no %s in\n%s", consumer, b)
+			}
+		}
+	}
+	f(200, "alice", alice)
+	f(200, "bob", carol)
+	f(401, "", mallory)
+	f(401, "")
+}
+
 // A client that speaks plain HTTP is told so; others that fail the handshake
 // leave nothing behind.
 func TestHandshakeFailure(t *testing.T) {

@@ -23,6 +23,7 @@ import (
 	"sluice/gateway/policy/hmacauth"
 	"sluice/gateway/policy/ipfilter"
 	"sluice/gateway/policy/jwt"
+	"sluice/gateway/policy/mtlsauth"
 	"sluice/gateway/policy/ratelimit"
 	"sluice/gateway/policy/requestsize"
 	"sluice/gateway/policy/requesttransform"
@@ -45,6 +46,7 @@ var policies = []*policy.Definition{
 	hmacauth.Definition,
 	ipfilter.Definition,
 	jwt.Definition,
+	mtlsauth.Definition,
 	ratelimit.Definition,
 	requestsize.Definition,
 	requesttransform.Definition,
