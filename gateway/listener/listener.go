@@ -264,7 +264,7 @@ func (l *Listener) resting(n int) []*conn {
 	defer l.mu.Unlock()
 	for c := l.ring.next; c != &l.ring && len(rest) < n; c = c.next {
 		switch c.phase.Load() {
-		case phaseIdle, phaseLinger:
+		case phaseIdle, phaseLinger, phaseHTTP2:
 			rest = append(rest, c)
 		case phaseNew:
 			if c.since.Load() < since && len(silent) < n {
