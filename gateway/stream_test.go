@@ -53,6 +53,25 @@ func watchHeap() (stop func() int64) {
 
 const heapBound = 64 << 20
 
+// skipChunk reads past a chunk, whose size it returns, without memory of its own.
+func (p *peer) skipChunk() int64 {
+	p.t.Helper()
+	line, err := p.r.ReadSlice('\n')
+	if err != nil {
+		p.fail("cannot read a chunk: %v", err)
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(string(line)), 16, 64)
+	if err != nil {
+		p.fail("bad chunk size %q", line)
+	}
+	if n > 0 {
+		if _, err := io.CopyN(io.Discard, p.r, n+2); err != nil {
+			p.fail("cannot read a chunk: %v", err)
+		}
+	}
+	return n
+}
+
 func TestStreamDown(t *testing.T) {
 	piece := bytes.Repeat([]byte("0123456789abcdef"), 16<<10)
 	s := backend(t, func(p *peer) {
