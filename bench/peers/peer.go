@@ -153,10 +153,10 @@ func lastLine(b []byte) string {
 
 // settings are what a template is filled with.
 type settings struct {
-	Mode                                              mode
-	Low                                               bool // a limit of 5 in 10 s, to see that it holds
-	Dir, User, Listen, Admin, Backend, Secret, Access string
-	Connections, Files                                int
+	Mode                                      mode
+	Low                                       bool // a limit of 5 in 10 s, to see that it holds
+	Dir, User, Listen, Admin, Backend, Secret string
+	Connections, Files                        int
 }
 
 // instance is a gateway that runs.
