@@ -45,6 +45,7 @@ type conn struct {
 	readSince  atomic.Int64 // a body read waits since then, 0: none
 	writeSince atomic.Int64 // a write waits since then, 0: none
 	cut        atomic.Bool  // reading was interrupted for good
+	abrupt     atomic.Bool  // the client is not to be told that this is the end
 
 	// The rest is the connection goroutine's own. unflushed: the last answer
 	// may still be in fasthttp's buffer. unread: the client was not heard out.
@@ -52,7 +53,6 @@ type conn struct {
 	// request that may have switched protocols, and waits for that to be known.
 	unflushed bool
 	unread    bool
-	abrupt    bool
 	protocol  string
 	state     *tls.ConnectionState // nil without TLS
 	secured   bool                 // set before others see the connection
@@ -234,7 +234,7 @@ var lingerBuffers = sync.Pool{New: func() any { b := make([]byte, 16<<10); retur
 // reset makes the coming close a reset, the one way to tell a client of
 // HTTP/1.0 that a body which ends with the connection is not whole.
 func (c *conn) reset() {
-	c.abrupt = true
+	c.abrupt.Store(true)
 	if t, ok := c.tcp.(interface{ SetLinger(sec int) error }); ok {
 		_ = t.SetLinger(0)
 	}

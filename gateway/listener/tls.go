@@ -75,7 +75,7 @@ func (c *conn) handshake(t *tls.Conn) error {
 		if errors.As(err, &plain) && plain.Conn != nil && looksLikeHTTP(plain.RecordHeader) {
 			_ = c.tcp.SetWriteDeadline(time.Now().Add(time.Second))
 			_, _ = c.tcp.Write([]byte(plainAnswer))
-			c.abrupt = true
+			c.abrupt.Store(true)
 		}
 		return err
 	}
@@ -98,7 +98,7 @@ func looksLikeHTTP(b [5]byte) bool {
 // takes no more: then, and where the answer is not whole, it is not told that
 // this is the end.
 func (c *conn) endTLS() error {
-	if c.abrupt || !c.writable() {
+	if c.abrupt.Load() || !c.writable() {
 		return c.tcp.Close()
 	}
 	return c.Conn.Close()
