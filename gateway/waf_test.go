@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -98,5 +99,42 @@ routes:
 	}
 	if n := g.metric(`sluice_waf_requests_total{route="watched",result="detected"}`); n != 2 {
 		t.Errorf("%v requests detected", n)
+	}
+}
+
+// Over HTTP/2 the rules see the same request.
+func TestWAFOverHTTP2(t *testing.T) {
+	s := answering(t, func(_, body string) string { return reply(200, body) })
+	g := prior(t, s, "policies: {waf: {paranoia: 2}}", "")
+	c := g.http2Client()
+	f := func(body string, unknown bool, want int) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), "POST", "http://api.example.com/", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.URL.Host = g.addr
+		req.Host = "api.example.com"
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Accept", "application/json")
+		if unknown {
+			req.ContentLength = -1
+		}
+		res, got := g.get2(c, req)
+		if res.StatusCode != want || want == 200 && got != body {
+			t.Errorf("%s: %d %q", abbreviate(body), res.StatusCode, got)
+		}
+	}
+	for _, unknown := range []bool{false, true} {
+		f(`{"name":"alice"}`, unknown, 200)
+		f(`{"name":"1' OR '1'='1"}`, unknown, 403)
+		f(`{"name":"`+strings.Repeat("a", 200_000)+`"}`, unknown, 413)
+	}
+	if n := g.metric(`sluice_waf_requests_total{route="r",result="passed"}`); n != 2 {
+		t.Errorf("%v requests passed", n)
+	}
+	var all strings.Builder
+	if err := g.WriteMetrics(&all); err != nil || strings.Contains(all.String(), `sluice_waf_matches_total{route="r",rule="920`) {
+		t.Errorf("the protocol rules find fault with HTTP/2: %v, %s", err, all.String())
 	}
 }

@@ -57,6 +57,8 @@ type Exchange struct {
 	Host []byte
 	// Scheme is "http" or "https", as the client spoke it to the gateway or to a trusted proxy.
 	Scheme string
+	// Protocol is the version that the client speaks, as HTTP/2.0, where it is not the one in the request's head; "" where it is.
+	Protocol string
 	// ForwardedHost and ForwardedPort are what X-Forwarded-Host and X-Forwarded-Port tell the backend.
 	ForwardedHost []byte
 	ForwardedPort []byte
@@ -242,7 +244,7 @@ func (x *Exchange) reset() {
 	x.Path, x.Query, x.Host, x.Scheme = nil, nil, nil, ""
 	x.ForwardedHost, x.ForwardedPort = nil, nil
 	x.ClientAddr, x.PeerAddr, x.TrustedPeer = netip.Addr{}, netip.Addr{}, false
-	x.Listener, x.TLS, x.ConnID, x.Client = "", nil, 0, nil
+	x.Listener, x.TLS, x.ConnID, x.Client, x.Protocol = "", nil, 0, nil, ""
 	clear(x.Params[:len(x.ParamNames)])
 	x.ParamNames = nil
 	x.Route, x.Member, x.MatchedPrefix = nil, 0, 0

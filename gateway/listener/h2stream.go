@@ -68,7 +68,7 @@ func (h *h2conn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	st.res.Header.DisableNormalizing()
 	st.res.Header.SetNoDefaultContentType(true)
 	h.conn.identify(x)
-	x.Client = st
+	x.Client, x.Protocol = st, "HTTP/2.0"
 	var err error
 	if reject := st.read(x); reject != nil {
 		x.ClientAddr = x.PeerAddr

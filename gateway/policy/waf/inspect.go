@@ -2,6 +2,7 @@ package waf
 
 import (
 	"net/http"
+	"runtime"
 
 	"github.com/corazawaf/coraza/v3/experimental/plugins/plugintypes"
 	"github.com/corazawaf/coraza/v3/types"
@@ -49,6 +50,14 @@ func (st *state) Reset() {
 // maxKept is how much memory for a response body stays with an idle exchange.
 const maxKept = 16 << 10
 
+// heavy is the size in bytes from which a body takes a place to be inspected.
+// There are fewer places than processors where there are several: what takes
+// tens of milliseconds must not keep all else from being served. A place is
+// held for computing alone, never while a client or a backend is waited for.
+const heavy = 8 << 10
+
+var places = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1))
+
 // request inspects the request. It runs a second time if it had to wait until
 // the client was asked for the body.
 func (f *firewall) request(x *exchange.Exchange) error {
@@ -63,6 +72,10 @@ func (f *firewall) request(x *exchange.Exchange) error {
 		body, err := f.body(st, x)
 		if err != nil {
 			return err
+		}
+		if len(body) > heavy {
+			places <- struct{}{}
+			defer func() { <-places }()
 		}
 		if _, _, err := st.tx.WriteRequestBody(body); err != nil {
 			return f.refuse(st, x, &types.Interruption{})
@@ -91,7 +104,11 @@ func (f *firewall) begin(st *state, x *exchange.Exchange) {
 	h := &x.Request.Header
 	tx.ProcessConnection(x.ClientAddr.String(), 0, "", 0)
 	// As it came: the gateway's canonical path would hide what the rules look for.
-	tx.ProcessURI(string(h.RequestURI()), string(x.Method()), string(h.Protocol()))
+	protocol := x.Protocol
+	if protocol == "" {
+		protocol = string(h.Protocol())
+	}
+	tx.ProcessURI(string(h.RequestURI()), string(x.Method()), protocol)
 	tx.SetServerName(string(x.Host))
 	for i := range x.Fields {
 		tx.AddRequestHeader(string(x.Fields[i].Name), string(x.Fields[i].Value))
@@ -225,6 +242,10 @@ func (st *state) judge(x *exchange.Exchange) error {
 	st.judged = true
 	f := st.f
 	if held := st.held[:min(len(st.held), f.most)]; len(held) > 0 {
+		if len(held) > heavy {
+			places <- struct{}{}
+			defer func() { <-places }()
+		}
 		if _, _, err := st.tx.WriteResponseBody(held); err != nil && !f.detect {
 			return f.refuse(st, x, &types.Interruption{})
 		}

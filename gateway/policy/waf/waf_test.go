@@ -371,3 +371,32 @@ func TestConcurrent(t *testing.T) {
 	}
 	all.Wait()
 }
+
+// A large body waits for its turn; small ones pass it by.
+func TestPlaces(t *testing.T) {
+	w := policytest.New(t, "")
+	h := w.MustBuild(t, Definition, "{ruleset: none, rules: ['SecAction \"id:1,phase:1,pass,nolog\"']}")
+	for range cap(places) {
+		places <- struct{}{}
+	}
+	large := exchangeOf(w, form("a="+strings.Repeat("a", heavy)))
+	passed := make(chan error)
+	go func() {
+		_, err := pass(h, large)
+		passed <- err
+	}()
+	if _, err := pass(h, exchangeOf(w, form("a=b"))); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-passed:
+		t.Error("a large body did not wait")
+	default:
+	}
+	for range cap(places) {
+		<-places
+	}
+	if err := <-passed; err != nil || len(places) > 0 {
+		t.Errorf("%v; %d places are taken", err, len(places))
+	}
+}
