@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Timeouts of client connections; 0 is none.
@@ -114,9 +116,16 @@ func (l *Listener) Addr() net.Addr { return l.ln.Addr() }
 // aborted connections do not end it: it waits, says so, and goes on.
 func (l *Listener) Accept() (net.Conn, error) {
 	pause := 5 * time.Millisecond
-	for {
+	for emptied := false; ; {
 		nc, err := l.ln.Accept()
 		if err != nil {
+			if l.closing.Load() && errors.Is(err, os.ErrDeadlineExceeded) && !emptied {
+				// The deadline says nothing about the queue: once more, to see
+				// whether it is empty.
+				emptied = true
+				_ = l.deadline(lastAccepts)
+				continue
+			}
 			if l.closing.Load() || errors.Is(err, net.ErrClosed) {
 				return nil, net.ErrClosed
 			}
@@ -329,15 +338,31 @@ func (l *Listener) Close() error {
 	if l.closing.Swap(true) {
 		return nil
 	}
-	if d, ok := l.ln.(interface{ SetDeadline(time.Time) error }); ok {
-		_ = d.SetDeadline(time.Now().Add(lastAccepts))
+	// A queue without room lets no more connections be made, which their clients
+	// see as a connection refused; those in it would be reset by the close, and
+	// are accepted first.
+	if sc, ok := l.ln.(syscall.Conn); ok {
+		if raw, err := sc.SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) { _ = unix.Listen(int(fd), 0) })
+		}
+	}
+	if l.deadline(lastAccepts) == nil {
 		return nil
 	}
 	return l.ln.Close()
 }
 
-// lastAccepts is how long a closing listener takes what already waits.
-const lastAccepts = 20 * time.Millisecond
+// deadline ends the wait of Accept after d.
+func (l *Listener) deadline(d time.Duration) error {
+	s, ok := l.ln.(interface{ SetDeadline(time.Time) error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return s.SetDeadline(time.Now().Add(d))
+}
+
+// lastAccepts is how long a closing listener waits for what is still to be accepted.
+const lastAccepts = 10 * time.Millisecond
 
 // freshFor is how long a new connection is taken for one whose request is on its way.
 const freshFor = 5 * time.Second
