@@ -220,3 +220,44 @@ func (g *gate) judge(t *testing.T, c *requestCase) {
 	}
 	p.ended()
 }
+
+// What comes right behind a request to upgrade is the tunnel's if there is
+// one, whatever it looks like, and a request if not.
+func TestBytesBehindUpgrade(t *testing.T) {
+	s := backend(t, func(p *peer) {
+		for {
+			head := p.head()
+			if head == "" {
+				return
+			}
+			if !strings.HasPrefix(head, "GET /yes ") {
+				p.send(okAnswer)
+				continue
+			}
+			p.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n")
+			_, _ = io.Copy(p.conn, p.r)
+			return
+		}
+	})
+	g := forward(t, s, "", "", "")
+	const upgrade = " HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n"
+	raw := "\x00\xff\r\n\nGET / HTTP/1.1\nX : y\r\n\r\n"
+	c := g.client()
+	c.send("GET /yes" + upgrade + raw)
+	if head := c.head(); statusOf(head) != 101 {
+		t.Fatalf("%q", head)
+	}
+	c.send(raw)
+	if got := c.bytes(2 * len(raw)); got != raw+raw {
+		t.Errorf("%q came back", got)
+	}
+	c.close()
+
+	c = g.client()
+	c.send("GET /no" + upgrade + "GET /no" + upgrade + "GET / HTTP/1.1\r\nHost: a\r\n\r\n\x00")
+	for range 3 {
+		c.wants(200, "ok")
+	}
+	c.refused(400, "malformed_request")
+	c.ended()
+}
