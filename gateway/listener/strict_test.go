@@ -265,9 +265,13 @@ func compare(t *testing.T, stream []byte) (agreed int) {
 		br := bufio.NewReader(bytes.NewReader(message))
 		r, err := http.ReadRequest(br)
 		if err != nil {
-			// Stricter there: an empty or odd target, a version, a Host that the
-			// gateway reads later. Never where a message ends.
-			if s := err.Error(); strings.Contains(s, "malformed HTTP request") || strings.Contains(s, "parse ") || strings.Contains(s, "invalid method") || strings.Contains(s, "malformed Host") || strings.Contains(s, "invalid URI") || strings.Contains(s, "bad trailer key") {
+			// Refused there, which is no other reading: an odd target, a Trailer
+			// field, a Host that the gateway refuses as well.
+			s := err.Error()
+			if strings.Contains(s, "malformed Host") && !validHost(hostOf(message)) {
+				continue
+			}
+			if strings.Contains(s, "parse ") || strings.Contains(s, "invalid URI") || strings.Contains(s, "bad trailer key") {
 				continue
 			}
 			t.Fatalf("%q: net/http says: %v", message, err)
@@ -317,6 +321,15 @@ func compare(t *testing.T, stream []byte) (agreed int) {
 		agreed++
 	}
 	return agreed
+}
+
+func hostOf(message []byte) []byte {
+	for line := range bytes.SplitSeq(message, []byte("\r\n")) {
+		if name, value, ok := bytes.Cut(line, []byte(":")); ok && bytes.EqualFold(name, []byte("host")) {
+			return trimOWS(value)
+		}
+	}
+	return nil
 }
 
 // engineReads holds fasthttp to the ends of messages that strict found.
