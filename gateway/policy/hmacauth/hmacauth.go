@@ -95,8 +95,8 @@ func build(b *policy.Build, c *Config) (hooks policy.Hooks, err error) {
 	for _, name := range c.SignedHeaders {
 		lower := strings.ToLower(name)
 		switch {
-		case lower == "date" || lower == "x-date":
-		case lower == requestTarget || lower == requestLine || exchange.IsToken(lower) && !slices.Contains(a.required, lower):
+		case lower == "date" || lower == "x-date" || slices.Contains(a.required, lower):
+		case lower == requestTarget || exchange.IsToken(lower):
 			a.required = append(a.required, lower)
 		default:
 			return hooks, policy.Wrong("signed_headers", "%q can not be the name of a header", name)
