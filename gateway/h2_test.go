@@ -153,7 +153,9 @@ func TestHTTP2Answers(t *testing.T) {
 	f("GET", "/large", 200, 300_000, text(300_000))
 	f("GET", "/chunked", 200, -1, text(100_000))
 	f("HEAD", "/large", 200, 77, "")
-	f("GET", "/own", 200, 3, "own")
+	if res := f("GET", "/own", 200, 3, "own"); res.Header.Get("Date") == "" {
+		t.Errorf("no date: %v", res.Header)
+	}
 	f("HEAD", "/own", 200, 3, "")
 	if res, body := g.get2(c, g.request("GET", "/own/%2f", nil)); res.StatusCode != 400 || res.Header.Get("Content-Type") != "application/problem+json" || res.ContentLength != int64(len(body)) {
 		t.Errorf("%v %s", res, body)

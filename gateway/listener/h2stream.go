@@ -264,11 +264,8 @@ func (st *h2stream) fill(header http.Header, h *fasthttp.ResponseHeader, body bo
 			header[c.name] = st.slab[i : i+1 : i+1]
 		}
 	}
-	if _, ok := header["Date"]; !ok {
-		header["Date"] = nil // none is made up
-	}
 	if _, ok := header["Content-Type"]; !ok && body {
-		header["Content-Type"] = nil
+		header["Content-Type"] = nil // none is made up
 	}
 }
 
