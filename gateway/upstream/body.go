@@ -31,7 +31,7 @@ func (c *call) WriteTo(w io.Writer) (written int64, err error) {
 			}
 		}
 		if len(chunk) > 0 {
-			n, err := 0, error(nil)
+			var n int
 			if c.direct != nil {
 				n, err = c.direct.WriteBody(chunk)
 			} else {

@@ -228,13 +228,13 @@ func (l *logger) done(x *exchange.Exchange) {
 }
 
 func protocol(x *exchange.Exchange) string {
-	switch p := x.Request.Header.Protocol(); {
+	switch {
+	case x.Unread:
+		return ""
+	case x.Protocol != "":
+		return x.Protocol
 	case x.Request.Header.IsHTTP11():
 		return "HTTP/1.1"
-	case string(p) == "HTTP/1.0":
-		return "HTTP/1.0"
-	case string(p) == "HTTP/2" || string(p) == "HTTP/2.0":
-		return "HTTP/2.0"
 	}
-	return ""
+	return "HTTP/1.0"
 }
