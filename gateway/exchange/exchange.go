@@ -234,13 +234,19 @@ func (x *Exchange) Close() error {
 	return nil
 }
 
+// maxKeptFields bounds the room for fields that stays with a pooled Exchange.
+const maxKeptFields = 256
+
 func (x *Exchange) reset() {
 	for _, i := range x.used {
 		slotResets[i](x.slots[i])
 	}
 	x.used = x.used[:0]
 	x.Request, x.Response, x.done = nil, nil, nil
-	x.Fields = x.Fields[:0]
+	if x.Fields = x.Fields[:0]; cap(x.Fields) > maxKeptFields {
+		// One head of thousands of empty fields must not be paid for ever after.
+		x.Fields = nil
+	}
 	x.Path, x.Query, x.Host, x.Scheme = nil, nil, nil, ""
 	x.ForwardedHost, x.ForwardedPort = nil, nil
 	x.ClientAddr, x.PeerAddr, x.TrustedPeer = netip.Addr{}, netip.Addr{}, false
