@@ -1,5 +1,6 @@
-// Package authorize decides whether an authenticated caller may use a route: by its groups, by the scopes of its token and
-// by other claims. All conditions that are set must hold, and whoever is nobody meets none of them.
+// Package authorize decides whether an authenticated caller may use a route: by its groups, by the scopes of its token, by
+// other claims, and by an expression (CEL) over request and caller. All conditions that are set must hold; what can not be
+// decided is a no; and whoever is nobody meets none of them, but an expression over the request alone.
 package authorize
 
 import (
@@ -11,6 +12,7 @@ import (
 	"sluice/config"
 	"sluice/gateway/exchange"
 	"sluice/gateway/policy"
+	"sluice/gateway/telemetry"
 )
 
 // Config are the settings of the policy `authorize`. All conditions must hold.
@@ -21,7 +23,7 @@ type Config struct {
 	Scopes []string `yaml:"scopes"`
 	// Claims that the token must have, by their path: one of the values, in a list or among words too.
 	Claims map[string]config.StringList `yaml:"claims"`
-	// When is a CEL expression that must be true.
+	// When is a CEL expression that must be true. It can name `request.method`, `request.path` (canonical), `request.host`, `request.scheme`, `request.query["name"]` (decoded; a parameter that is written twice is an error), `request.headers["name"]` (lower case), `claims` (of a token), `consumer.name` and `consumer.groups` (empty for callers that are no configured consumer) and `client_ip`, and use the CEL extensions for strings, optionals and networks: `claims.level >= 3 && "ops" in claims.roles`, `cidr("10.0.0.0/8").containsIP(client_ip)`. An error while it is evaluated, as for a claim that is not there, refuses the request; `has(claims.level)` asks first.
 	When string `yaml:"when"`
 }
 
@@ -36,7 +38,11 @@ type Groups struct {
 // Definition is the policy `authorize`.
 var Definition = policy.Define("authorize", policy.Authorize, build)
 
-var forbidden = exchange.NewReject(403, "forbidden", "the caller is not allowed to do this")
+var (
+	forbidden = exchange.NewReject(403, "forbidden", "the caller is not allowed to do this")
+	// undecided says the same to the client, and another word to the log.
+	undecided = exchange.NewReject(403, "condition_error", "the caller is not allowed to do this")
+)
 
 type condition struct {
 	path   string
@@ -48,12 +54,13 @@ type authorizer struct {
 	scopes      []string
 	unscoped    *exchange.Reject
 	claims      []condition
+
+	when      *expression        // nil for none
+	undecided *telemetry.Counter // evaluations that ended in an error
+	anybody   bool               // no condition is about the caller
 }
 
-func build(_ *policy.Build, c *Config) (policy.Hooks, error) {
-	if c.When != "" {
-		return policy.Hooks{}, policy.Wrong("when", "CEL expressions are not built yet; use groups, scopes and claims")
-	}
+func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 	a := &authorizer{allow: c.Groups.Allow, deny: c.Groups.Deny, scopes: c.Scopes}
 	for _, path := range slices.Sorted(maps.Keys(c.Claims)) {
 		if len(c.Claims[path]) == 0 {
@@ -61,8 +68,20 @@ func build(_ *policy.Build, c *Config) (policy.Hooks, error) {
 		}
 		a.claims = append(a.claims, condition{path, c.Claims[path]})
 	}
-	if len(a.allow)+len(a.deny)+len(a.scopes)+len(a.claims) == 0 {
-		return policy.Hooks{}, errors.New("has no condition; give groups, scopes or claims, or off")
+	aboutCaller := len(a.allow)+len(a.deny)+len(a.scopes)+len(a.claims) > 0
+	hooks := policy.Hooks{Request: a.request}
+	if c.When != "" {
+		var err error
+		if a.when, err = compile(b.World, c.When); err != nil {
+			return policy.Hooks{}, err
+		}
+		a.anybody = !aboutCaller && !a.when.aboutCaller
+		hooks.Varies = a.when.varies
+		if !b.World.DryRun {
+			a.undecided = b.World.Metrics.AuthFailures.With(b.World.Generation, b.Route.Name, undecided.Reason)
+		}
+	} else if !aboutCaller {
+		return policy.Hooks{}, errors.New("has no condition; give groups, scopes, claims or when, or off")
 	}
 	for _, scope := range a.scopes {
 		// RFC 6749 section 3.3; the challenge quotes them.
@@ -72,12 +91,12 @@ func build(_ *policy.Build, c *Config) (policy.Hooks, error) {
 	}
 	a.unscoped = exchange.NewReject(403, "insufficient_scope", "the token does not have the scope that is needed here",
 		exchange.Header("WWW-Authenticate", `Bearer error="insufficient_scope", scope="`+strings.Join(a.scopes, " ")+`"`))
-	return policy.Hooks{Request: a.request}, nil
+	return hooks, nil
 }
 
 func (a *authorizer) request(x *exchange.Exchange) error {
 	id := &x.Identity
-	if id.Consumer == nil && !id.Authenticated {
+	if id.Consumer == nil && !id.Authenticated && !a.anybody {
 		return forbidden
 	}
 	if inAny(id, a.deny) || len(a.allow) > 0 && !inAny(id, a.allow) {
@@ -91,6 +110,15 @@ func (a *authorizer) request(x *exchange.Exchange) error {
 	for _, scope := range a.scopes {
 		if id.Claims == nil || !id.Claims.ClaimHas("scope", scope) && !id.Claims.ClaimHas("scp", scope) {
 			return a.unscoped
+		}
+	}
+	if a.when != nil {
+		switch ok, err := a.when.holds(x); {
+		case err != nil:
+			a.undecided.Inc()
+			return undecided
+		case !ok:
+			return forbidden
 		}
 	}
 	return nil

@@ -97,7 +97,6 @@ func TestBuildFailure(t *testing.T) {
 		w.Fails(t, Definition, settings, want)
 	}
 	f("{}", "no condition")
-	f("when: 'true'", "authorize.when: CEL expressions are not built yet")
 	f("claims: {role: []}", "has no value")
 	f("scopes: ['a b']", "is no scope")
 	f("group: {}", "did you mean groups?")
