@@ -67,7 +67,7 @@ func (g *guard) done(x *exchange.Exchange) {
 // guessed tells failures that come from trying credentials from those that happen to honest clients.
 func guessed(failure string) bool {
 	switch failure {
-	case "", "missing", "expired", "not_yet_valid", "no_keys":
+	case "", "missing", "expired", "not_yet_valid", "no_keys", "replayed":
 		return false
 	}
 	return true
