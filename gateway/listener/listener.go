@@ -60,7 +60,9 @@ type Listener struct {
 	stop    chan struct{}
 	swept   chan struct{}
 	closing atomic.Bool
-	trouble trouble // of the goroutine that accepts
+	// lastAccept is until when a closing listener accepts, in Unix nanoseconds.
+	lastAccept atomic.Int64
+	trouble    trouble // of the goroutine that accepts
 }
 
 // Listen opens the address: host:port, or unix:/path. A socket file that a
@@ -119,7 +121,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 	for emptied := false; ; {
 		nc, err := l.ln.Accept()
 		if err != nil {
-			if l.closing.Load() && errors.Is(err, os.ErrDeadlineExceeded) && !emptied {
+			if l.closing.Load() && errors.Is(err, os.ErrDeadlineExceeded) && !emptied && time.Now().UnixNano() < l.lastAccept.Load() {
 				// The deadline says nothing about the queue: once more, to see
 				// whether it is empty.
 				emptied = true
@@ -338,14 +340,17 @@ func (l *Listener) Close() error {
 	if l.closing.Swap(true) {
 		return nil
 	}
-	// A queue without room lets no more connections be made, which their clients
-	// see as a connection refused; those in it would be reset by the close, and
-	// are accepted first.
+	// Connections in the queue would be reset by the close: they are accepted
+	// first. A filter lets no more in, so that the queue ends; who comes now
+	// finds the socket closed when it tries again.
 	if sc, ok := l.ln.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
-			_ = raw.Control(func(fd uintptr) { _ = unix.Listen(int(fd), 0) })
+			_ = raw.Control(func(fd uintptr) {
+				_ = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &dropAll)
+			})
 		}
 	}
+	l.lastAccept.Store(time.Now().Add(lingerAccepts).UnixNano())
 	if l.deadline(lastAccepts) == nil {
 		return nil
 	}
@@ -361,8 +366,15 @@ func (l *Listener) deadline(d time.Duration) error {
 	return s.SetDeadline(time.Now().Add(d))
 }
 
-// lastAccepts is how long a closing listener waits for what is still to be accepted.
-const lastAccepts = 10 * time.Millisecond
+// dropAll is a socket filter that takes no packet.
+var dropAll = unix.SockFprog{Len: 1, Filter: &unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}}
+
+const (
+	// lastAccepts is how long a closing listener waits for what is still to be accepted,
+	lastAccepts = 10 * time.Millisecond
+	// lingerAccepts how long it accepts at all, also where no filter holds the others off.
+	lingerAccepts = 250 * time.Millisecond
+)
 
 // freshFor is how long a new connection is taken for one whose request is on its way.
 const freshFor = 5 * time.Second
