@@ -20,9 +20,9 @@ test: tools-test ## all tests: allocation counts without, everything else with t
 	$(GO) test ./...
 	$(GO) test -race ./...
 
-# The race detector needs a C compiler.
+# The race detector needs a C compiler; the test of the demo pastes its curl lines.
 tools-test:
-	@command -v gcc >/dev/null || (apt-get update -q && apt-get install -y -q gcc libc6-dev)
+	@command -v gcc >/dev/null && command -v curl >/dev/null || (apt-get update -q && apt-get install -y -q gcc libc6-dev curl)
 
 lint: check-generate $(BIN)/golangci-lint $(BIN)/govulncheck ## golangci-lint, generated files, known vulnerabilities
 	$(GO) vet ./...
