@@ -1,28 +1,27 @@
 package breaker
 
 import (
-	"math/bits"
-	"math/rand/v2"
-	"runtime"
 	"sync/atomic"
 	"time"
+
+	"sluice/gateway/stripe"
 )
 
 // steps is in how many parts a window moves on.
 const steps = 10
 
-// counts are the calls and failures of the last window. Each stripe is a ring of steps, and callers choose a stripe at
-// random, so that cores seldom write the same word at the same time; each stripe is exact, and their sum is what counts.
+// counts are the calls and failures of the last window. Each ring has all the steps and belongs to a core, so that cores
+// do not write the same words; each ring is exact, and their sum is what counts.
 type counts struct {
-	width   uint64 // of a step, in nanoseconds
-	stripes []stripe
+	width uint64 // of a step, in nanoseconds
+	rings []ring
 }
 
-// stripe's words are 24 bits of the step's number, 20 of calls, 20 of failures: a step that has passed is recognised
+// ring's words are 24 bits of the step's number, 20 of calls, 20 of failures: a step that has passed is recognised
 // and replaced by the same operation that counts.
-type stripe struct {
-	ring [steps]atomic.Uint64
-	_    [128 - steps*8]byte
+type ring struct {
+	words [steps]atomic.Uint64
+	_     [128 - steps*8]byte
 }
 
 const (
@@ -34,17 +33,13 @@ const (
 )
 
 func newCounts(window time.Duration) *counts {
-	n := min(8, 1<<bits.Len(uint(runtime.GOMAXPROCS(0)-1))) // a power of two
-	return &counts{width: max(1, (uint64(window)+steps-1)/steps), stripes: make([]stripe, n)}
+	return &counts{width: max(1, (uint64(window)+steps-1)/steps), rings: make([]ring, stripe.Count())}
 }
 
 func (c *counts) add(now int64, failure bool) {
 	step := uint64(now) / c.width
-	s := &c.stripes[0]
-	if n := uint32(len(c.stripes)); n > 1 {
-		s = &c.stripes[rand.Uint32()&(n-1)]
-	}
-	word := &s.ring[step%steps]
+	mine := int(stripe.Mine()) & (len(c.rings) - 1)
+	word := &c.rings[mine].words[step%steps]
 	step &= stepMask
 	for {
 		old := word.Load()
@@ -68,9 +63,9 @@ func (c *counts) add(now int64, failure bool) {
 func (c *counts) reached(now int64, ratio float64, minCalls int) bool {
 	last := uint64(now) / c.width
 	var calls, failures uint64
-	for i := range c.stripes {
-		for j := range c.stripes[i].ring {
-			w := c.stripes[i].ring[j].Load()
+	for i := range c.rings {
+		for j := range c.rings[i].words {
+			w := c.rings[i].words[j].Load()
 			if (last-w>>stepShift)&stepMask < steps {
 				calls += w >> countBits & countMask
 				failures += w & countMask
@@ -81,9 +76,9 @@ func (c *counts) reached(now int64, ratio float64, minCalls int) bool {
 }
 
 func (c *counts) reset() {
-	for i := range c.stripes {
-		for j := range c.stripes[i].ring {
-			c.stripes[i].ring[j].Store(0)
+	for i := range c.rings {
+		for j := range c.rings[i].words {
+			c.rings[i].words[j].Store(0)
 		}
 	}
 }

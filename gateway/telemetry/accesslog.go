@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"sluice/gateway/stripe"
 )
 
 // Outputs and their limits.
@@ -171,7 +173,7 @@ func newAccessLog(l *AccessLogs, path string, open func() (io.WriteCloser, error
 		stop:    make(chan struct{}),
 		done:    make(chan struct{}),
 	}
-	shards := defaultStripes()
+	shards := stripe.Count()
 	for shards > 1 && l.buffer/shards < minShardSize {
 		shards /= 2
 	}
@@ -187,7 +189,7 @@ func newAccessLog(l *AccessLogs, path string, open func() (io.WriteCloser, error
 // Append hands over the line of r and reports whether it was taken. It allocates nothing and does not wait for the output: when that
 // is too slow the line is dropped and counted. Lines of different cores may change places within a flush.
 func (a *AccessLog) Append(f *Format, r *Record) bool {
-	need, first := maxLine(r), stripe()
+	need, first := maxLine(r), stripe.Mine()
 	for i := range a.shards {
 		s := &a.shards[(int(first)+i)&(len(a.shards)-1)]
 		s.mu.Lock()

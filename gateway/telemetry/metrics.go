@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"sluice/gateway/stripe"
 )
 
 // DurationBuckets are the bounds of request and upstream durations: 1, 2.5 and 5 of each decade, from what a cache hit takes to the
@@ -321,7 +323,7 @@ type Sample struct {
 
 // Done counts a request that Begin was called for.
 func (r *RouteMetrics) Done(s *Sample) {
-	at := stripe()
+	at := stripe.Mine()
 	r.inFlight.addAt(at, -1)
 	r.requests(s.Method, s.Code).addAt(at, 1)
 	r.duration.observeAt(at, s.Duration)

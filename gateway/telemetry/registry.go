@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 	"unicode/utf8"
+
+	"sluice/gateway/stripe"
 )
 
 // ContentType is the media type of what [Registry.WriteTo] writes.
@@ -39,7 +41,7 @@ type Registry struct {
 type RegistryOptions struct {
 	// MaxSeries bounds the series of a family that declares no bound of its own; default 20,000.
 	MaxSeries int
-	// Stripes is the number of cache lines a counter is spread over, a power of two up to 8; default 8, or 1 on a single core.
+	// Stripes is the number of cache lines a counter is spread over, a power of two up to 8; default one for each core.
 	Stripes int
 	// Process adds the families go_* and process_*.
 	Process bool
@@ -51,9 +53,9 @@ func NewRegistry(o RegistryOptions) *Registry {
 		o.MaxSeries = 20_000
 	}
 	if o.Stripes == 0 {
-		o.Stripes = defaultStripes()
+		o.Stripes = stripe.Count()
 	}
-	if o.Stripes < 1 || o.Stripes > maxStripes || o.Stripes&(o.Stripes-1) != 0 {
+	if o.Stripes < 1 || o.Stripes > stripe.Max || o.Stripes&(o.Stripes-1) != 0 {
 		panic("BUG: stripes must be a power of two up to 8")
 	}
 	r := &Registry{stripes: o.Stripes, maxSeries: o.MaxSeries, process: o.Process}

@@ -2,56 +2,14 @@ package telemetry
 
 import (
 	"math/bits"
-	"runtime"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
+
+	"sluice/gateway/stripe"
 )
-
-// maxStripes bounds the memory of a counter; beyond eight lines per counter more cores no longer show in a profile.
-const maxStripes = 8
-
-// A token names the stripe that its holder writes to. sync.Pool keeps one per processor, so that cores mostly count on
-// lines of their own. Which token a core holds, and that two cores may come to hold the same, is of no consequence for the sum.
-type token struct {
-	stripe uint32
-	_      [60]byte
-}
-
-var (
-	tokens     [maxStripes]token
-	tokenCount atomic.Uint32
-	// oneStripe spares machines with a single core the pool.
-	oneStripe = runtime.NumCPU() == 1
-	tokenPool = sync.Pool{New: func() any { return &tokens[(tokenCount.Add(1)-1)%maxStripes] }}
-)
-
-func init() {
-	for i := range tokens {
-		tokens[i].stripe = uint32(i)
-	}
-}
-
-func stripe() uint32 {
-	if oneStripe {
-		return 0
-	}
-	t := tokenPool.Get().(*token)
-	i := t.stripe
-	tokenPool.Put(t)
-	return i
-}
-
-// defaultStripes is more than there are cores where these are few, so that two of them seldom meet on one.
-func defaultStripes() int {
-	if oneStripe {
-		return 1
-	}
-	return maxStripes
-}
 
 // A cell fills a cache line.
 type cell struct {
@@ -74,13 +32,13 @@ type Counter struct {
 func newCounter(stripes int) *Counter { return &Counter{cells: make([]cell, stripes)} }
 
 // Inc adds one.
-func (c *Counter) Inc() { c.addAt(stripe(), 1) }
+func (c *Counter) Inc() { c.addAt(stripe.Mine(), 1) }
 
 // Add adds n, which must not be negative.
-func (c *Counter) Add(n int64) { c.addAt(stripe(), n) }
+func (c *Counter) Add(n int64) { c.addAt(stripe.Mine(), n) }
 
-func (c *Counter) addAt(stripe uint32, n int64) {
-	c.cells[stripe&uint32(len(c.cells)-1)].AddInt64(n)
+func (c *Counter) addAt(at uint32, n int64) {
+	c.cells[at&uint32(len(c.cells)-1)].AddInt64(n)
 }
 
 // Value is the sum so far.
@@ -107,10 +65,10 @@ type Level struct {
 func newLevel(stripes int) *Level { return &Level{Counter{cells: make([]cell, stripes)}} }
 
 // Dec takes one away.
-func (l *Level) Dec() { l.addAt(stripe(), -1) }
+func (l *Level) Dec() { l.addAt(stripe.Mine(), -1) }
 
 // Add adds n, which may be negative.
-func (l *Level) Add(n int64) { l.addAt(stripe(), n) }
+func (l *Level) Add(n int64) { l.addAt(stripe.Mine(), n) }
 
 // Value is the level now. The stripes are read one after the other, so while others count it may miss an increment whose decrement it sees;
 // it is never below zero.
@@ -221,16 +179,16 @@ func newHistogram(shape *histogramShape, stripes int) *Histogram {
 }
 
 // Observe counts d; a negative duration counts as zero.
-func (h *Histogram) Observe(d time.Duration) { h.observeAt(stripe(), d) }
+func (h *Histogram) Observe(d time.Duration) { h.observeAt(stripe.Mine(), d) }
 
-func (h *Histogram) observeAt(stripe uint32, d time.Duration) {
+func (h *Histogram) observeAt(at uint32, d time.Duration) {
 	ns := max(0, int64(d))
 	bounds := h.shape.bounds
 	i := int(h.shape.start[bits.Len64(uint64(ns))])
 	for i < len(bounds) && ns > bounds[i] {
 		i++
 	}
-	row := h.cells[int(stripe&h.mask)*h.width:]
+	row := h.cells[int(at&h.mask)*h.width:]
 	row[i].Inc()
 	row[len(bounds)+1].AddInt64(ns)
 }

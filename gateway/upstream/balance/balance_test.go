@@ -11,14 +11,17 @@ import (
 
 const second = int64(time.Second)
 
-// fixture is a service a, b, c, … with the given weights and a random source with a fixed seed.
+// fixture is a service a, b, c, … with the given weights, a random source with a fixed seed, and the lanes of a machine
+// with one core, so that time may stand still.
 type fixture struct {
 	*Set
 	eps []*Endpoint
 }
 
-func newFixture(o Options, weights ...int) fixture {
-	g := NewGroup("s")
+func newFixture(o Options, weights ...int) fixture { return newFixtureOn(1, o, weights...) }
+
+func newFixtureOn(lanes int, o Options, weights ...int) fixture {
+	g := newGroup("s", lanes)
 	var f fixture
 	var members []Member
 	for i, w := range weights {
@@ -363,7 +366,7 @@ func TestSlowStartAfterEjectionAndDraining(t *testing.T) {
 
 func TestPickConcurrently(t *testing.T) {
 	for _, s := range strategies {
-		x := newFixture(Options{Strategy: s, SlowStart: time.Second, Outlier: Outlier{Consecutive: 3}}, 1, 2, 3, 4)
+		x := newFixtureOn(4, Options{Strategy: s, SlowStart: time.Second, Outlier: Outlier{Consecutive: 3}}, 1, 2, 3, 4)
 		x.Set.random = rand.Uint64
 		var wg sync.WaitGroup
 		var now atomic.Int64
@@ -394,12 +397,57 @@ func TestPickConcurrently(t *testing.T) {
 	}
 }
 
-func TestDoneWithoutBeginPanics(t *testing.T) {
-	defer func() {
-		if recover() == nil {
-			t.Error("no panic")
+// A core sees its own requests at once, and those of the others within freshFor.
+func TestInFlightAsOneCoreSeesIt(t *testing.T) {
+	e := newFixtureOn(4, Options{}, 1).eps[0]
+	f := func(now int64, mine int, want int64) {
+		t.Helper()
+		if n := e.inFlight(now, mine); n != want {
+			t.Errorf("core %d sees %d requests in flight, want %d", mine, n, want)
 		}
-	}()
-	x := newFixture(Options{}, 1)
-	x.Done(x.eps[0], 0, 0, Success)
+	}
+	e.lanes[1].inFlight.Add(3)
+	f(0, 0, 3)
+	e.lanes[1].inFlight.Add(2)
+	e.lanes[0].inFlight.Add(1)
+	f(freshFor-1, 0, 4)
+	f(freshFor-1, 1, 6)
+	f(freshFor, 0, 6)
+	e.lanes[0].inFlight.Add(-6) // ended here, begun elsewhere
+	f(freshFor, 0, 0)
+}
+
+func TestEveryTurnIsGivenOnce(t *testing.T) {
+	const cores, each = 4, 10_000
+	g := newGroup("s", cores)
+	var given [cores * each * turnsAhead]atomic.Uint32
+	var now atomic.Int64
+	var wg sync.WaitGroup
+	for range cores {
+		wg.Go(func() {
+			for range each {
+				if turn := g.nextTurn(now.Add(10_000)); turn >= uint64(len(given)) {
+					t.Errorf("turn %d: far beyond those that were asked for", turn)
+				} else {
+					given[turn].Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for turn := range given {
+		if n := given[turn].Load(); n > 1 {
+			t.Fatalf("turn %d was given %d times", turn, n)
+		}
+	}
+}
+
+// Requests that do not follow one upon the other get their turns in order, whichever core they come to.
+func TestTurnsInOrder(t *testing.T) {
+	g := newGroup("s", 4)
+	for i := range uint64(100) {
+		if turn := g.nextTurn(int64(i+1) * freshFor); turn != i {
+			t.Fatalf("turn %d, want %d", turn, i)
+		}
+	}
 }

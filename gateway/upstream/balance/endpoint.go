@@ -5,37 +5,46 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"sluice/gateway/stripe"
 )
 
 // Group is the living state that the endpoints of one service share. Its identity is the service's name.
 type Group struct {
 	Service string
 
-	ejecting sync.Mutex // held to count who is ejected and to add one to them
-	made     atomic.Uint32
+	ejecting sync.Mutex  // held to count who is ejected and to add one to them
+	lanes    []groupLane // one for each core
 
 	_     [64]byte
 	turn  atomic.Uint64 // RoundRobin: position in the cycle
 	_     [56]byte
 	spill atomic.Uint64 // RoundRobin: position for turns whose endpoint can not take them
 	_     [56]byte
-	load  [8]loadCell
 }
 
-// loadCell counts the requests in flight of every eighth endpoint, so that cores which serve different endpoints write
-// different cache lines.
-type loadCell struct {
-	inFlight atomic.Int64
-	_        [56]byte
+// groupLane is what one core writes for each request of a service.
+type groupLane struct {
+	inFlight atomic.Int64  // begun here less ended here: only the sum of all lanes means something
+	turns    atomic.Uint64 // RoundRobin: turns taken ahead, the next one above turnShift and their number below
+	takenAt  atomic.Int64  // and when
+	_        [128 - 24]byte
 }
 
 // NewGroup returns the state of a service that has no endpoints yet.
-func NewGroup(service string) *Group { return &Group{Service: service} }
+func NewGroup(service string) *Group { return newGroup(service, stripe.Count()) }
+
+func newGroup(service string, lanes int) *Group {
+	return &Group{Service: service, lanes: make([]groupLane, lanes)}
+}
+
+// mine is the index of the lane that this core writes.
+func (g *Group) mine() int { return int(stripe.Mine()) & (len(g.lanes) - 1) }
 
 // inFlight is the number of requests in flight to all of the service's endpoints.
 func (g *Group) inFlight() (n int64) {
-	for i := range g.load {
-		n += g.load[i].inFlight.Load()
+	for i := range g.lanes {
+		n += g.lanes[i].inFlight.Load()
 	}
 	return n
 }
@@ -56,7 +65,7 @@ type Endpoint struct {
 	Owner any
 
 	group *Group
-	cell  *atomic.Int64
+	lanes []lane // one for each core
 
 	// Read by every Pick, written when something happens.
 	state        atomic.Uint32
@@ -71,20 +80,51 @@ type Endpoint struct {
 		passes, fails int // in a row
 	}
 
-	// Written by every request.
+	// Written once a tick, and by what is out of order.
 	_           [64]byte
-	inFlight    atomic.Int64
 	latency     peakEWMA
 	consecutive atomic.Int32 // errors in a row
 	_           [64]byte
+}
+
+// lane is what one core writes for each request to an endpoint, and what it last saw of the other cores.
+type lane struct {
+	inFlight atomic.Int64 // begun here less ended here: only the sum of all lanes means something
+	others   atomic.Int64 // the sum of the other lanes
+	seenAt   atomic.Int64 // when
+	_        [128 - 24]byte
+}
+
+// freshFor is how long a core goes by what it saw of the others, in nanoseconds. Below a few thousand choices a second
+// every one of them knows all that is in flight; above, cores need not wait for each other's cache lines, and each one
+// still sees its own part exactly.
+const freshFor = 1 << 16
+
+// inFlight is the number of requests in flight, as the core of lane mine sees it.
+func (e *Endpoint) inFlight(now int64, mine int) int64 {
+	own := &e.lanes[mine]
+	if since := now - own.seenAt.Load(); since < 0 || since >= freshFor {
+		own.others.Store(e.allInFlight() - own.inFlight.Load())
+		own.seenAt.Store(now)
+	}
+	return max(0, own.inFlight.Load()+own.others.Load())
+}
+
+func (e *Endpoint) allInFlight() (n int64) {
+	for i := range e.lanes {
+		n += e.lanes[i].inFlight.Load()
+	}
+	return n
 }
 
 // NewEndpoint returns the state of an address that nothing is known about: healthy until a check or its answers say
 // otherwise. joined is the time from which slow start counts; 0 means that it has its full weight at once, as suits the
 // endpoints that a gateway starts with.
 func (g *Group) NewEndpoint(address string, joined int64) *Endpoint {
-	e := &Endpoint{Address: address, group: g}
-	e.cell = &g.load[g.made.Add(1)%uint32(len(g.load))].inFlight
+	e := &Endpoint{Address: address, group: g, lanes: make([]lane, len(g.lanes))}
+	for i := range e.lanes {
+		e.lanes[i].seenAt.Store(-freshFor)
+	}
 	e.since.Store(joined)
 	return e
 }
@@ -119,7 +159,7 @@ func (st Status) Up() bool { return !st.Draining && !st.Unhealthy && st.EjectedF
 func (e *Endpoint) Status(now int64) Status {
 	state := e.state.Load()
 	return Status{
-		InFlight:   e.inFlight.Load(),
+		InFlight:   e.allInFlight(),
 		Latency:    time.Duration(e.latency.at(now)),
 		Errors:     int(e.consecutive.Load()),
 		Draining:   state&stateDraining != 0,
@@ -140,18 +180,18 @@ const (
 
 // Begin counts a request in flight. Each Begin has exactly one Done, on the same Set.
 func (s *Set) Begin(e *Endpoint) {
-	e.inFlight.Add(1)
-	e.cell.Add(1)
+	mine := s.group.mine()
+	e.lanes[mine].inFlight.Add(1)
+	s.group.lanes[mine].inFlight.Add(1)
 }
 
 // Done ends what Begin began. latency is the time until the head of the answer, or until the attempt ended without
 // one; not the body's, or a long download would look like a slow endpoint. 0 means not measured. An error never makes
 // an endpoint look faster than it was.
 func (s *Set) Done(e *Endpoint, now int64, latency time.Duration, o Outcome) {
-	e.cell.Add(-1)
-	if e.inFlight.Add(-1) < 0 {
-		panic("BUG: Done without Begin")
-	}
+	mine := s.group.mine()
+	e.lanes[mine].inFlight.Add(-1)
+	s.group.lanes[mine].inFlight.Add(-1)
 	if e.state.Load()&stateEjected != 0 {
 		s.settle(e, now)
 	}

@@ -101,7 +101,7 @@ func (s *Set) pickHash(now int64, key uint64, tried *Tried) int {
 		return -1
 	}
 	m := &s.members[i]
-	if n := m.inFlight.Load(); n < minBound || fits(n, m.weight, float64(s.group.inFlight()+1)/s.weight) {
+	if n := m.inFlight(now, s.group.mine()); n < minBound || fits(n, m.weight, float64(s.group.inFlight()+1)/s.weight) {
 		return i
 	}
 	return -1
@@ -134,7 +134,7 @@ func (s *Set) searchHash(now int64, key uint64, tried *Tried) int {
 						continue
 					}
 					m, ramp := &s.members[i], s.ramp(i, now)
-					if bounded && !fits(m.inFlight.Load(), m.weight*ramp, mean) {
+					if bounded && !fits(m.allInFlight(), m.weight*ramp, mean) {
 						continue
 					}
 					if b := m.score(slot, ramp); b < last && b > top {

@@ -186,7 +186,7 @@ func TestConsistentHashBoundYieldsWhenAllExceedIt(t *testing.T) {
 	x := newFixture(Options{Strategy: ConsistentHash}, 1, 1)
 	for _, e := range x.eps {
 		for range 10 {
-			e.inFlight.Add(1) // not in the group's sum
+			e.lanes[0].inFlight.Add(1) // not in the group's sum
 		}
 	}
 	if x.Pick(0, 1, nil) == nil {

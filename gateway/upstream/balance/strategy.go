@@ -51,8 +51,8 @@ func (s *Set) pickLeastRequest(now int64, tried *Tried) int {
 	if j < 0 {
 		return i
 	}
-	a, b := &s.members[i], &s.members[j]
-	if float64(b.inFlight.Load())*a.weight*fi < float64(a.inFlight.Load())*b.weight*fj {
+	a, b, mine := &s.members[i], &s.members[j], s.group.mine()
+	if float64(b.inFlight(now, mine))*a.weight*fi < float64(a.inFlight(now, mine))*b.weight*fj {
 		return j
 	}
 	return i
@@ -78,7 +78,8 @@ func (s *Set) pickPeakEWMA(now int64, tried *Tried) int {
 	} else if lb == 0 {
 		lb = la
 	}
-	ca, cb := a.cost(la, fi), b.cost(lb, fj)
+	mine := s.group.mine()
+	ca, cb := a.cost(la, fi, a.inFlight(now, mine)), b.cost(lb, fj, b.inFlight(now, mine))
 	if ca <= cb {
 		return i
 	}
@@ -91,25 +92,59 @@ func (s *Set) pickPeakEWMA(now int64, tried *Tried) int {
 // cost is what a request more would wait at this member. Weight divides only the requests in flight: the draw already
 // honours it, and an idle service would else send everything to its heaviest endpoint. An endpoint that fails fast
 // looks idle, so errors in a row count as requests in flight.
-func (m *member) cost(latency, ramp float64) float64 {
-	busy := float64(m.inFlight.Load())/(m.relative*ramp) + float64(min(m.consecutive.Load(), maxErrors))
+func (m *member) cost(latency, ramp float64, inFlight int64) float64 {
+	busy := float64(inFlight)/(m.relative*ramp) + float64(min(m.consecutive.Load(), maxErrors))
 	return (latency + noise) * (1 + busy)
 }
 
 // pickRoundRobin gives a turn whose endpoint can not take it to the next in a second walk over the same cycle: the
 // turns of a missing endpoint are so shared out by weight, where the plain next one would fall to its neighbour.
 func (s *Set) pickRoundRobin(now int64, tried *Tried) int {
-	at := &s.group.turn
-	for range draws {
-		i := int(s.turns[(at.Add(1)-1)%uint64(len(s.turns))])
+	for k := range draws {
+		var turn uint64
+		if k == 0 {
+			turn = s.group.nextTurn(now)
+		} else {
+			turn = s.group.spill.Add(1) - 1
+		}
+		i := int(s.turns[turn%uint64(len(s.turns))])
 		if s.class(i, now, tried) == fresh {
 			if f := s.ramp(i, now); f == 1 || s.uniform() < f {
 				return i
 			}
 		}
-		at = &s.group.spill
 	}
 	return -1
+}
+
+// A core whose last turns went within freshFor takes turnsAhead turns at once, so that cores do not queue for the counter.
+// Each turn is given once, and where requests are fewer than that they are given in order.
+const (
+	turnsAhead = 16
+	turnShift  = 8
+)
+
+// nextTurn is a position in the endless repetition of the cycle.
+func (g *Group) nextTurn(now int64) uint64 {
+	own := &g.lanes[g.mine()]
+	for {
+		w := own.turns.Load()
+		if left := w & (1<<turnShift - 1); left > 0 {
+			if own.turns.CompareAndSwap(w, w+1<<turnShift-1) {
+				return w >> turnShift
+			}
+			continue
+		}
+		since := now - own.takenAt.Load()
+		own.takenAt.Store(now)
+		if since < 0 || since >= freshFor {
+			return g.turn.Add(1) - 1
+		}
+		first := g.turn.Add(turnsAhead) - turnsAhead
+		// Where another goroutine has taken turns for this core meanwhile, the rest of these is nobody's.
+		own.turns.CompareAndSwap(w, (first+1)<<turnShift|(turnsAhead-1))
+		return first
+	}
 }
 
 // maxCycle bounds the memory of a cycle; weights that need a longer one are rounded.
