@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sluice/gateway/socket"
 )
 
 // phase is what a client connection is in the middle of.
@@ -59,6 +61,10 @@ type conn struct {
 	h2        *h2conn              // set before phaseHTTP2
 	strict    strict
 	held      []byte
+	// gather: the next write is the first part of an answer; it waits in gathered for the second.
+	gather      bool
+	gathered    *[engineBuffer]byte
+	gatheredLen int
 
 	once       sync.Once
 	prev, next *conn
@@ -166,6 +172,18 @@ const writeSlice = 64 << 10
 // Write writes to the client.
 func (c *conn) Write(p []byte) (int, error) {
 	c.unflushed = false
+	if c.gather {
+		if c.gathered == nil {
+			c.gathered = gatherBuffers.Get().(*[engineBuffer]byte)
+			if n := copy(c.gathered[:], p); n == len(p) {
+				c.gatheredLen = n
+				return n, nil
+			}
+			panic("BUG: the engine's buffer is larger than engineBuffer")
+		}
+		c.gather = false
+		return c.writeGathered(p)
+	}
 	written := 0
 	for {
 		piece := p[written:]
@@ -180,6 +198,33 @@ func (c *conn) Write(p []byte) (int, error) {
 			return written, err
 		}
 	}
+}
+
+// engineBuffer is the engine's buffer for an answer. A longer one leaves it in two parts: the buffer, and then the rest
+// from where it lies.
+const engineBuffer = 4096
+
+var gatherBuffers = sync.Pool{New: func() any { return new([engineBuffer]byte) }}
+
+// gatherAnswer has the two parts of an answer go out in one write. Its body must be of engineBuffer bytes at least, so that
+// there are two parts whatever lies in the buffer already.
+func (c *conn) gatherAnswer() { c.gather = true }
+
+func (c *conn) writeGathered(p []byte) (int, error) {
+	first := c.gathered[:c.gatheredLen]
+	c.writeSince.Store(c.owner.coarse.Load())
+	var n int
+	var err error
+	if s, ok := c.Conn.(*socket.Conn); ok {
+		n, err = s.WriteBoth(first, p)
+	} else if n, err = c.Conn.Write(first); err == nil {
+		n, err = c.Conn.Write(p)
+		n += len(first)
+	}
+	c.writeSince.Store(0)
+	gatherBuffers.Put(c.gathered)
+	c.gathered = nil
+	return max(0, n-len(first)), err
 }
 
 // WriteBody writes a part of a response body past the engine's buffer, which

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sluice/gateway/socket"
 )
 
 // Timeouts of client connections; 0 is none.
@@ -187,6 +189,7 @@ func (l *Listener) calm() {
 const refusal = "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 
 func (l *Listener) admit(nc net.Conn) *conn {
+	nc = socket.New(nc)
 	c := &conn{Conn: nc, tcp: nc, owner: l, id: l.nextID.Add(1)}
 	c.dress(l.protocols.Load())
 	if sc, ok := nc.(syscall.Conn); ok {

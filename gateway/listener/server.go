@@ -46,11 +46,12 @@ func NewServer(l *Listener, h Handler, pool *exchange.Pool, maxHead int, log *sl
 	s := &Server{l: l, handler: h, pool: pool, served: make(chan struct{})}
 	s.ended = s.done
 	s.fast = &fasthttp.Server{
-		Handler:        s.handle,
-		ErrorHandler:   s.handleError,
-		ExpectHandler:  s.handleExpect,
-		ReadBufferSize: maxHead,
-		Concurrency:    1 << 20,
+		Handler:         s.handle,
+		ErrorHandler:    s.handleError,
+		ExpectHandler:   s.handleExpect,
+		ReadBufferSize:  maxHead,
+		WriteBufferSize: engineBuffer,
+		Concurrency:     1 << 20,
 		// Bodies stream and their limits are the routes'. fasthttp reads this much
 		// of a body ahead, still within the time for the head and before anything
 		// is decided: as little as it can be told to.
@@ -154,6 +155,8 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, x *exchange.Exchange, err erro
 		ctx.SetConnectionClose()
 	}
 	switch {
+	case !ctx.Response.IsBodyStream() && !ctx.Response.SkipBody && !ctx.IsHead() && len(ctx.Response.Body()) >= engineBuffer && c.state == nil:
+		c.gatherAnswer()
 	case x.Answer == exchange.Tunnel && x.Tunnel != nil:
 		c.phase.Store(phaseTunnel)
 		t := x.Tunnel

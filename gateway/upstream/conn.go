@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sluice/gateway/exchange"
+	"sluice/gateway/socket"
 )
 
 // Conn is a connection to a backend. One call uses it at a time; between calls
@@ -21,16 +22,9 @@ import (
 // what both touch.
 type Conn struct {
 	net.Conn
-	raw  syscall.RawConn // nil over TLS
-	peek syscall.RawConn // of the socket, also below TLS; nil where there is none
-
-	// One Read sends out first: the request goes to the socket inside the read
-	// callback, which spares the read that would only say "not yet".
-	out    []byte
-	in     []byte
-	n      int
-	ioErr  error
-	readFn func(fd uintptr) bool
+	socket *socket.Conn    // nil over TLS
+	peek   syscall.RawConn // of the socket, also below TLS; nil where there is none
+	out    []byte          // goes out with the next Read
 
 	// alive's, bound once.
 	pollFn func(fd uintptr)
@@ -72,17 +66,15 @@ var (
 
 func newConn(nc net.Conn, s *Sweeper) *Conn {
 	c := &Conn{Conn: nc, sweeper: s}
-	socket := nc
+	below := nc
 	if tc, ok := nc.(interface{ NetConn() net.Conn }); ok {
-		socket = tc.NetConn()
+		below = tc.NetConn()
 	}
-	if sc, ok := socket.(syscall.Conn); ok {
-		if raw, err := sc.SyscallConn(); err == nil {
-			c.peek = raw
-			if socket == nc {
-				c.raw, c.readFn = raw, c.sendThenRead
-			}
-			c.pollFn = c.poll
+	if sc, ok := below.(*socket.Conn); ok {
+		c.peek, _ = sc.SyscallConn()
+		c.pollFn = c.poll
+		if below == nc {
+			c.socket = sc
 		}
 	}
 	s.add(c)
@@ -97,7 +89,7 @@ func (c *Conn) Close() error {
 
 // Send arranges for b to be sent with the next Read. b is borrowed until then.
 func (c *Conn) Send(b []byte) error {
-	if c.raw == nil {
+	if c.socket == nil {
 		_, err := c.Conn.Write(b)
 		return err
 	}
@@ -121,57 +113,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if c.out == nil {
 		return c.Conn.Read(p)
 	}
-	c.in, c.n, c.ioErr = p, 0, nil
-	err := c.raw.Read(c.readFn)
-	c.in = nil
-	if err == nil {
-		err = c.ioErr
-	}
-	if err == errPartial {
-		// The socket took a part: the rest goes the ordinary way.
-		if err = c.Flush(); err == nil {
-			return c.Conn.Read(p)
-		}
-	}
-	if err != nil {
-		c.out = nil
-		return 0, err
-	}
-	if c.n == 0 {
-		return 0, io.EOF
-	}
-	return c.n, nil
-}
-
-var errPartial = errors.New("partly sent")
-
-func (c *Conn) sendThenRead(fd uintptr) bool {
-	if c.out != nil {
-		n, err := unix.Write(int(fd), c.out)
-		for err == unix.EINTR {
-			n, err = unix.Write(int(fd), c.out)
-		}
-		switch {
-		case err == unix.EAGAIN || err == nil && n < len(c.out):
-			c.out = c.out[max(n, 0):]
-			c.ioErr = errPartial
-			return true
-		case err != nil:
-			c.ioErr = err
-			return true
-		}
-		c.out = nil
-		return false
-	}
-	n, err := unix.Read(int(fd), c.in)
-	for err == unix.EINTR {
-		n, err = unix.Read(int(fd), c.in)
-	}
-	if err == unix.EAGAIN {
-		return false
-	}
-	c.n, c.ioErr = max(n, 0), err
-	return true
+	b := c.out
+	c.out = nil
+	return c.socket.SendThenRead(b, p)
 }
 
 // alive reports whether an idle connection is still open with nothing to read:

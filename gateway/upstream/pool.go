@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"sluice/gateway/socket"
 )
 
 // PoolSettings identify a pool: two services with equal settings share it, and
@@ -140,7 +142,11 @@ func (p *Pool) dialRaw(ctx context.Context) (net.Conn, error) {
 	if to, ok := p.resolve[addr]; ok {
 		addr = to
 	}
-	return (&net.Dialer{}).DialContext(ctx, p.settings.Network, addr)
+	nc, err := (&net.Dialer{}).DialContext(ctx, p.settings.Network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return socket.New(nc), nil
 }
 
 // Close closes the idle connections; those in use end with their calls.
