@@ -8,6 +8,7 @@ package exchange
 import (
 	"crypto/tls"
 	"iter"
+	"math/bits"
 	"net"
 	"net/netip"
 	"sync"
@@ -157,7 +158,7 @@ type Exchange struct {
 	ahead     ahead
 	arena     []byte
 	slots     []any
-	used      []int
+	inUse     uint64 // a bit for each slot whose state was used
 	bodyHooks []BodyHook
 	done      func(*Exchange)
 	open      bool
@@ -238,10 +239,10 @@ func (x *Exchange) Close() error {
 const maxKeptFields = 256
 
 func (x *Exchange) reset() {
-	for _, i := range x.used {
+	for ; x.inUse != 0; x.inUse &= x.inUse - 1 {
+		i := bits.TrailingZeros64(x.inUse)
 		slotResets[i](x.slots[i])
 	}
-	x.used = x.used[:0]
 	x.Request, x.Response, x.done = nil, nil, nil
 	if x.Fields = x.Fields[:0]; cap(x.Fields) > maxKeptFields {
 		// One head of thousands of empty fields must not be paid for ever after.
@@ -326,7 +327,15 @@ func (x *Exchange) Method() []byte {
 // RequestHeader returns the client's value of a header, nil without one. name
 // is in canonical form (X-Correlation-Id). Of repeated headers it is the first.
 func (x *Exchange) RequestHeader(name string) []byte {
-	return x.Request.Header.Peek(name)
+	if name == fasthttp.HeaderCookie {
+		return x.Request.Header.Peek(name) // several fields are one list
+	}
+	for i := range x.Fields {
+		if f := &x.Fields[i]; len(f.Name) == len(name) && EqualFold(f.Name, name) {
+			return f.Value
+		}
+	}
+	return nil
 }
 
 // HasField reports whether the request has a field of this kind.

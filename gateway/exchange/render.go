@@ -66,6 +66,7 @@ func (x *Exchange) renderReply(r *Reply) {
 	x.Answer = r.Answer
 	x.Response.Reset()
 	r.Head.CopyTo(&x.Response.Header)
+	x.Response.Header.DisableNormalizing()
 	x.Response.SetBodyRaw(r.Body)
 }
 

@@ -8,8 +8,14 @@ type Slot[T any] struct{ index int }
 
 var slotResets []func(any)
 
+// maxSlots is the number of bits of Exchange.inUse.
+const maxSlots = 64
+
 // NewSlot reserves a slot. It is for package-level variables alone.
 func NewSlot[T any]() Slot[T] {
+	if len(slotResets) == maxSlots {
+		panic("BUG: more slots than bits of Exchange.inUse")
+	}
 	slotResets = append(slotResets, func(v any) {
 		p := v.(*T)
 		if r, ok := any(p).(interface{ Reset() }); ok {
@@ -24,32 +30,24 @@ func NewSlot[T any]() Slot[T] {
 
 // Of returns the state of x, zero on first use.
 func (s Slot[T]) Of(x *Exchange) *T {
+	if x.inUse&(1<<s.index) != 0 {
+		return x.slots[s.index].(*T)
+	}
+	return s.take(x)
+}
+
+func (s Slot[T]) take(x *Exchange) *T {
 	if len(x.slots) == 0 {
 		x.slots = make([]any, len(slotResets))
-		x.used = make([]int, 0, len(slotResets))
 	}
-	v := x.slots[s.index]
-	if v == nil {
+	v, ok := x.slots[s.index].(*T)
+	if !ok {
 		v = new(T)
 		x.slots[s.index] = v
-		x.used = append(x.used, s.index)
-		return v.(*T)
 	}
-	for _, i := range x.used {
-		if i == s.index {
-			return v.(*T)
-		}
-	}
-	x.used = append(x.used, s.index)
-	return v.(*T)
+	x.inUse |= 1 << s.index
+	return v
 }
 
 // Has reports whether the state of x was used in this exchange.
-func (s Slot[T]) Has(x *Exchange) bool {
-	for _, i := range x.used {
-		if i == s.index {
-			return true
-		}
-	}
-	return false
-}
+func (s Slot[T]) Has(x *Exchange) bool { return x.inUse&(1<<s.index) != 0 }

@@ -18,6 +18,7 @@ func templateExchange() *Exchange {
 	req.Header.SetMethod("PUT")
 	req.Header.Set("X-Tenant", "acme")
 	x := NewPool(NewClock(nil)).Get(req, &fasthttp.Response{}, func(*Exchange) {})
+	x.Fields = []Field{{Name: []byte("X-Tenant"), Value: []byte("acme")}}
 	x.Query, x.Path, x.Host, x.Scheme = []byte("a=1%202&b=x%0D%0Ay"), []byte("/users/42"), []byte("api.example.com"), "https"
 	x.ParamNames = []string{"id"}
 	x.Params[0] = []byte("42")

@@ -33,7 +33,7 @@ func TestAllocations(t *testing.T) {
 		h := w.MustBuild(t, Definition, "{}")
 		body := make([]byte, 1000)
 		if lead {
-			x := policytest.Fields(w.Exchange("/", request...))
+			x := w.Exchange("/", request...)
 			x.Scheme, x.Path, x.Host = "http", []byte("/"), nil
 			if err := h.Request(x); err != nil {
 				t.Fatal(err)
@@ -96,7 +96,7 @@ func TestMemoryIsCounted(t *testing.T) {
 	}
 	before := heap()
 	for i := range n {
-		x := policytest.Fields(w.Exchange("/" + strconv.Itoa(i)))
+		x := w.Exchange("/" + strconv.Itoa(i))
 		_ = h.Request(x)
 		answer(x, h, []byte("body"), sampleHead...)
 		h.Done(x)

@@ -36,7 +36,7 @@ func TestKeys(t *testing.T) {
 			if i > 0 {
 				h = append(h, head...)
 			}
-			x := policytest.Fields(w.Exchange("/a?q=1&p=2", h...))
+			x := w.Exchange("/a?q=1&p=2", h...)
 			if i > 0 {
 				change(x)
 			}
@@ -97,7 +97,7 @@ func TestPlaces(t *testing.T) {
 func TestOwners(t *testing.T) {
 	w := policytest.New(t, "")
 	owner := func(id exchange.Identity, head ...string) string {
-		x := policytest.Fields(w.Exchange("/", head...))
+		x := w.Exchange("/", head...)
 		defer x.Close()
 		x.Identity = id
 		key, ok := appendOwner(nil, x)

@@ -17,9 +17,16 @@ type state struct {
 	capture exchange.BodyHook
 	reply   *exchange.Reply // for answers that no entry holds ready
 
+	res    store.Response // what a response is judged by; most of the state, and mostly there is none to judge
+	judged bool           // res is in use
+
+	turn
+}
+
+// turn is the part of the state that each exchange begins without.
+type turn struct {
 	c         *cacher
 	req       store.Request
-	res       store.Response
 	key       []byte // with the owner, if there is one
 	common    int    // the length of the key that all callers share
 	owned     bool   // the key has an owner
@@ -47,7 +54,10 @@ func (st *state) Reset() {
 		key = nil
 	}
 	clear(st.edits)
-	*st = state{x: st.x, sel: st.sel, capture: st.capture, reply: st.reply, key: key, edits: st.edits[:0]}
+	st.turn = turn{key: key, edits: st.edits[:0]}
+	if st.judged {
+		st.res, st.judged = store.Response{}, false
+	}
 }
 
 func (st *state) begin(c *cacher, x *exchange.Exchange) {

@@ -65,6 +65,7 @@ func (c *cacher) response(x *exchange.Exchange) error {
 // record judges the response and begins to store it. It returns why it is not stored, "" if it is.
 func (c *cacher) record(st *state, x *exchange.Exchange, now int64) string {
 	res := &st.res
+	st.judged = true
 	res.Reset(x.Response.StatusCode(), st.requested, now)
 	st.fields(x, res)
 	if c.vary != nil {

@@ -33,6 +33,7 @@ func TestRequest(t *testing.T) {
 		defer x.Close()
 		if origin != "" {
 			x.Request.Header.Set("Origin", origin)
+			policytest.Fields(x)
 		}
 		if err := w.MustBuild(t, Definition, settings).Request(x); err != nil {
 			t.Errorf("%s: %v", settings, err)

@@ -54,7 +54,7 @@ func (s *service) hooks(t testing.TB, settings string) policy.Hooks {
 // send sends a request and tells the answer: "" for one that passes, else status and reason.
 func send(t *testing.T, w *policytest.World, h policy.Hooks, look func(x *exchange.Exchange), target string, headers ...string) string {
 	t.Helper()
-	x := policytest.Fields(w.Exchange(target, headers...))
+	x := w.Exchange(target, headers...)
 	defer x.Close()
 	if h.Request != nil {
 		if err := h.Request(x); err != nil {

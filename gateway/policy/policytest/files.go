@@ -93,11 +93,12 @@ func (w *World) BenchmarkParallel(b *testing.B, f func(x *exchange.Exchange), he
 func (w *World) repeat(f func(x *exchange.Exchange), headers []string) func() {
 	first := w.Exchange("/", headers...)
 	req, res, route := first.Request, first.Response, first.Route
-	first.Close()
+	_ = first.Close()
+	end := func(*exchange.Exchange) {}
 	return func() {
-		x := w.pool.Get(req, res, func(*exchange.Exchange) {})
+		x := w.pool.Get(req, res, end)
 		x.Path, x.Scheme, x.ClientAddr, x.PeerAddr, x.Route = root, "http", client, client, route
-		f(x)
-		x.Close()
+		f(Fields(x))
+		_ = x.Close()
 	}
 }

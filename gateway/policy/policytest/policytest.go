@@ -161,7 +161,7 @@ func (w *World) Exchange(target string, headers ...string) *exchange.Exchange {
 	x.Path, x.Query, x.Host, x.Scheme = []byte(path), []byte(query), []byte("api.example.com"), "http"
 	x.ClientAddr, x.PeerAddr = client, client
 	x.Route = &exchange.Route{Name: "users"}
-	return x
+	return Fields(x)
 }
 
 // NoAllocations fails the test if f allocates in any of 10,000 exchanges of GET / with these headers, which begin and end
@@ -171,16 +171,7 @@ func (w *World) NoAllocations(t *testing.T, what string, f func(x *exchange.Exch
 	if raceEnabled {
 		return
 	}
-	first := w.Exchange("/", headers...)
-	req, res, route := first.Request, first.Response, first.Route
-	_ = first.Close()
-	end := func(*exchange.Exchange) {}
-	once := func() {
-		x := w.pool.Get(req, res, end)
-		x.Path, x.Scheme, x.ClientAddr, x.PeerAddr, x.Route = root, "http", client, client, route
-		f(x)
-		_ = x.Close()
-	}
+	once := w.repeat(f, headers)
 	// On one processor a sync.Pool keeps what it is given.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))

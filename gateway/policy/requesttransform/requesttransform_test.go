@@ -33,7 +33,7 @@ func TestHeaders(t *testing.T) {
 	w := policytest.New(t, "")
 	f := func(settings, want string, headers ...string) {
 		t.Helper()
-		x := policytest.Fields(w.Exchange("/users?q=1%202&bad=a%0d%0aX-Evil:%201", headers...))
+		x := w.Exchange("/users?q=1%202&bad=a%0d%0aX-Evil:%201", headers...)
 		defer x.Close()
 		x.RequestID = []byte("id-1")
 		if err := w.MustBuild(t, Definition, settings).Request(x); err != nil {
@@ -76,7 +76,7 @@ func TestEditsOfOthers(t *testing.T) {
 	w := policytest.New(t, "")
 	f := func(settings, want string) {
 		t.Helper()
-		x := policytest.Fields(w.Exchange("/", "X-A: 1", "X-B: 1"))
+		x := w.Exchange("/", "X-A: 1", "X-B: 1")
 		defer x.Close()
 		x.ToBackend.Set("X-A", []byte("set"))
 		x.ToBackend.Add("X-A", []byte("more"))
