@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"sluice/gateway/exchange"
-	"sluice/gateway/policy/policytest"
 )
 
 func digest(body string) string {
