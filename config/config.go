@@ -82,7 +82,8 @@ type Listener struct {
 	HTTP3 bool `yaml:"http3"`
 	// ProxyProtocol: `accept` takes a PROXY protocol header from `trusted_proxies` when there is one, `require` refuses a connection without.
 	ProxyProtocol string `yaml:"proxy_protocol" enum:"off|accept|require" default:"off"`
-	// Engine that moves the bytes: `fasthttp`, or `loop` where the platform has it.
+	// Engine that moves the bytes: `fasthttp`, its server, or `loop`, a goroutine for each connection that holds buffers
+	// only while a request is there. A change takes effect for connections that are opened then.
 	Engine string `yaml:"engine" enum:"fasthttp|loop" default:"fasthttp"`
 }
 

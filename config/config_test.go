@@ -302,7 +302,7 @@ func TestNotBuilt(t *testing.T) {
 	}
 	listener := func(s string) string { return `listeners: {a: {address: ":1", ` + s + `}}` }
 	route := func(s string) string { return minimal + `  r: {` + s + `}` }
-	for _, s := range []string{"http3: on", "proxy_protocol: require", "engine: loop"} {
+	for _, s := range []string{"http3: on", "proxy_protocol: require"} {
 		name, _, _ := strings.Cut(s, ":")
 		refused(listener(s), "listeners.a."+name)
 	}

@@ -99,7 +99,7 @@ func (s *security) build() (c *tls.Config, ca [sha256.Size]byte, err error) {
 
 // protocols are what a listener speaks.
 func (s *security) protocols() listener.Protocols {
-	p := listener.Protocols{TLS: s.config}
+	p := listener.Protocols{TLS: s.config, Loop: s.settings.Engine == engineLoop}
 	if d := s.settings.TLS.HSTS; d > 0 {
 		p.HSTS = strconv.AppendInt([]byte("max-age="), int64(d/time.Second), 10)
 	}
@@ -110,7 +110,7 @@ func (s *security) protocols() listener.Protocols {
 // nil for none.
 func (g *Gateway) speak(l *listener.Listener, lc *config.Listener, s, before *security) {
 	if s == nil {
-		l.Speak(listener.Protocols{H2C: lc.H2C})
+		l.Speak(listener.Protocols{H2C: lc.H2C, Loop: lc.Engine == engineLoop})
 		return
 	}
 	switch {
@@ -126,6 +126,9 @@ func (g *Gateway) speak(l *listener.Listener, lc *config.Listener, s, before *se
 	s.tickets.Use(s.config)
 	l.Speak(s.protocols())
 }
+
+// engineLoop is the engine of listeners beside fasthttp's server.
+const engineLoop = "loop"
 
 // watchCertificates shows when certificates end.
 func (g *Gateway) watchCertificates(gen *generation) {

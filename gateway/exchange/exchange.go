@@ -121,6 +121,13 @@ type Exchange struct {
 	// Replayable says that the request may be sent twice although its method is not idempotent.
 	Replayable bool
 
+	// Verbatim is set by an engine that sends a head as it came, and stays set while
+	// nobody needs it parsed. Then Head may be it: status line and fields, without
+	// those of the connection and the framing, each line with its end. Status and
+	// body are in Response as ever, and what goes beside it is in ToClient.
+	Verbatim bool
+	Head     []byte
+
 	// Unread says that the head could not be read: method and target are unknown.
 	Unread bool
 	// Answer tells who answered, Status with what: it is set once the response is complete.
@@ -263,7 +270,7 @@ func (x *Exchange) reset() {
 	x.UpstreamPath, x.UpstreamQuery, x.queryReplaced, x.Body = nil, nil, false, nil
 	x.BodyLater, x.Paused = false, false
 	x.ahead.reset()
-	x.Unread, x.Status = false, 0
+	x.Unread, x.Status, x.Verbatim, x.Head = false, 0, false, nil
 	x.BodyLimit, x.Replayable, x.ResizesBody, x.Tunnel = 0, false, false, nil
 	x.Answer, x.Reject, x.Reply, x.CacheResult = Unanswered, nil, nil, ""
 	x.Service, x.Endpoint, x.Attempts, x.UpstreamTime = "", "", 0, 0

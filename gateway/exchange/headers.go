@@ -49,6 +49,27 @@ func (h *HeaderEdits) Remove(name string) {
 // List returns the edits in order. It is borrowed.
 func (h *HeaderEdits) List() []HeaderEdit { return h.list }
 
+// Decides reports whether an edit sets or removes a field, so that one that is
+// there may not pass.
+func (h *HeaderEdits) Decides() bool {
+	for i := range h.list {
+		if h.list[i].Op != EditAdd {
+			return true
+		}
+	}
+	return false
+}
+
+// Names reports whether an edit sets or removes the field called name.
+func (h *HeaderEdits) Names(name []byte) bool {
+	for i := range h.list {
+		if e := &h.list[i]; e.Op != EditAdd && EqualFold(name, e.Name) {
+			return true
+		}
+	}
+	return false
+}
+
 // Replaces reports whether an edit sets or removes name, so that an original
 // field of that name must not pass. An underscore in name is taken for a
 // hyphen: many backends fold the two, and would find the original instead.

@@ -15,6 +15,9 @@ type Reply struct {
 	Body []byte
 	// Answer is Own or Stored.
 	Answer Answer
+	// Verbatim is Head as it may be sent, lines of text without the empty one at
+	// the end; nil where that is not known.
+	Verbatim []byte
 }
 
 // Replied is what a hook returns after it put its answer into Exchange.Reply.
@@ -42,7 +45,7 @@ var internalError = NewReject(fasthttp.StatusInternalServerError, "internal_erro
 var problemJSON = []byte("application/problem+json")
 
 func (x *Exchange) renderReject(r *Reject) {
-	x.Reject, x.Answer, x.Reason = r, Own, r.Reason
+	x.Reject, x.Answer, x.Reason, x.Head = r, Own, r.Reason, nil
 	res := x.Response
 	res.Reset()
 	res.Header.DisableNormalizing()
@@ -63,7 +66,13 @@ func (x *Exchange) renderReject(r *Reject) {
 }
 
 func (x *Exchange) renderReply(r *Reply) {
-	x.Answer = r.Answer
+	x.Answer, x.Head = r.Answer, nil
+	if x.Verbatim && r.Verbatim != nil {
+		x.Head = r.Verbatim
+		x.Response.SetStatusCode(r.Head.StatusCode())
+		x.Response.SetBodyRaw(r.Body)
+		return
+	}
 	x.Response.Reset()
 	r.Head.CopyTo(&x.Response.Header)
 	x.Response.Header.DisableNormalizing()

@@ -57,10 +57,14 @@ type conn struct {
 	unread    bool
 	protocol  string
 	state     *tls.ConnectionState // nil without TLS
-	secured   bool                 // set before others see the connection
+	secured   bool                 // set before others see the connection, as is looped
+	looped    bool                 // the engine loop serves it
 	h2        *h2conn              // set before phaseHTTP2
 	strict    strict
 	held      []byte
+	// trying: a read that would have to wait says so; fd is the socket then.
+	trying bool
+	fd     uintptr
 	// gather: the next write is the first part of an answer; it waits in gathered for the second.
 	gather      bool
 	gathered    *[engineBuffer]byte
@@ -149,7 +153,7 @@ func (c *conn) read(ph phase, p []byte) (int, error) {
 		c.phase.CompareAndSwap(phaseDone, phaseIdle)
 	}
 	c.unflushed = false
-	n, err := c.Conn.Read(p)
+	n, err := c.receive(p)
 	if n > 0 {
 		switch ph := c.phase.Load(); ph {
 		case phaseIdle:
@@ -164,6 +168,14 @@ func (c *conn) read(ph phase, p []byte) (int, error) {
 		}
 	}
 	return n, err
+}
+
+// receive reads, waiting only where that is asked for.
+func (c *conn) receive(p []byte) (int, error) {
+	if c.trying {
+		return socket.TryRead(c.fd, p)
+	}
+	return c.Conn.Read(p)
 }
 
 // writeSlice bounds one write, so that a slow client's progress is seen.
@@ -211,20 +223,25 @@ var gatherBuffers = sync.Pool{New: func() any { return new([engineBuffer]byte) }
 func (c *conn) gatherAnswer() { c.gather = true }
 
 func (c *conn) writeGathered(p []byte) (int, error) {
-	first := c.gathered[:c.gatheredLen]
+	err := c.writeBoth(c.gathered[:c.gatheredLen], p)
+	gatherBuffers.Put(c.gathered)
+	if c.gathered = nil; err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// writeBoth writes two parts of an answer, in one write where the socket takes it.
+func (c *conn) writeBoth(first, p []byte) (err error) {
+	c.unflushed = false
 	c.writeSince.Store(c.owner.coarse.Load())
-	var n int
-	var err error
 	if s, ok := c.Conn.(*socket.Conn); ok {
-		n, err = s.WriteBoth(first, p)
-	} else if n, err = c.Conn.Write(first); err == nil {
-		n, err = c.Conn.Write(p)
-		n += len(first)
+		_, err = s.WriteBoth(first, p)
+	} else if _, err = c.Conn.Write(first); err == nil && len(p) > 0 {
+		_, err = c.Conn.Write(p)
 	}
 	c.writeSince.Store(0)
-	gatherBuffers.Put(c.gathered)
-	c.gathered = nil
-	return max(0, n-len(first)), err
+	return err
 }
 
 // WriteBody writes a part of a response body past the engine's buffer, which

@@ -369,7 +369,7 @@ func (st *h2stream) Interim(head []byte) {
 	for len(rest) > 0 {
 		line, rest, _ = bytes.Cut(rest, []byte("\r\n"))
 		if name, value, ok := bytes.Cut(line, []byte(":")); ok {
-			header.Add(string(name), string(trimOWS(value)))
+			header.Add(string(name), string(exchange.TrimOWS(value)))
 		}
 	}
 	st.out.WriteHeader(status)

@@ -50,7 +50,7 @@ func readFields(x *exchange.Exchange, raw []byte) {
 		line := raw[:end-1]
 		raw = raw[end+1:]
 		colon := bytes.IndexByte(line, ':')
-		name, value := line[:colon], trimOWS(line[colon+1:])
+		name, value := line[:colon], exchange.TrimOWS(line[colon+1:])
 		x.Fields = append(x.Fields, exchange.Field{Name: name, Value: value, Kind: exchange.KindOf(name)})
 	}
 }
@@ -148,21 +148,4 @@ var hostBytes = func() (t [256]bool) {
 	return t
 }()
 
-func isToken(b []byte) bool { return len(b) > 0 && tokenLen(b) == len(b) }
-
-var tokenBytes = func() (t [256]bool) {
-	for _, c := range "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ!#$%&'*+-.^_`|~" {
-		t[c] = true
-	}
-	return t
-}()
-
-func trimOWS(b []byte) []byte {
-	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {
-		b = b[1:]
-	}
-	for len(b) > 0 && (b[len(b)-1] == ' ' || b[len(b)-1] == '\t') {
-		b = b[:len(b)-1]
-	}
-	return b
-}
+func isToken(b []byte) bool { return len(b) > 0 && exchange.TokenLen(b) == len(b) }

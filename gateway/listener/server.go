@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 
 	"github.com/valyala/fasthttp"
@@ -34,6 +35,7 @@ type Server struct {
 	pool    *exchange.Pool
 	fast    *fasthttp.Server
 	ended   func(*exchange.Exchange) // done, bound once
+	turns   sync.Pool                // of *turn, for the engine loop
 	served  chan struct{}
 	err     error
 
@@ -45,6 +47,7 @@ type Server struct {
 func NewServer(l *Listener, h Handler, pool *exchange.Pool, maxHead int, log *slog.Logger) *Server {
 	s := &Server{l: l, handler: h, pool: pool, served: make(chan struct{})}
 	s.ended = s.done
+	s.turns.New = func() any { return s.newTurn() }
 	s.fast = &fasthttp.Server{
 		Handler:         s.handle,
 		ErrorHandler:    s.handleError,
@@ -75,11 +78,32 @@ func (s *Server) Start() {
 	s.l.Start()
 	go func() {
 		defer close(s.served)
-		if err := s.fast.Serve(s.l); err != nil && !errors.Is(err, net.ErrClosed) {
+		if err := s.fast.Serve(door{s}); err != nil && !errors.Is(err, net.ErrClosed) {
 			s.err = err
 		}
 	}()
 }
+
+// door hands the connections that are accepted to the engine that the listener
+// is to use now.
+type door struct{ *Server }
+
+func (d door) Accept() (net.Conn, error) {
+	for {
+		nc, err := d.l.Accept()
+		if err != nil {
+			return nil, err
+		}
+		c := nc.(*conn)
+		if !c.looped {
+			return c, nil
+		}
+		go d.serveLoop(c)
+	}
+}
+
+func (d door) Addr() net.Addr { return d.l.Addr() }
+func (d door) Close() error   { return d.l.Close() }
 
 // Drain makes every answer the last of its connection.
 func (s *Server) Drain() {
@@ -129,14 +153,20 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 
 // open makes the exchange of a request whose head is complete.
 func (s *Server) open(ctx *fasthttp.RequestCtx) (*exchange.Exchange, error) {
-	x := s.pool.Get(&ctx.Request, &ctx.Response, s.ended)
+	x, err := s.begin(ctx.Conn().(*conn), &ctx.Request, &ctx.Response)
 	ctx.SetUserValue(exchangeKey, x)
-	ctx.Response.Header.DisableNormalizing()
-	c := ctx.Conn().(*conn)
+	return x, err
+}
+
+// begin makes the exchange of a request whose head is complete. The error is an
+// answer.
+func (s *Server) begin(c *conn, req *fasthttp.Request, res *fasthttp.Response) (*exchange.Exchange, error) {
+	x := s.pool.Get(req, res, s.ended)
+	res.Header.DisableNormalizing()
 	c.serving()
 	x.Client = c
 	c.identify(x)
-	if r := readHead(x, &ctx.Request.Header); r != nil {
+	if r := readHead(x, &req.Header); r != nil {
 		return x, r
 	}
 	return x, nil
@@ -194,9 +224,7 @@ func (s *Server) answerUnframed(ctx *fasthttp.RequestCtx) {
 func (s *Server) handleExpect(ctx *fasthttp.RequestCtx) int {
 	x, err := s.open(ctx)
 	if err == nil {
-		x.BodyLater = true
-		err = s.handler.Decide(x)
-		x.BodyLater = false
+		err = s.decideAhead(x)
 	}
 	if err == nil || x.Paused {
 		return fasthttp.StatusContinue
@@ -205,13 +233,27 @@ func (s *Server) handleExpect(ctx *fasthttp.RequestCtx) int {
 	return ctx.Response.StatusCode()
 }
 
+// decideAhead decides on a request before its body is asked for.
+func (s *Server) decideAhead(x *exchange.Exchange) error {
+	x.BodyLater = true
+	err := s.handler.Decide(x)
+	x.BodyLater = false
+	return err
+}
+
 // handleError answers what fasthttp could not parse.
 func (s *Server) handleError(ctx *fasthttp.RequestCtx, err error) {
-	c := ctx.Conn().(*conn)
 	x, ok := ctx.UserValue(exchangeKey).(*exchange.Exchange)
 	if !ok {
 		x = s.pool.Get(&ctx.Request, &ctx.Response, s.ended)
 		ctx.SetUserValue(exchangeKey, x)
+	}
+	s.refuse(ctx.Conn().(*conn), x, err)
+}
+
+// refuse answers what could not be read.
+func (s *Server) refuse(c *conn, x *exchange.Exchange, err error) {
+	if x.Client == nil {
 		x.Unread = true
 		x.Client, x.ClientAddr = c, c.peer
 		c.identify(x)

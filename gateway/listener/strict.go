@@ -1,9 +1,6 @@
 package listener
 
 import (
-	"encoding/binary"
-	"math/bits"
-
 	"sluice/gateway/exchange"
 )
 
@@ -114,14 +111,14 @@ func (s *strict) feed(b []byte) int {
 				i++
 				continue
 			}
-			if !tokenBytes[c] {
+			if !exchange.IsTokenByte(c) {
 				s.refuse(rejectMalformed)
 				return i
 			}
 			s.state = inMethod
 			fallthrough
 		case inMethod:
-			i += tokenLen(b[i:])
+			i += exchange.TokenLen(b[i:])
 			if i == len(b) {
 				return i
 			}
@@ -139,7 +136,7 @@ func (s *strict) feed(b []byte) int {
 			s.state = inTarget
 			fallthrough
 		case inTarget:
-			i += textLen(b[i:], '!')
+			i += exchange.TextLen(b[i:], '!')
 			if i == len(b) {
 				return i
 			}
@@ -180,7 +177,7 @@ func (s *strict) feed(b []byte) int {
 			s.state, s.name = inName, 0
 			fallthrough
 		case inName:
-			n := tokenLen(b[i:])
+			n := exchange.TokenLen(b[i:])
 			if i+n == len(b) {
 				s.keep(b[i:])
 				return i + n
@@ -200,7 +197,7 @@ func (s *strict) feed(b []byte) int {
 				return i
 			}
 		case inValue:
-			n := textLen(b[i:], ' ')
+			n := exchange.TextLen(b[i:], ' ')
 			if s.trailer && s.spend(n) {
 				return i
 			}
@@ -321,14 +318,14 @@ func (s *strict) extension(c byte) bool {
 	blank := c == ' ' || c == '\t'
 	switch s.state {
 	case atExt:
-		if tokenBytes[c] {
+		if exchange.IsTokenByte(c) {
 			s.state = inExtName
 			return true
 		}
 		return blank
 	case inExtName, atExtEquals:
 		switch {
-		case tokenBytes[c]:
+		case exchange.IsTokenByte(c):
 			return s.state == inExtName
 		case c == '=':
 			s.state = atExtValue
@@ -340,7 +337,7 @@ func (s *strict) extension(c byte) bool {
 		return s.extensionEnd(c, s.state == inExtName)
 	case atExtValue:
 		switch {
-		case tokenBytes[c]:
+		case exchange.IsTokenByte(c):
 			s.state = inExtValue
 		case c == '"':
 			s.state = inExtQuoted
@@ -350,7 +347,7 @@ func (s *strict) extension(c byte) bool {
 		return true
 	case inExtValue, atExtEnd, atExtNext:
 		switch {
-		case tokenBytes[c]:
+		case exchange.IsTokenByte(c):
 			return s.state == inExtValue
 		case blank:
 			s.state = atExtNext
@@ -512,37 +509,6 @@ func (s *strict) end() {
 	} else {
 		s.next()
 	}
-}
-
-// tokenLen returns the length of the token that b begins with.
-func tokenLen(b []byte) int {
-	for i, c := range b {
-		if !tokenBytes[c] {
-			return i
-		}
-	}
-	return len(b)
-}
-
-// textLen returns how much of b has neither a byte below low nor DEL, eight at a time.
-func textLen(b []byte, low byte) int {
-	const ones, highs = 0x0101010101010101, 0x8080808080808080
-	lows := ones * uint64(low)
-	i := 0
-	for ; i+8 <= len(b); i += 8 {
-		x := binary.LittleEndian.Uint64(b[i:])
-		del := x ^ ones*0x7f
-		// The lowest flag is exact; only flags above it may be false.
-		if f := ((x-lows)&^x | (del-ones)&^del) & highs; f != 0 {
-			return i + bits.TrailingZeros64(f)>>3
-		}
-	}
-	for ; i < len(b); i++ {
-		if b[i] < low || b[i] == 0x7f {
-			return i
-		}
-	}
-	return i
 }
 
 // unhex gives the value of a hexadecimal digit and one, 0 for other bytes.

@@ -326,7 +326,7 @@ func compare(t *testing.T, stream []byte) (agreed int) {
 func hostOf(message []byte) []byte {
 	for line := range bytes.SplitSeq(message, []byte("\r\n")) {
 		if name, value, ok := bytes.Cut(line, []byte(":")); ok && bytes.EqualFold(name, []byte("host")) {
-			return trimOWS(value)
+			return exchange.TrimOWS(value)
 		}
 	}
 	return nil

@@ -21,6 +21,8 @@ type Protocols struct {
 	HSTS []byte
 	// H2C takes HTTP/2 in plain text from clients that begin with its preface.
 	H2C bool
+	// Loop serves with the engine loop instead of fasthttp's server.
+	Loop bool
 }
 
 // Speak sets the protocols of connections that are accepted from now on.
@@ -28,6 +30,7 @@ func (l *Listener) Speak(p Protocols) { l.protocols.Store(&p) }
 
 // dress puts on a new connection what is spoken on it.
 func (c *conn) dress(p *Protocols) {
+	c.looped = p.Loop || alwaysLoop
 	switch {
 	case p.TLS != nil:
 		c.secured = true
@@ -128,13 +131,18 @@ func (c *conn) identify(x *exchange.Exchange) {
 
 // secure adds what answers over TLS carry.
 func (c *conn) secure(x *exchange.Exchange) {
-	if c.state == nil {
-		return
-	}
-	if p := c.owner.protocols.Load(); len(p.HSTS) > 0 {
+	if hsts := c.hsts(); hsts != nil {
 		exchange.DelResponse(&x.Response.Header, strictTransport)
-		x.Response.Header.AddBytesV(strictTransport, p.HSTS)
+		x.Response.Header.AddBytesV(strictTransport, hsts)
 	}
+}
+
+// hsts is the value of Strict-Transport-Security, nil for none.
+func (c *conn) hsts() []byte {
+	if c.state == nil {
+		return nil
+	}
+	return c.owner.protocols.Load().HSTS
 }
 
 const strictTransport = "Strict-Transport-Security"

@@ -87,6 +87,8 @@ type Hooks struct {
 	// Response runs when the head of the answer is known, in reverse order,
 	// for rejections too (see x.Answer), if Request was reached.
 	Response func(x *exchange.Exchange) error
+	// OnlyFetched says that Response leaves answers of the cache alone.
+	OnlyFetched bool
 	// Done runs when the exchange ends, if Request was reached.
 	Done func(x *exchange.Exchange)
 

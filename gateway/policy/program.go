@@ -32,6 +32,8 @@ type Program struct {
 	missing    *exchange.Reject
 	done       []int
 	response   []int
+	// readsStored: a response hook has to do with answers of the cache too.
+	readsStored bool
 }
 
 // NewProgram orders the steps.
@@ -47,6 +49,7 @@ func NewProgram(steps []Step) *Program {
 		}
 		if h.Response != nil {
 			p.response = append(p.response, i)
+			p.readsStored = p.readsStored || !h.OnlyFetched
 		}
 		stage := Order[PlaceOf(steps[i].Name)].Stage
 		if stage >= Authenticate {
@@ -150,6 +153,15 @@ func (p *Program) run(x *exchange.Exchange, from int) error {
 		}
 	}
 	return nil
+}
+
+// ReadsResponse reports whether a response hook may look at an answer of this
+// maker, or change it.
+func (p *Program) ReadsResponse(a exchange.Answer) bool {
+	if a == exchange.Stored {
+		return p.readsStored
+	}
+	return len(p.response) > 0
 }
 
 // Response runs the response hooks of the steps that were reached, in reverse.

@@ -291,6 +291,13 @@ func (s *Snapshot) Answer(x *exchange.Exchange, err error) {
 		_ = s.enterUnrouted(x, st)
 	}
 	r := st.route
+	if x.Verbatim {
+		maker := exchange.Proxied
+		if err == exchange.Replied && x.Reply != nil {
+			maker = x.Reply.Answer
+		}
+		x.Verbatim = !st.program.ReadsResponse(maker)
+	}
 	if err == nil {
 		s.aim(x, r)
 		err = r.action.Serve(x)
@@ -321,7 +328,9 @@ func (s *Snapshot) Answer(x *exchange.Exchange, err error) {
 	if x.Answer == exchange.Proxied || x.Answer == exchange.Stored {
 		x.ToClient.Add("Via", via)
 	}
-	x.ToClient.Apply(&x.Response.Header)
+	if x.Head == nil {
+		x.ToClient.Apply(&x.Response.Header)
+	}
 	x.Status = x.Response.StatusCode()
 }
 

@@ -107,6 +107,26 @@ func (c *Conn) readOnce(fd uintptr) bool {
 	return true
 }
 
+// ErrNotYet is what TryRead says where a read would have to wait.
+var ErrNotYet = errors.New("nothing to read yet")
+
+// Poll calls try until it reports true, and waits for something to read in between.
+func (c *Conn) Poll(try func(fd uintptr) bool) error { return c.raw.Read(try) }
+
+// TryRead reads what is there, for a function that Poll calls.
+func TryRead(fd uintptr, p []byte) (int, error) {
+	n, errno := rawRead(fd, p)
+	switch {
+	case errno == syscall.EAGAIN:
+		return 0, ErrNotYet
+	case errno != 0:
+		return 0, errno
+	case n == 0:
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
 // Write sends all of p, waiting for room.
 func (c *Conn) Write(p []byte) (int, error) { return c.WriteBoth(nil, p) }
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"sync/atomic"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -53,6 +52,7 @@ type call struct {
 	ended   bool
 	large   []byte     // a buffered body that did not fit the reader
 	direct  bodyWriter // where the body goes without a buffer between
+	head    []byte     // the one that goes on as it is
 	interim []byte
 	names   []byte
 	ownDate bool // the engine adds a Date
@@ -70,7 +70,10 @@ func (c *call) Reset() {
 	if c.br != nil {
 		releaseReader(c.br)
 	}
-	body, out, large := c.body[:0], c.out[:0], c.large[:0]
+	body, out, large, head := c.body[:0], c.out[:0], c.large[:0], c.head[:0]
+	if cap(head) > maxKept {
+		head = nil
+	}
 	if cap(large) > maxKept {
 		large = nil
 	}
@@ -80,7 +83,7 @@ func (c *call) Reset() {
 	if cap(out) > maxKept {
 		out = nil
 	}
-	*c = call{body: body, out: out, large: large, interim: c.interim[:0], names: c.names[:0]}
+	*c = call{body: body, out: out, large: large, head: head, interim: c.interim[:0], names: c.names[:0]}
 }
 
 // maxKept is how large a buffer stays with an idle exchange.
@@ -233,6 +236,14 @@ func (c *call) readHead() (got bool, err error) {
 			_, _ = c.br.Discard(len(head))
 			continue
 		}
+		c.x.Head = nil
+		if c.x.Verbatim && c.res.dated && c.res.isHeld() {
+			c.head = AppendResponseHead(c.head[:0], head, &c.res)
+			c.x.Head = c.head
+			c.x.Response.SetStatusCode(c.res.status)
+			_, err = c.br.Discard(len(head))
+			return true, err
+		}
 		// The status line goes on as HTTP/1.1 whatever the backend spoke: the
 		// version is the connection's, not the message's.
 		head[7] = '1'
@@ -250,6 +261,12 @@ func (c *call) readHead() (got bool, err error) {
 	}
 }
 
+// isHeld reports whether the response has a body that is small enough to be held.
+func (h *responseHead) isHeld() bool {
+	return h.status >= 200 && h.status != fasthttp.StatusNoContent && h.status != fasthttp.StatusNotModified &&
+		!h.framing.Chunked && !h.unframed && h.framing.Length <= heldBody
+}
+
 // chooseDate has the engine add a Date where the backend gave none (RFC 9110,
 // section 6.6.1). fasthttp takes none that is set, and forgets that it is not
 // to add its own in a reset alone; an attempt that is dated needs that again.
@@ -257,22 +274,14 @@ func (c *call) chooseDate(h *fasthttp.ResponseHeader) {
 	switch {
 	case c.res.dated == !c.ownDate:
 	case c.res.dated:
-		undated.Load().CopyTo(h)
+		exchange.Undated(h)
 		c.ownDate = false
 	default:
-		if undated.Load() == nil {
-			first := new(fasthttp.ResponseHeader)
-			h.CopyTo(first)
-			undated.Store(first)
-		}
 		h.Reset()
 		h.SetNoDefaultContentType(true)
 		c.ownDate = true
 	}
 }
-
-// undated is a head with the engine's settings, from before the first reset.
-var undated atomic.Pointer[fasthttp.ResponseHeader]
 
 // dropHop removes the hop-by-hop fields of the response and what its
 // Connection fields name (RFC 9110, section 7.6.1).

@@ -69,7 +69,7 @@ func validExtensions(ext []byte) bool {
 			return false
 		}
 		ext = trimFront(ext[1:])
-		n := tokenLen(ext)
+		n := exchange.TokenLen(ext)
 		if n == 0 {
 			return false
 		}
@@ -79,7 +79,7 @@ func validExtensions(ext []byte) bool {
 		} else {
 			ext = trimFront(rest[1:])
 		}
-		if n = tokenLen(ext); n == 0 {
+		if n = exchange.TokenLen(ext); n == 0 {
 			n = quotedLen(ext)
 		}
 		if n == 0 {
@@ -181,12 +181,12 @@ func readTrailer(br *bufio.Reader, add func(name, value []byte)) error {
 		if len(line) == 0 {
 			return nil
 		}
-		colon := tokenLen(line)
+		colon := exchange.TokenLen(line)
 		if colon == 0 || colon == len(line) || line[colon] != ':' {
 			return errTrailer
 		}
-		name, value := line[:colon], trimOWS(line[colon+1:])
-		if !validValue(value) {
+		name, value := line[:colon], exchange.TrimOWS(line[colon+1:])
+		if !exchange.IsFieldValue(value) {
 			return errTrailer
 		}
 		if trailerAllowed(name) {

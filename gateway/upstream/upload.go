@@ -112,7 +112,7 @@ func (u *upload) run(s *sender, buf []byte) error {
 	}
 	end := append(buf[:0], "0\r\n"...)
 	for name, value := range s.x.RequestTrailers() {
-		if trailerAllowed(name) && validValue(value) && tokenLen(name) == len(name) {
+		if trailerAllowed(name) && exchange.IsFieldValue(value) && exchange.TokenLen(name) == len(name) {
 			end = appendField(end, name, value)
 		}
 	}

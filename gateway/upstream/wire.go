@@ -147,7 +147,7 @@ func appendIdentity(dst []byte, x *exchange.Exchange) []byte {
 	if id.Authenticated {
 		if _, decided := x.ToBackend.Value("X-User-ID"); !decided {
 			dst = append(dst, "X-User-ID: "...)
-			if len(trimOWS(id.Subject)) > 0 && validValue(id.Subject) {
+			if len(exchange.TrimOWS(id.Subject)) > 0 && exchange.IsFieldValue(id.Subject) {
 				dst = append(dst, id.Subject...)
 			} else {
 				dst = x.ClientAddr.AppendTo(dst)
@@ -214,27 +214,7 @@ func nextToken(list []byte) (token, rest []byte) {
 	} else {
 		token = list
 	}
-	return trimOWS(token), rest
-}
-
-func trimOWS(b []byte) []byte {
-	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {
-		b = b[1:]
-	}
-	for len(b) > 0 && (b[len(b)-1] == ' ' || b[len(b)-1] == '\t') {
-		b = b[:len(b)-1]
-	}
-	return b
-}
-
-// validValue reports whether b may stand in a field value (RFC 9110, section 5.5).
-func validValue(b []byte) bool {
-	for _, c := range b {
-		if c < 0x20 && c != '\t' || c == 0x7f {
-			return false
-		}
-	}
-	return true
+	return exchange.TrimOWS(token), rest
 }
 
 // responseHead is what ParseResponseHead finds out.
@@ -280,7 +260,7 @@ func ParseResponseHead(head []byte, h *responseHead) error {
 		}
 		h.status = h.status*10 + int(c-'0')
 	}
-	if h.status < 100 || h.status > 599 || len(line) > 12 && line[12] != ' ' || !validValue(line[12:]) {
+	if h.status < 100 || h.status > 599 || len(line) > 12 && line[12] != ' ' || !exchange.IsFieldValue(line[12:]) {
 		return errStatusLine
 	}
 	http10 := line[7] == '0'
@@ -297,12 +277,12 @@ func ParseResponseHead(head []byte, h *responseHead) error {
 			break
 		}
 		line, rest = rest[:end-1], rest[end+1:]
-		colon := tokenLen(line)
+		colon := exchange.TokenLen(line)
 		if colon == 0 || colon == len(line) || line[colon] != ':' {
 			return errFieldLine
 		}
-		name, value := line[:colon], trimOWS(line[colon+1:])
-		if !validValue(value) {
+		name, value := line[:colon], exchange.TrimOWS(line[colon+1:])
+		if !exchange.IsFieldValue(value) {
 			return errFieldLine
 		}
 		switch exchange.KindOf(name) {
@@ -347,6 +327,30 @@ func ParseResponseHead(head []byte, h *responseHead) error {
 	return nil
 }
 
+// AppendResponseHead appends a response head that ParseResponseHead has
+// accepted as it goes on: as HTTP/1.1, without framing, hop-by-hop fields and
+// what they name, each line with its end and no empty line behind them.
+func AppendResponseHead(dst, head []byte, h *responseHead) []byte {
+	line, rest := nextLine(head)
+	dst = append(append(dst, "HTTP/1.1"...), line[len("HTTP/1.1"):]...)
+	dst = append(dst, "\r\n"...)
+	if len(line) == len("HTTP/1.1 200") {
+		dst = append(dst[:len(dst)-2], " \r\n"...) // RFC 9112, section 4
+	}
+	for line, rest = nextLine(rest); len(line) > 0; line, rest = nextLine(rest) {
+		name := line[:exchange.TokenLen(line)]
+		switch exchange.KindOf(name) {
+		case exchange.KindContentLength, exchange.KindTransferEncoding, exchange.KindConnection, exchange.KindHop, exchange.KindTE, exchange.KindUpgrade:
+			continue
+		}
+		if h.named && namedInHead(head, name) {
+			continue
+		}
+		dst = append(append(dst, line...), "\r\n"...)
+	}
+	return dst
+}
+
 // AppendInterim appends an interim response that ParseResponseHead has accepted
 // as it goes on: as HTTP/1.1, without hop-by-hop fields and what they name.
 func AppendInterim(dst, head []byte) []byte {
@@ -356,7 +360,7 @@ func AppendInterim(dst, head []byte) []byte {
 			dst = append(dst, "\r\n"...)
 			continue
 		}
-		name := line[:tokenLen(line)]
+		name := line[:exchange.TokenLen(line)]
 		switch exchange.KindOf(name) {
 		case exchange.KindOther, exchange.KindVia:
 			if !namedInHead(head, name) {
@@ -370,7 +374,7 @@ func AppendInterim(dst, head []byte) []byte {
 func namedInHead(head, name []byte) bool {
 	_, rest := nextLine(head)
 	for line, rest := nextLine(rest); len(line) > 0; line, rest = nextLine(rest) {
-		colon := tokenLen(line)
+		colon := exchange.TokenLen(line)
 		if exchange.KindOf(line[:colon]) != exchange.KindConnection {
 			continue
 		}
@@ -407,26 +411,3 @@ func parseLength(b []byte) (int64, bool) {
 	}
 	return n, true
 }
-
-// tokenLen returns the length of the token (RFC 9110, section 5.6.2) that b starts with.
-func tokenLen(b []byte) int {
-	for i, c := range b {
-		if !tokenBytes[c] {
-			return i
-		}
-	}
-	return len(b)
-}
-
-var tokenBytes = func() (t [256]bool) {
-	for c := '0'; c <= '9'; c++ {
-		t[c] = true
-	}
-	for c := 'a'; c <= 'z'; c++ {
-		t[c], t[c-'a'+'A'] = true, true
-	}
-	for _, c := range "!#$%&'*+-.^_`|~" {
-		t[c] = true
-	}
-	return t
-}()

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/valyala/fasthttp"
+
+	"sluice/gateway/exchange"
 )
 
 func TestParseResponseHeadSuccess(t *testing.T) {
@@ -150,7 +152,7 @@ func FuzzChunked(f *testing.F) {
 			}
 			if n == 0 {
 				_ = readTrailer(br, func(name, value []byte) {
-					if tokenLen(name) != len(name) || !validValue(value) {
+					if exchange.TokenLen(name) != len(name) || !exchange.IsFieldValue(value) {
 						t.Fatalf("%q: trailer %q %q", data, name, value)
 					}
 				})

@@ -72,7 +72,6 @@ type cacher struct {
 	responses *Responses
 	resized   atomic.Bool
 	first     sync.Once
-	blank     fasthttp.ResponseHeader // as the engine hands it over; see newReply
 
 	hit, miss, stale, bypass *telemetry.Counter
 }
@@ -118,7 +117,7 @@ func build(b *policy.Build, s *Config) (policy.Hooks, error) {
 		return policy.Hooks{}, err
 	}
 	c.count(b.World)
-	return policy.Hooks{Request: c.request, Response: c.response, Done: c.done, Blocking: true}, nil
+	return policy.Hooks{Request: c.request, Response: c.response, OnlyFetched: true, Done: c.done, Blocking: true}, nil
 }
 
 // maxVary is how many fields of a request the mechanism lets select a response, less some for the responses themselves.
@@ -169,15 +168,13 @@ func (c *cacher) count(w *policy.World) {
 	c.bypass = results.With(w.Generation, c.route, "bypass")
 }
 
-// begin does what a new generation may not do before it is in force: bounding a store that the old one still fills, and
-// looking at a response that the engine has just made.
+// begin does what a new generation may not do before it is in force: bounding a store that the old one still fills.
 func (c *cacher) begin(x *exchange.Exchange) {
 	if c.resized.Load() {
 		return
 	}
 	c.first.Do(func() {
 		c.responses.Resize(x.Arrived.UnixNano(), c.maxSize, c.maxEntry)
-		x.Response.Header.CopyTo(&c.blank)
 		c.resized.Store(true)
 	})
 }

@@ -18,15 +18,16 @@ import (
 //
 // fasthttp keeps the stored Date only in a header that was parsed, and sends it only where its own is off; that setting
 // can but be copied from a header which a server made.
-func (c *cacher) newReply(e *store.Entry) (r *exchange.Reply, size int64) {
+func newReply(e *store.Entry) (r *exchange.Reply, size int64) {
 	raw := strconv.AppendInt([]byte("HTTP/1.1 "), int64(e.Status()), 10)
 	raw = append(append(raw, "\r\n"...), e.Header()...)
 	if n := e.ContentLength(); e.HeadOnly() && n >= 0 {
 		raw = append(strconv.AppendInt(append(raw, "Content-Length: "...), n, 10), "\r\n"...)
 	}
+	verbatim := raw
 	raw = append(raw, "\r\n"...)
 	var parsed fasthttp.ResponseHeader
-	c.blank.CopyTo(&parsed)
+	exchange.Undated(&parsed)
 	parsed.DisableNormalizing()
 	parsed.SetNoDefaultContentType(true)
 	if err := parsed.Read(bufio.NewReaderSize(bytes.NewReader(raw), len(raw))); err != nil {
@@ -35,7 +36,10 @@ func (c *cacher) newReply(e *store.Entry) (r *exchange.Reply, size int64) {
 	parsed.ResetConnectionClose() // said since no length was
 	r = &exchange.Reply{Body: e.Body(), Answer: exchange.Stored}
 	parsed.CopyTo(&r.Head) // the copy takes no more than it needs
-	size = int64(unsafe.Sizeof(exchange.Reply{}))
+	if status := e.Status(); !e.HeadOnly() && status != fasthttp.StatusNoContent && status != fasthttp.StatusNotModified {
+		r.Verbatim = verbatim
+	}
+	size = int64(unsafe.Sizeof(exchange.Reply{})) + rounded(cap(verbatim))
 	for name, value := range r.Head.All() {
 		size += fieldSize + rounded(len(name)) + rounded(len(value))
 	}

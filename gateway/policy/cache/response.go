@@ -143,7 +143,7 @@ func (st *state) finish(now int64) string {
 	if e == nil {
 		return "length"
 	}
-	reply, size := st.c.newReply(e)
+	reply, size := newReply(e)
 	if reply == nil {
 		return "malformed"
 	}

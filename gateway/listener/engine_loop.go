@@ -1,0 +1,5 @@
+//go:build loop
+
+package listener
+
+const alwaysLoop = true
