@@ -83,6 +83,8 @@ type Exchange struct {
 	Arrived time.Time
 	// Start is the same moment on the monotonic clock, in nanoseconds.
 	Start int64
+	// Ended is when the exchange ended, on the same clock; 0 before its done hooks run.
+	Ended int64
 	// Clock tells the time of this gateway.
 	Clock *Clock
 
@@ -276,7 +278,7 @@ func (x *Exchange) reset() {
 	x.Service, x.Endpoint, x.Attempts, x.UpstreamTime = "", "", 0, 0
 	x.BytesIn, x.BytesOut, x.Reason = 0, 0, ""
 	x.Aborted.Store(false)
-	x.Steps = 0
+	x.Steps, x.Ended = 0, 0
 	clear(x.bodyHooks)
 	x.bodyHooks = x.bodyHooks[:0]
 	if cap(x.arena) > maxArena {
@@ -419,23 +421,32 @@ func (x *Exchange) PushBody(chunk []byte, last bool) ([]byte, error) {
 // Clock tells the time: wall-clock for protocol fields, monotonic nanoseconds
 // for everything that is measured. Tests replace its source.
 type Clock struct {
-	source func() time.Time
+	source func() time.Time // nil: the real time
 	base   time.Time
 }
 
 // NewClock returns a clock over source, nil for the real time.
 func NewClock(source func() time.Time) *Clock {
-	if source == nil {
-		source = time.Now
-	}
-	return &Clock{source: source, base: source().Add(-time.Second)}
+	c := &Clock{source: source}
+	c.base = c.Time().Add(-time.Second)
+	return c
 }
 
 // Time returns the current time.
-func (c *Clock) Time() time.Time { return c.source() }
+func (c *Clock) Time() time.Time {
+	if c.source != nil {
+		return c.source()
+	}
+	return time.Now()
+}
 
 // Now returns monotonic nanoseconds since shortly before the clock was made; it is never zero.
-func (c *Clock) Now() int64 { return int64(c.source().Sub(c.base)) }
+func (c *Clock) Now() int64 {
+	if c.source != nil {
+		return int64(c.source().Sub(c.base))
+	}
+	return int64(time.Since(c.base)) // reads one clock, where time.Now reads two
+}
 
 // Since places t on the monotonic scale of Now.
 func (c *Clock) Since(t time.Time) int64 { return int64(t.Sub(c.base)) }

@@ -361,11 +361,12 @@ func (s *Snapshot) Done(x *exchange.Exchange) {
 	if x.Aborted.Load() && x.Reason == "" {
 		x.Reason = "client_gone"
 	}
+	x.Ended = x.Clock.Now()
 	st.program.Done(x)
 	if x.AuthFailure != "" && st.route != nil {
 		s.countAuthFailure(st.route, x.AuthFailure)
 	}
-	duration := x.Clock.Now() - x.Start
+	duration := x.Ended - x.Start
 	st.metrics.Done(&telemetry.Sample{
 		Method:   telemetry.MethodOf(x.Method()),
 		Code:     x.Status,

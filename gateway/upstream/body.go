@@ -164,6 +164,7 @@ func (c *call) readChunkHead() error {
 // unless it can not be used again: bytes behind the end would be taken for the
 // next answer.
 func (c *call) finish() {
+	c.now = c.x.Clock.Now()
 	whole := c.stopUpload()
 	c.endCall(whole && !c.res.close && !c.res.unframed && c.br.Buffered() == 0)
 }
@@ -173,6 +174,7 @@ func (c *call) broken(err error) error {
 	if c.loan.pool == nil {
 		return err
 	}
+	c.now = c.x.Clock.Now()
 	err = c.loan.conn.cause(err)
 	switch {
 	case err == exchange.ErrClientGone || c.x.Aborted.Load():
@@ -199,7 +201,7 @@ func (c *call) endCall(reuse bool) {
 		reuse = false
 	}
 	if reuse {
-		c.loan.giveBack(c.x.Clock.Now())
+		c.loan.giveBack(c.now)
 	} else {
 		c.loan.drop()
 	}

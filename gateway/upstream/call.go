@@ -37,6 +37,7 @@ type call struct {
 	permit   breaker.Permit
 	permitOf *endpoint // whose breaker granted permit, nil for none
 	failed   bool      // the last attempt under permit failed
+	now      int64     // as of the last event, so that not all who want to know ask the clock
 	began    int64
 	latency  time.Duration
 	outcome  balance.Outcome
@@ -179,7 +180,10 @@ func (c *call) attempt() (got, stale bool, err error) {
 				c.startUpload()
 			}
 		} else {
-			l.conn.awaitHead(c.svc.response)
+			if !reused {
+				c.now = x.Clock.Now() // connecting took its time
+			}
+			l.conn.awaitHead(c.now, c.svc.response)
 		}
 	}
 	if err == nil {
@@ -204,7 +208,7 @@ const staleAfter = time.Millisecond
 // backend may have closed it, or sent bytes behind the last answer, which
 // would be taken for the next one. What may be sent once only is never risked.
 func (c *call) doubts(l *loan) bool {
-	return l.conn.used && (!c.replayable() || c.x.Clock.Now()-l.conn.idleAt > int64(staleAfter))
+	return l.conn.used && (!c.replayable() || c.now-l.conn.idleAt > int64(staleAfter))
 }
 
 // readHead reads the response head into the response, past interim responses.
@@ -488,13 +492,12 @@ func (c *call) leaveEndpoint() {
 	if c.ep == nil {
 		return
 	}
-	now := c.x.Clock.Now()
 	latency := c.latency
 	if c.streamed {
 		// Most of it was the client's: how long it took to send its body.
 		latency = 0
 	}
-	c.svc.set.Done(c.ep.Endpoint, now, latency, c.outcome)
+	c.svc.set.Done(c.ep.Endpoint, c.now, latency, c.outcome)
 	c.ep = nil
 }
 

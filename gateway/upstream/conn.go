@@ -146,8 +146,7 @@ func (c *Conn) begin(x *exchange.Exchange) {
 // an upload that ends while the body is relayed must not start it anew. The
 // sweeper ends the wait with a verdict after limit (0: never). Limits too short
 // for its tick take a deadline instead.
-func (c *Conn) awaitHead(limit time.Duration) {
-	now := c.sweeper.now()
+func (c *Conn) awaitHead(now int64, limit time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.active && !c.answered {

@@ -99,9 +99,10 @@ func (s *Service) Forward(x *exchange.Exchange) error {
 	}
 	s.budget.deposit()
 
+	c.now = x.Clock.Now()
 	var permit breaker.Permit
 	if s.breaker != nil {
-		p, ok := s.breaker.Allow(x.Clock.Now())
+		p, ok := s.breaker.Allow(c.now)
 		if !ok {
 			return s.refuse(x, s.breaker)
 		}
@@ -109,7 +110,7 @@ func (s *Service) Forward(x *exchange.Exchange) error {
 	}
 	verdict, err := c.run()
 	if s.breaker != nil {
-		s.breaker.Report(x.Clock.Now(), permit, verdict)
+		s.breaker.Report(c.now, permit, verdict)
 	}
 	return err
 }
@@ -130,8 +131,8 @@ func (c *call) run() (breaker.Outcome, error) {
 		x.Attempts++
 		x.Endpoint = c.ep.name
 		got, wasStale, err := c.attempt()
-		now := x.Clock.Now()
-		c.latency = time.Duration(now - c.began)
+		c.now = x.Clock.Now()
+		c.latency = time.Duration(c.now - c.began)
 		x.UpstreamTime += int64(c.latency)
 		if err == nil {
 			s.metrics.UpstreamDuration.Observe(c.latency)
@@ -213,15 +214,14 @@ func (c *call) settle() (breaker.Outcome, error) {
 func (c *call) chooseEndpoint() bool {
 	s := c.svc
 	for range len(s.endpoints) + 1 {
-		now := c.x.Clock.Now()
-		i := s.set.PickIndex(now, c.key, &c.tried)
+		i := s.set.PickIndex(c.now, c.key, &c.tried)
 		if i < 0 {
 			return false
 		}
 		ep := s.endpoints[i]
 		if ep.breaker != nil && c.permitOf != ep {
 			c.releasePermit(breaker.Ignored)
-			p, ok := ep.breaker.Allow(now)
+			p, ok := ep.breaker.Allow(c.now)
 			if !ok {
 				c.tried.Add(ep.Endpoint)
 				continue
@@ -229,7 +229,7 @@ func (c *call) chooseEndpoint() bool {
 			c.permit, c.permitOf = p, ep
 		}
 		c.tried.Add(ep.Endpoint)
-		c.ep, c.began = ep, now
+		c.ep, c.began = ep, c.now
 		s.set.Begin(ep.Endpoint)
 		return true
 	}
@@ -239,7 +239,7 @@ func (c *call) chooseEndpoint() bool {
 // report tells the endpoint's breaker how its attempts ended.
 func (c *call) report(o breaker.Outcome) {
 	if c.permitOf != nil {
-		c.permitOf.breaker.Report(c.x.Clock.Now(), c.permit, o)
+		c.permitOf.breaker.Report(c.now, c.permit, o)
 		c.permitOf = nil
 	}
 }

@@ -39,6 +39,7 @@ func (t *Tunnel) Run(client net.Conn) {
 	t.x.BytesOut += t.relay(client, t.br, t.conn.Conn)
 	t.end(client, client)
 	wg.Wait()
+	t.call.now = t.x.Clock.Now()
 	t.call.endCall(false)
 }
 

@@ -45,7 +45,7 @@ func (c *call) startUpload() {
 			return
 		}
 		// All is sent, or the backend takes no more: its answer may be on the way.
-		conn.awaitHead(response)
+		conn.awaitHead(conn.sweeper.now(), response)
 	}()
 }
 

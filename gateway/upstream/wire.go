@@ -229,6 +229,19 @@ type responseHead struct {
 	hop, named bool
 	// upgrade: the response has an Upgrade field; dated: it has a Date.
 	upgrade, dated bool
+	// own are the lines of the fields that do not go on: framing and hop-by-hop.
+	own  [maxOwn]struct{ start, end uint32 }
+	owns int
+}
+
+// maxOwn bounds the lines that are remembered; a head with more is read again.
+const maxOwn = 8
+
+func (h *responseHead) remember(start, end int) {
+	if h.owns < maxOwn {
+		h.own[h.owns].start, h.own[h.owns].end = uint32(start), uint32(end)
+	}
+	h.owns++
 }
 
 // Errors of a response head.
@@ -276,6 +289,7 @@ func ParseResponseHead(head []byte, h *responseHead) error {
 		if end == 1 {
 			break
 		}
+		at := len(head) - len(rest)
 		line, rest = rest[:end-1], rest[end+1:]
 		colon := exchange.TokenLen(line)
 		if colon == 0 || colon == len(line) || line[colon] != ':' {
@@ -285,7 +299,11 @@ func ParseResponseHead(head []byte, h *responseHead) error {
 		if !exchange.IsFieldValue(value) {
 			return errFieldLine
 		}
-		switch exchange.KindOf(name) {
+		kind := exchange.KindOf(name)
+		if isOwn(kind) {
+			h.remember(at, len(head)-len(rest))
+		}
+		switch kind {
 		case exchange.KindContentLength:
 			n, ok := parseLength(value)
 			if !ok || lengths > 0 {
@@ -331,24 +349,37 @@ func ParseResponseHead(head []byte, h *responseHead) error {
 // accepted as it goes on: as HTTP/1.1, without framing, hop-by-hop fields and
 // what they name, each line with its end and no empty line behind them.
 func AppendResponseHead(dst, head []byte, h *responseHead) []byte {
-	line, rest := nextLine(head)
+	line, _ := nextLine(head)
 	dst = append(append(dst, "HTTP/1.1"...), line[len("HTTP/1.1"):]...)
-	dst = append(dst, "\r\n"...)
 	if len(line) == len("HTTP/1.1 200") {
-		dst = append(dst[:len(dst)-2], " \r\n"...) // RFC 9112, section 4
+		dst = append(dst, ' ') // RFC 9112, section 4
 	}
-	for line, rest = nextLine(rest); len(line) > 0; line, rest = nextLine(rest) {
-		name := line[:exchange.TokenLen(line)]
-		switch exchange.KindOf(name) {
-		case exchange.KindContentLength, exchange.KindTransferEncoding, exchange.KindConnection, exchange.KindHop, exchange.KindTE, exchange.KindUpgrade:
-			continue
+	dst = append(dst, "\r\n"...)
+	at, last := len(line)+len("\r\n"), len(head)-len("\r\n")
+	if h.named || h.owns > maxOwn {
+		for at < last {
+			line, _ = nextLine(head[at:])
+			if name := line[:exchange.TokenLen(line)]; !isOwn(exchange.KindOf(name)) && !namedInHead(head, name) {
+				dst = append(append(dst, line...), "\r\n"...)
+			}
+			at += len(line) + len("\r\n")
 		}
-		if h.named && namedInHead(head, name) {
-			continue
-		}
-		dst = append(append(dst, line...), "\r\n"...)
+		return dst
 	}
-	return dst
+	for i := range h.owns {
+		dst = append(dst, head[at:h.own[i].start]...)
+		at = int(h.own[i].end)
+	}
+	return append(dst, head[at:last]...)
+}
+
+// isOwn reports whether a field of a response belongs to its connection or its framing.
+func isOwn(k exchange.Kind) bool {
+	switch k {
+	case exchange.KindContentLength, exchange.KindTransferEncoding, exchange.KindConnection, exchange.KindUpgrade, exchange.KindHop, exchange.KindTE:
+		return true
+	}
+	return false
 }
 
 // AppendInterim appends an interim response that ParseResponseHead has accepted

@@ -16,7 +16,9 @@ func TestParseResponseHeadSuccess(t *testing.T) {
 	f := func(head string, want responseHead) {
 		t.Helper()
 		var got responseHead
-		if err := ParseResponseHead([]byte(head), &got); err != nil || got != want {
+		err := ParseResponseHead([]byte(head), &got)
+		got.own, got.owns = want.own, 0 // TestAppendResponseHead has them
+		if err != nil || got != want {
 			t.Errorf("%q: %+v %v, want %+v", head, got, err, want)
 		}
 	}
@@ -30,6 +32,25 @@ func TestParseResponseHeadSuccess(t *testing.T) {
 	f("HTTP/1.1 200 OK\r\nConnection: keep-alive, CLOSE\r\nContent-Length: 0\r\n\r\n", responseHead{status: 200, hop: true, close: true})
 	f("HTTP/1.1 200 OK\r\nConnection: x\r\nContent-Length: 0\r\n\r\n", responseHead{status: 200, hop: true, named: true})
 	f("HTTP/1.1 101 X\r\nUpgrade: a\r\n\r\n", responseHead{status: 101, framing: none, unframed: true, hop: true, upgrade: true})
+}
+
+func TestAppendResponseHead(t *testing.T) {
+	f := func(head, want string) {
+		t.Helper()
+		var h responseHead
+		if err := ParseResponseHead([]byte(head), &h); err != nil {
+			t.Fatal(err)
+		}
+		if got := string(AppendResponseHead([]byte("x"), []byte(head), &h)); got != "x"+want {
+			t.Errorf("%q: %q, want %q", head, got[1:], want)
+		}
+	}
+	f("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", "HTTP/1.1 200 OK\r\n")
+	f("HTTP/1.0 404\r\nA: 1\r\nconnection: close\r\nB:2\r\na: 3\r\n\r\n", "HTTP/1.1 404 \r\nA: 1\r\nB:2\r\na: 3\r\n")
+	f("HTTP/1.1 200 \r\nKeep-Alive: x\r\nTE: y\r\nUpgrade: z\r\nTransfer-Encoding: chunked\r\nX-Forwarded-For: a\r\n\r\n", "HTTP/1.1 200 \r\nX-Forwarded-For: a\r\n")
+	f("HTTP/1.1 200 OK\r\nA: 1\r\nB: 2\r\nConnection: b, keep-alive\r\nC: 3\r\n\r\n", "HTTP/1.1 200 OK\r\nA: 1\r\nC: 3\r\n")
+	many := strings.Repeat("Keep-Alive: x\r\n", maxOwn+1)
+	f("HTTP/1.1 200 OK\r\n"+many+"A: 1\r\n"+many+"\r\n", "HTTP/1.1 200 OK\r\nA: 1\r\n")
 }
 
 func TestAppendInterim(t *testing.T) {

@@ -197,7 +197,7 @@ func (l *logger) done(x *exchange.Exchange) {
 		Time: x.Arrived, RequestID: x.RequestID, ClientIP: x.ClientAddr.Unmap(),
 		Method: x.Method(), Host: x.Host, Path: x.Path, Protocol: protocol(x),
 		Status: x.Status, BytesIn: x.BytesIn, BytesOut: x.BytesOut,
-		Duration: time.Duration(x.Clock.Now() - x.Start), Upstream: -1,
+		Duration: time.Duration(x.Ended - x.Start), Upstream: -1,
 		Service: x.Service, Endpoint: x.Endpoint, Reason: x.Reason,
 		Referer: x.RequestHeader("Referer"), UserAgent: x.RequestHeader("User-Agent"),
 	}

@@ -50,6 +50,7 @@ func TestLine(t *testing.T) {
 	x.UpstreamTime, x.BytesIn, x.BytesOut = int64(1500*time.Microsecond), 3, 5
 	x.Status = 201
 	w.Advance(2 * time.Millisecond)
+	x.Ended = x.Clock.Now()
 	h.Done(x)
 	x.Close()
 	text := logged(t, w, file)
