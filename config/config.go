@@ -157,9 +157,9 @@ type Limits struct {
 	StallTimeout Duration `yaml:"stall_timeout" default:"30s" min:"1ms"`
 	// IdleTimeout closes a client's connection that waits for its next request.
 	IdleTimeout Duration `yaml:"idle_timeout" default:"75s" min:"1ms"`
-	// MaxConnections bounds open client connections of each listener; 0: no limit.
+	// MaxConnections bounds open client connections of each listener; 0: no limit. Those that wait for a request make room for new ones; where none does, a new one gets 503, or over TLS is closed.
 	MaxConnections int `yaml:"max_connections" default:"0" min:"0"`
-	// MaxConnectionsPerIP bounds open connections of one client address; 0: no limit.
+	// MaxConnectionsPerIP bounds open connections of one client address; 0: no limit. One more gets 503, or over TLS is closed.
 	MaxConnectionsPerIP int `yaml:"max_connections_per_ip" default:"0" min:"0"`
 }
 

@@ -278,9 +278,9 @@ func (g *Gateway) rearrange(c *config.Config, opened map[string]*listener.Server
 		if s == nil {
 			s = opened[lc.Address]
 			g.servers[lc.Address] = s
-			g.watchConnections(s.Listener())
 		}
 		s.Listener().Rename(name)
+		g.watchConnections(next, s.Listener())
 		s.Listener().Configure(listener.Timeouts{
 			Header: c.Limits.HeaderTimeout, Stall: c.Limits.StallTimeout, Idle: c.Limits.IdleTimeout,
 		}, listener.Limits{MaxConns: c.Limits.MaxConnections, MaxConnsPerIP: c.Limits.MaxConnectionsPerIP})
@@ -303,9 +303,12 @@ func (g *Gateway) rearrange(c *config.Config, opened map[string]*listener.Server
 	g.open.Store(&open)
 }
 
-func (g *Gateway) watchConnections(l *listener.Listener) {
-	g.metrics.Connections.With(nil, func() float64 { idle, _, _ := l.Stats(); return float64(idle) }, l.Name(), "idle")
-	g.metrics.Connections.With(nil, func() float64 { _, active, _ := l.Stats(); return float64(active) }, l.Name(), "active")
+// watchConnections measures a listener under the name that a generation gives it.
+func (g *Gateway) watchConnections(gen *generation, l *listener.Listener) {
+	lease := gen.world.Generation
+	g.metrics.Connections.With(lease, func() float64 { idle, _, _ := l.Stats(); return float64(idle) }, l.Name(), "idle")
+	g.metrics.Connections.With(lease, func() float64 { _, active, _ := l.Stats(); return float64(active) }, l.Name(), "active")
+	l.Count(g.metrics, lease)
 }
 
 // Decide implements listener.Handler.

@@ -161,28 +161,49 @@ routes:
 		busy = append(busy, c)
 	}
 	c := g.client()
-	if head := c.head(); statusOf(head) != 503 {
-		t.Errorf("one too many: %q", head)
+	c.tooMany()
+	if n := g.metric(`sluice_connections_refused_total{listener="main",reason="max_connections"}`); n != 1 {
+		t.Errorf("%v refusals are counted", n)
 	}
-	c.ended()
 	if n := g.Listeners()[0].Active; n != len(busy) {
 		t.Errorf("%d connections, want %d", n, len(busy))
 	}
 }
 
+// tooMany reads the answer to a connection over a limit.
+func (p *peer) tooMany() {
+	p.t.Helper()
+	head := p.refused(503, "too_many_connections")
+	for name, want := range map[string]string{"Connection": "close", "Retry-After": "1"} {
+		if v, _ := field(head, name); v != want {
+			p.fail("%s: %q", name, head)
+		}
+	}
+	p.ended()
+}
+
 func TestConnectionsPerAddress(t *testing.T) {
-	g := serve(t, gateway.Options{}, "limits: {max_connections_per_ip: 3}\n"+respondOK)
+	var log lockedBuffer
+	g := serve(t, gateway.Options{Log: slog.New(slog.NewTextHandler(&log, nil))}, "limits: {max_connections_per_ip: 3}\n"+respondOK)
 	var held []*peer
 	for range 3 {
 		c := g.client()
 		c.get("/", 200, "ok")
 		held = append(held, c)
 	}
-	c := g.client()
-	if head := c.head(); statusOf(head) != 503 {
-		t.Errorf("%q", head)
+	for range 5 {
+		// The answer arrives whole, whether the client has spoken or not.
+		g.client().tooMany()
+		c := g.client()
+		_, _ = io.WriteString(c.conn, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		c.tooMany()
 	}
-	c.ended()
+	if n := g.metric(`sluice_connections_refused_total{listener="main",reason="max_connections_per_ip"}`); n != 10 {
+		t.Errorf("%v refusals are counted", n)
+	}
+	if said := log.String(); strings.Count(said, "limits.max_connections_per_ip") != 1 || !strings.Contains(said, "client=127.0.0.1") {
+		t.Errorf("ten refusals are logged as %s", said)
+	}
 	// Another address has its own.
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
 	nc, err := d.Dial("tcp", g.addr)

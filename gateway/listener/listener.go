@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sluice/gateway/socket"
+	"sluice/gateway/telemetry"
 )
 
 // Timeouts of client connections; 0 is none.
@@ -57,11 +58,13 @@ type Listener struct {
 	conns int
 	perIP map[netip.Addr]int
 
-	nextID  atomic.Uint64
-	refused atomic.Uint64
-	stop    chan struct{}
-	swept   chan struct{}
-	closing atomic.Bool
+	nextID   atomic.Uint64
+	refused  atomic.Uint64
+	counters atomic.Pointer[counters]
+	say      *telemetry.Limited // of refusals
+	stop     chan struct{}
+	swept    chan struct{}
+	closing  atomic.Bool
 	// lastAccept is until when a closing listener accepts, in Unix nanoseconds.
 	lastAccept atomic.Int64
 	trouble    trouble // of the goroutine that accepts
@@ -86,7 +89,7 @@ func Listen(name, address string, log *slog.Logger) (*Listener, error) {
 		return nil, fmt.Errorf("cannot listen on %s: %w", address, err)
 	}
 	l := &Listener{
-		ln: ln, log: log, start: time.Now(), perIP: make(map[netip.Addr]int),
+		ln: ln, log: log, start: time.Now(), perIP: make(map[netip.Addr]int), say: telemetry.NewLimited(log, refusalsEvery),
 		stop: make(chan struct{}), swept: make(chan struct{}),
 	}
 	l.name.Store(&name)
@@ -185,9 +188,6 @@ func (l *Listener) calm() {
 	}
 }
 
-// refusal is written to connections over a limit.
-const refusal = "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
-
 func (l *Listener) admit(nc net.Conn) *conn {
 	nc = socket.New(nc)
 	c := &conn{Conn: nc, tcp: nc, owner: l, id: l.nextID.Add(1)}
@@ -205,22 +205,18 @@ func (l *Listener) admit(nc net.Conn) *conn {
 	c.since.Store(l.coarse.Load())
 	m := l.limits.Load()
 	l.mu.Lock()
-	full := m.MaxConnsPerIP > 0 && l.perIP[c.peer] >= m.MaxConnsPerIP
-	if !full && m.MaxConns > 0 && l.conns >= m.MaxConns {
+	if m.MaxConnsPerIP > 0 && l.perIP[c.peer] >= m.MaxConnsPerIP {
 		l.mu.Unlock()
-		evicted := l.evictIdle(1)
-		l.mu.Lock()
-		full = evicted == 0
-	}
-	if full {
-		l.mu.Unlock()
-		l.refused.Add(1)
-		if !c.secured {
-			_ = nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-			_, _ = nc.Write([]byte(refusal))
-		}
-		_ = nc.Close()
+		l.refuse(c, overConnectionsPerIP)
 		return nil
+	}
+	if m.MaxConns > 0 && l.conns >= m.MaxConns {
+		l.mu.Unlock()
+		if l.evictIdle(1) == 0 {
+			l.refuse(c, overConnections)
+			return nil
+		}
+		l.mu.Lock()
 	}
 	l.conns++
 	l.perIP[c.peer]++

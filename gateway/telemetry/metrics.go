@@ -52,16 +52,17 @@ type Metrics struct {
 	UpstreamDuration *Family[*Histogram] // service; use Service
 	Retries          *Family[*Counter]   // service; use Service
 
-	Connections       *FuncFamily // listener, state
-	CircuitState      *FuncFamily // service, endpoint: 0 closed, 1 half-open, 2 open
-	EndpointUp        *FuncFamily // service, endpoint: 0 or 1
-	CertificateExpiry *FuncFamily // listener, certificate
-	CacheBytes        *FuncFamily // no labels
-	RateLimited       *Family[*Counter]
-	AuthFailures      *Family[*Counter]
-	CacheRequests     *Family[*Counter]
-	WAFRequests       *Family[*Counter] // route; result: passed, detected, blocked or too_large
-	WAFMatches        *Family[*Counter] // route, rule
+	Connections        *FuncFamily       // listener, state
+	ConnectionsRefused *Family[*Counter] // listener, reason
+	CircuitState       *FuncFamily       // service, endpoint: 0 closed, 1 half-open, 2 open
+	EndpointUp         *FuncFamily       // service, endpoint: 0 or 1
+	CertificateExpiry  *FuncFamily       // listener, certificate
+	CacheBytes         *FuncFamily       // no labels
+	RateLimited        *Family[*Counter]
+	AuthFailures       *Family[*Counter]
+	CacheRequests      *Family[*Counter]
+	WAFRequests        *Family[*Counter] // route; result: passed, detected, blocked or too_large
+	WAFMatches         *Family[*Counter] // route, rule
 
 	ConfigReloads    *Family[*Counter] // result: success or failure
 	ConfigLastReload *Gauge            // Unix time in seconds
@@ -127,6 +128,11 @@ func NewMetrics(o Options) *Metrics {
 		Name:   "sluice_connections",
 		Help:   "Client connections.",
 		Labels: []string{"listener", "state"},
+	})
+	m.ConnectionsRefused = r.Counter(Desc{
+		Name:   "sluice_connections_refused_total",
+		Help:   "Client connections that were closed before they were served, by the limit or the rule that they met.",
+		Labels: []string{"listener", "reason"},
 	})
 	m.CircuitState = r.GaugeFunc(Desc{
 		Name:   "sluice_circuit_state",

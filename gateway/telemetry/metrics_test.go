@@ -29,6 +29,7 @@ func TestMetricsContract(t *testing.T) {
 		"sluice_overhead_seconds":                             "histogram",
 		"sluice_requests_in_flight":                           "gauge",
 		"sluice_connections":                                  "gauge",
+		"sluice_connections_refused_total":                    "counter",
 		"sluice_bytes_total":                                  "counter",
 		"sluice_rate_limited_total":                           "counter",
 		"sluice_auth_failures_total":                          "counter",
