@@ -80,7 +80,7 @@ type Listener struct {
 	H2C bool `yaml:"h2c"`
 	// HTTP3 serves HTTP/3 on the same UDP port.
 	HTTP3 bool `yaml:"http3"`
-	// ProxyProtocol: `accept` takes a PROXY protocol header from `trusted_proxies` when there is one, `require` refuses a connection without.
+	// ProxyProtocol is whether connections begin with a header of the PROXY protocol, version 1 or 2, which names the client. It is believed from `trusted_proxies` alone. `accept` takes one when there is one; `require` closes connections without a valid one, and those of others.
 	ProxyProtocol string `yaml:"proxy_protocol" enum:"off|accept|require" default:"off"`
 	// Engine that moves the bytes: `fasthttp`, its server, or `loop`, a goroutine for each connection that holds buffers
 	// only while a request is there. A change takes effect for connections that are opened then.

@@ -17,7 +17,6 @@ var notYet = []struct {
 }{
 	{path: "listeners.*.tls.acme", what: "obtaining certificates by ACME"},
 	{path: "listeners.*.http3", values: []string{"true", "on", "yes"}, what: "HTTP/3"},
-	{path: "listeners.*.proxy_protocol", values: []string{"accept", "require"}, what: "the PROXY protocol"},
 	{path: "state.dir", what: "durable state"},
 	{path: "state.redis", what: "shared state in Redis"},
 	{path: "services.*.discovery", what: "service discovery"},

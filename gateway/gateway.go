@@ -210,7 +210,7 @@ func (g *Gateway) compile(c *config.Config, dry bool) (*generation, error) {
 		world.Generation.Close()
 		return nil, err
 	}
-	s.Warnings = append(s.Warnings, warnings...)
+	s.Warnings = append(append(s.Warnings, warnings...), proxyWarnings(c)...)
 	gen := &generation{Snapshot: s, world: world, env: env, secured: secured, since: time.Now()}
 	if !dry {
 		g.worldsMu.Lock()
@@ -284,7 +284,7 @@ func (g *Gateway) rearrange(c *config.Config, opened map[string]*listener.Server
 		s.Listener().Configure(listener.Timeouts{
 			Header: c.Limits.HeaderTimeout, Stall: c.Limits.StallTimeout, Idle: c.Limits.IdleTimeout,
 		}, listener.Limits{MaxConns: c.Limits.MaxConnections, MaxConnsPerIP: c.Limits.MaxConnectionsPerIP})
-		g.speak(s.Listener(), lc, next.secured[name], before[lc.Address])
+		g.speak(s.Listener(), c, lc, next.secured[name], before[lc.Address])
 		if opened[lc.Address] != nil {
 			s.Start()
 			g.log.Info("listening", "listener", name, "address", s.Listener().Addr().String())

@@ -97,22 +97,60 @@ func (s *security) build() (c *tls.Config, ca [sha256.Size]byte, err error) {
 	return c, ca, err
 }
 
-// protocols are what a listener speaks.
-func (s *security) protocols() listener.Protocols {
-	p := listener.Protocols{TLS: s.config, Loop: s.settings.Engine == engineLoop}
-	if d := s.settings.TLS.HSTS; d > 0 {
-		p.HSTS = strconv.AppendInt([]byte("max-age="), int64(d/time.Second), 10)
+// protocols are what a listener speaks; s is nil without TLS.
+func protocols(c *config.Config, lc *config.Listener, s *security) listener.Protocols {
+	p := listener.Protocols{H2C: lc.H2C, Loop: lc.Engine == engineLoop, Proxy: proxyModes[lc.ProxyProtocol]}
+	if p.Proxy != listener.ProxyOff {
+		for _, n := range c.TrustedProxies {
+			p.Proxies = append(p.Proxies, n.Prefix)
+		}
+	}
+	if s != nil {
+		p.TLS = s.config
+		if d := lc.TLS.HSTS; d > 0 {
+			p.HSTS = strconv.AppendInt([]byte("max-age="), int64(d/time.Second), 10)
+		}
 	}
 	return p
 }
 
+var proxyModes = map[string]listener.ProxyMode{"accept": listener.ProxyAccept, "require": listener.ProxyRequire}
+
+// proxyWarnings tells of listeners that wait for a PROXY protocol header and believe nobody's.
+func proxyWarnings(c *config.Config) (warnings []snapshot.Warning) {
+	if len(c.TrustedProxies) > 0 {
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Listeners)) {
+		effect := ""
+		switch proxyModes[c.Listeners[name].ProxyProtocol] {
+		case listener.ProxyAccept:
+			effect = "every header is malformed HTTP"
+		case listener.ProxyRequire:
+			effect = "every connection is closed"
+		default:
+			continue
+		}
+		warnings = append(warnings, snapshot.Warning{
+			Path:    "listeners." + name + ".proxy_protocol",
+			Message: "headers are believed from trusted_proxies alone, and there are none: " + effect + "; write the networks of the proxies there",
+		})
+	}
+	return warnings
+}
+
 // speak puts what a listener speaks in force. before is what it spoke TLS by,
 // nil for none.
-func (g *Gateway) speak(l *listener.Listener, lc *config.Listener, s, before *security) {
-	if s == nil {
-		l.Speak(listener.Protocols{H2C: lc.H2C, Loop: lc.Engine == engineLoop})
-		return
+func (g *Gateway) speak(l *listener.Listener, c *config.Config, lc *config.Listener, s, before *security) {
+	if s != nil {
+		g.takeTickets(s, before)
+		s.tickets.Use(s.config)
 	}
+	l.Speak(protocols(c, lc, s))
+}
+
+// takeTickets gives s the ticket keys of the listener.
+func (g *Gateway) takeTickets(s, before *security) {
 	switch {
 	case before == nil:
 		s.tickets = certs.NewTickets(g.clock.Time)
@@ -123,8 +161,6 @@ func (g *Gateway) speak(l *listener.Listener, lc *config.Listener, s, before *se
 	default:
 		s.tickets = before.tickets
 	}
-	s.tickets.Use(s.config)
-	l.Speak(s.protocols())
 }
 
 // engineLoop is the engine of listeners beside fasthttp's server.
@@ -192,12 +228,12 @@ func (g *Gateway) refreshCertificates() {
 			c := s.store.Certificates()[i]
 			g.log.Info("certificate loaded", "listener", name, "file", c.File, "subject", c.Subject, "not_after", c.NotAfter.UTC().Format(time.RFC3339))
 		}
-		g.refreshAuthorities(name, s, server)
+		g.refreshAuthorities(gen.Config, name, s, server)
 		s.tickets.Rotate()
 	}
 }
 
-func (g *Gateway) refreshAuthorities(name string, s *security, server *listener.Server) {
+func (g *Gateway) refreshAuthorities(c *config.Config, name string, s *security, server *listener.Server) {
 	made, ca, err := s.build()
 	switch {
 	case err != nil:
@@ -214,6 +250,6 @@ func (g *Gateway) refreshAuthorities(name string, s *security, server *listener.
 	s.config, s.ca = made, ca
 	s.tickets.Forget()
 	s.tickets.Use(made)
-	server.Listener().Speak(s.protocols())
+	server.Listener().Speak(protocols(c, s.settings, s))
 	g.log.Info("authorities of client certificates loaded", "listener", name, "file", s.settings.TLS.ClientAuth.CA)
 }

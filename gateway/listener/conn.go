@@ -40,7 +40,8 @@ type conn struct {
 	owner    *Listener
 	raw      syscall.RawConn
 	id       uint64
-	peer     netip.Addr
+	peer     netip.Addr // the client's, once a PROXY protocol header was read
+	seated   bool       // counted under peer; both under the owner's mu
 
 	phase      atomic.Uint32
 	since      atomic.Int64 // when the phase began
@@ -55,6 +56,7 @@ type conn struct {
 	// request that may have switched protocols, and waits for that to be known.
 	unflushed bool
 	unread    bool
+	proxied   ProxyMode // unless off, a PROXY protocol header is to be looked for
 	protocol  string
 	state     *tls.ConnectionState // nil without TLS
 	secured   bool                 // set before others see the connection, as is looped
@@ -333,11 +335,7 @@ func (c *conn) Gone() bool {
 		return false
 	}
 	gone := false
-	err := c.raw.Control(func(fd uintptr) {
-		p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
-		n, err := unix.Poll(p[:], 0)
-		gone = err == nil && n > 0 && p[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
-	})
+	err := c.raw.Control(func(fd uintptr) { gone = hungUp(fd) })
 	return gone || err != nil
 }
 

@@ -191,7 +191,8 @@ func (l *Listener) calm() {
 func (l *Listener) admit(nc net.Conn) *conn {
 	nc = socket.New(nc)
 	c := &conn{Conn: nc, tcp: nc, owner: l, id: l.nextID.Add(1)}
-	c.dress(l.protocols.Load())
+	p := l.protocols.Load()
+	c.dress(p)
 	if sc, ok := nc.(syscall.Conn); ok {
 		c.raw, _ = sc.SyscallConn()
 	}
@@ -202,24 +203,35 @@ func (l *Listener) admit(nc net.Conn) *conn {
 		// A unix socket: the peer is this machine.
 		c.peer = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	}
+	c.seated = true
+	if p.Proxy != ProxyOff {
+		if p.trustsProxy(c.peer) {
+			c.proxied, c.seated = p.Proxy, false
+		} else if p.Proxy == ProxyRequire {
+			l.turnAway(c, proxyUntrusted)
+			return nil
+		}
+	}
 	c.since.Store(l.coarse.Load())
 	m := l.limits.Load()
 	l.mu.Lock()
-	if m.MaxConnsPerIP > 0 && l.perIP[c.peer] >= m.MaxConnsPerIP {
+	if c.seated && m.MaxConnsPerIP > 0 && l.perIP[c.peer] >= m.MaxConnsPerIP {
 		l.mu.Unlock()
-		l.refuse(c, overConnectionsPerIP)
+		l.turnAway(c, overConnectionsPerIP)
 		return nil
 	}
 	if m.MaxConns > 0 && l.conns >= m.MaxConns {
 		l.mu.Unlock()
 		if l.evictIdle(1) == 0 {
-			l.refuse(c, overConnections)
+			l.turnAway(c, overConnections)
 			return nil
 		}
 		l.mu.Lock()
 	}
 	l.conns++
-	l.perIP[c.peer]++
+	if c.seated {
+		l.perIP[c.peer]++
+	}
 	c.prev, c.next = l.ring.prev, &l.ring
 	c.prev.next, c.next.prev = c, c
 	l.mu.Unlock()
@@ -235,6 +247,9 @@ func (l *Listener) forget(c *conn) {
 	c.prev.next, c.next.prev = c.next, c.prev
 	c.prev, c.next = nil, nil
 	l.conns--
+	if !c.seated {
+		return
+	}
 	if l.perIP[c.peer]--; l.perIP[c.peer] <= 0 {
 		delete(l.perIP, c.peer)
 	}

@@ -66,7 +66,7 @@ func (l *loop) giveBack(t *turn) {
 // serveLoop serves a connection to its end.
 func (s *Server) serveLoop(c *conn) {
 	defer func() { _ = c.Close() }()
-	if _, plain := c.Conn.(*socket.Conn); !plain {
+	if _, plain := c.Conn.(*socket.Conn); !plain || c.proxied != ProxyOff {
 		if c.Handshake() != nil {
 			return
 		}

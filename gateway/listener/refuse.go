@@ -17,22 +17,28 @@ type refusal uint8
 const (
 	overConnections refusal = iota
 	overConnectionsPerIP
+	proxyUntrusted
+	proxyMissing
+	proxyMalformed
 	refusals // their number
 )
 
 // refusalWords name the refusals in metrics.
-var refusalWords = [refusals]string{"max_connections", "max_connections_per_ip"}
+var refusalWords = [refusals]string{"max_connections", "max_connections_per_ip", "proxy_untrusted", "proxy_missing", "proxy_malformed"}
 
 // refusalSays is what the operator log says of a refusal.
 var refusalSays = [refusals]string{
 	"refused a connection: the listener has as many as limits.max_connections allows",
 	"refused a connection: its address has as many as limits.max_connections_per_ip allows",
+	"refused a connection: proxy_protocol is require, and its peer is none of trusted_proxies",
+	"refused a connection: proxy_protocol is require, and its peer, one of trusted_proxies, sent no PROXY protocol header",
+	"refused a connection: its peer, one of trusted_proxies, sent a PROXY protocol header that is malformed or too long",
 }
 
 // refusalAnswers go to clients before TLS or anything else was spoken; "" is none.
 var refusalAnswers = [refusals]string{
-	answerUnread("too_many_connections", "the gateway has too many connections; try again"),
-	answerUnread("too_many_connections", "there are too many connections from this address"),
+	overConnections:      answerUnread("too_many_connections", "the gateway has too many connections; try again"),
+	overConnectionsPerIP: answerUnread("too_many_connections", "there are too many connections from this address"),
 }
 
 // answerUnread renders a complete 503 for a request that nobody has read.
@@ -59,7 +65,14 @@ func (l *Listener) Count(m *telemetry.Metrics, g *telemetry.Generation) {
 	l.counters.Store(c)
 }
 
-// refuse closes a connection that is not served, counts it, and now and then says so.
+// turnAway refuses a connection that is not on the books yet.
+func (l *Listener) turnAway(c *conn, why refusal) {
+	l.refuse(c, why)
+	_ = c.tcp.Close()
+}
+
+// refuse counts a connection that is not served, says so now and then, and
+// answers where an answer can be read. To close it is the caller's.
 func (l *Listener) refuse(c *conn, why refusal) {
 	l.refused.Add(1)
 	if n := l.counters.Load(); n != nil {
@@ -71,7 +84,6 @@ func (l *Listener) refuse(c *conn, why refusal) {
 		_, _ = c.tcp.Write([]byte(answer))
 		c.discard()
 	}
-	_ = c.tcp.Close()
 }
 
 // discard throws away what the client has sent so far: closing a socket with

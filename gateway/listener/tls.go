@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +24,10 @@ type Protocols struct {
 	H2C bool
 	// Loop serves with the engine loop instead of fasthttp's server.
 	Loop bool
+	// Proxy says what is done with headers of the PROXY protocol, which are
+	// believed from peers in Proxies alone.
+	Proxy   ProxyMode
+	Proxies []netip.Prefix
 }
 
 // Speak sets the protocols of connections that are accepted from now on.
@@ -40,16 +45,22 @@ func (c *conn) dress(p *Protocols) {
 	}
 }
 
-// Handshake finds out what the client speaks, within the time for a head. It
-// is how fasthttp asks before it reads; ConnectionState has the answer.
+// Handshake finds out who the client is and what it speaks, within the time
+// for a head. It is how fasthttp asks before it reads; ConnectionState has the
+// answer.
 func (c *conn) Handshake() error {
 	var err error
-	switch t := c.Conn.(type) {
-	case *tls.Conn:
-		err = c.handshake(t)
-	case *sniffed:
-		if t.sniff() {
-			c.protocol = "h2"
+	if c.proxied != ProxyOff {
+		err = c.takeProxyHeader()
+	}
+	if err == nil {
+		switch t := c.Conn.(type) {
+		case *tls.Conn:
+			err = c.handshake(t)
+		case *sniffed:
+			if t.sniff() {
+				c.protocol = "h2"
+			}
 		}
 	}
 	if err != nil {
