@@ -264,6 +264,25 @@ func TestStall(t *testing.T) {
 	f(serve(t, now.options(), forwarding(s, "circuit_breaker: off, retries: off, timeouts: {response: 1d}", "", "")))
 }
 
+// A connection that says nothing is no request, however it ends.
+func TestSilentConnection(t *testing.T) {
+	g := serve(t, gateway.Options{}, respondOK)
+	for range 5 {
+		c := g.client()
+		c.close()
+		c = g.client()
+		_ = c.conn.(*net.TCPConn).SetLinger(0)
+		c.close()
+	}
+	c := g.client()
+	c.get("/", 200, "ok")
+	c.close()
+	once(t, "the connections are forgotten", func() bool { return g.Listeners()[0].Idle+g.active() == 0 })
+	if n := g.metric(`sluice_requests_total{route="-",service="-",method="other",code="400"}`); n != 0 {
+		t.Errorf("%v requests are counted", n)
+	}
+}
+
 // A client that leaves ends its call, and nobody else is blamed for it.
 func TestClientGone(t *testing.T) {
 	s, begun, ended := silent(t)

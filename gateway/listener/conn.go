@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -156,6 +157,11 @@ func (c *conn) read(ph phase, p []byte) (int, error) {
 	}
 	c.unflushed = false
 	n, err := c.receive(p)
+	if n == 0 && err != nil && ph == phaseNew && err != socket.ErrNotYet {
+		// Who leaves without a word, as a check of whether anybody is there does,
+		// however abruptly, has made no request.
+		return 0, io.EOF
+	}
 	if n > 0 {
 		switch ph := c.phase.Load(); ph {
 		case phaseIdle:
