@@ -148,11 +148,13 @@ routes:
 	}
 	// Five new ones take the place of the five that rest, oldest first.
 	for i := range 5 {
+		once(t, "all that were answered rest", func() bool { return g.Listeners()[0].Idle == 5 })
 		c := g.client()
 		c.get("/", 200, "ok")
 		idle[i].ended()
 		idle[i] = c
 	}
+	once(t, "all that were answered rest", func() bool { return g.Listeners()[0].Idle == 5 })
 	for i := range 5 {
 		c := g.client()
 		c.send("GET /busy HTTP/1.1\r\nHost: a\r\n\r\n")

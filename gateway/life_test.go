@@ -404,13 +404,13 @@ func TestDrain(t *testing.T) {
 	within(t, "the gateway is down", down)
 }
 
-// Under load not one request fails because of a drain: it is answered, or its
-// connection is closed before a byte of it was taken.
+// Under load not one request fails because of a drain: on every connection that
+// could be opened it is answered.
 func TestDrainUnderLoad(t *testing.T) {
 	s := answering(t, func(string, string) string { return okAnswer })
 	g := serve(t, gateway.Options{DrainDelay: 100 * time.Millisecond}, forwarding(s, "", "", ""))
 	var clients sync.WaitGroup
-	var served, refused atomic.Int64
+	var served atomic.Int64
 	for range 8 {
 		clients.Go(func() {
 			for {
@@ -420,13 +420,17 @@ func TestDrainUnderLoad(t *testing.T) {
 				}
 				c := newPeer(t, nc)
 				c.serves = true
-				for {
-					if _, err := io.WriteString(nc, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"); err != nil {
-						break
+				for n := 0; ; n++ {
+					_, err := io.WriteString(nc, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+					head := ""
+					if err == nil {
+						head = c.head()
 					}
-					head := c.head()
 					if head == "" {
-						refused.Add(1)
+						// One that has rested may be closed at any time.
+						if n == 0 {
+							t.Errorf("the first request of a connection was cut, after %d", served.Load())
+						}
 						break
 					}
 					if body, _ := c.body(head); statusOf(head) != 200 || body != "ok" {
@@ -444,11 +448,6 @@ func TestDrainUnderLoad(t *testing.T) {
 	once(t, "there is load", func() bool { return served.Load() > 500 })
 	g.Shutdown(context.Background())
 	clients.Wait()
-	// Connections that were opened while the socket closed have nobody to take them.
-	t.Logf("%d served, %d connections were not taken", served.Load(), refused.Load())
-	if refused.Load() > 8 {
-		t.Errorf("%d of %d requests were cut", refused.Load(), served.Load())
-	}
 }
 
 // Listeners come and go with the configuration; what is in flight on one that

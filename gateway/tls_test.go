@@ -1,12 +1,15 @@
 package gateway_test
 
 import (
+	"bufio"
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -15,6 +18,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/net/http2"
 
 	"sluice/config"
 	"sluice/gateway"
@@ -215,6 +220,80 @@ policies: {mtls_auth: {consumers: {"spiffe://acme/carol": bob}}}
 	f(200, "bob", carol)
 	f(401, "", mallory)
 	f(401, "")
+}
+
+// Clients that open one TLS connection after the other while the gateway
+// drains get an answer on each that is taken, whenever they speak; the others
+// are refused before a byte of TLS.
+func TestDrainUnderHandshakes(t *testing.T) {
+	a := certstest.New(t)
+	cert := certificate(a.Issue("x", certstest.Leaf{CN: "x", DNS: []string{"api.example"}}))
+	s := answering(t, echoHead)
+	f := func(proto string) {
+		t.Helper()
+		g := serve(t, gateway.Options{DrainDelay: 50 * time.Millisecond}, secured(s, cert, "", ""))
+		var clients sync.WaitGroup
+		var served atomic.Int64
+		for i := range 16 {
+			clients.Go(func() {
+				// Half of them take their time between connecting, handshake and request.
+				ponder := func() {
+					if i%2 == 0 {
+						time.Sleep(rand.N(20 * time.Millisecond))
+					}
+				}
+				for {
+					nc, err := net.DialTimeout("tcp", g.addr, patience)
+					if err != nil {
+						return
+					}
+					_ = nc.SetDeadline(time.Now().Add(patience))
+					ponder()
+					c := tls.Client(nc, &tls.Config{RootCAs: a.Pool(), ServerName: "api.example", NextProtos: []string{proto}})
+					if err := c.Handshake(); err != nil {
+						t.Errorf("%s: handshake: %v", proto, err)
+						_ = nc.Close()
+						return
+					}
+					ponder()
+					if err := ask(c); err != nil {
+						t.Errorf("%s: %v", proto, err)
+					}
+					served.Add(1)
+					_ = c.Close()
+				}
+			})
+		}
+		once(t, "there is load", func() bool { return served.Load() > 100 })
+		g.Shutdown(context.Background())
+		clients.Wait()
+		t.Logf("%d served", served.Load())
+	}
+	for range 3 {
+		f("http/1.1")
+		f("h2")
+	}
+}
+
+// ask sends a request on a connection, in the protocol that was agreed on, and
+// reads the whole answer.
+func ask(c *tls.Conn) error {
+	r, _ := http.NewRequest("GET", "https://api.example/", nil)
+	var res *http.Response
+	var err error
+	if c.ConnectionState().NegotiatedProtocol == "h2" {
+		var cc *http2.ClientConn
+		if cc, err = new(http2.Transport).NewClientConn(c); err == nil {
+			res, err = cc.RoundTrip(r)
+		}
+	} else if err = r.Write(c); err == nil {
+		res, err = http.ReadResponse(bufio.NewReader(c), r)
+	}
+	if err == nil {
+		_, err = io.ReadAll(res.Body)
+		_ = res.Body.Close()
+	}
+	return err
 }
 
 // A client that speaks plain HTTP is told so; others that fail the handshake

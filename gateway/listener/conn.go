@@ -395,7 +395,7 @@ func (c *conn) check(now int64, t *Timeouts) {
 // evict closes the connection if it is between requests, and none is on its
 // way as far as this side can see.
 func (c *conn) evict() bool {
-	if ph := c.phase.Load(); ph == phaseLinger || ph == phaseHTTP2 && !c.h2.busy() {
+	if ph := c.phase.Load(); ph == phaseLinger || ph == phaseHTTP2 && !c.h2.busy() && !c.h2.fresh() {
 		_ = c.shut()
 		return true
 	}

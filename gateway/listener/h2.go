@@ -39,6 +39,7 @@ type h2conn struct {
 	base   http.Server
 
 	told atomic.Int64 // when it was told to go away, by the coarse clock; 0: not
+	used atomic.Bool  // it has had a stream
 
 	mu      sync.Mutex
 	streams h2stream // sentinel of a ring
@@ -90,8 +91,13 @@ func (s *Server) serveHTTP2(nc net.Conn) error {
 type plain struct{ net.Conn }
 
 // goAway ends the connection once its streams have ended (RFC 9113, section
-// 6.8). It is repeated now and then, for a connection that had only begun.
+// 6.8). It is repeated now and then, for a connection that had only begun. One
+// that is fresh goes with its first answer: clients do not begin a request on a
+// connection that is going away.
 func (h *h2conn) goAway() {
+	if h.fresh() {
+		return
+	}
 	now := h.conn.owner.coarse.Load()
 	if told := h.told.Load(); told != 0 && now-told < goAwayAgainAfter || !h.told.CompareAndSwap(h.told.Load(), now) {
 		return
@@ -101,8 +107,14 @@ func (h *h2conn) goAway() {
 	_ = h.base.Shutdown(context.Background())
 }
 
+// fresh reports whether the first request is taken to be on its way.
+func (h *h2conn) fresh() bool {
+	return !h.used.Load() && h.conn.owner.coarse.Load()-h.conn.since.Load() <= int64(freshFor)
+}
+
 // add and remove keep the books for the sweeper.
 func (h *h2conn) add(st *h2stream) {
+	h.used.Store(true)
 	h.mu.Lock()
 	st.prev, st.next = h.streams.prev, &h.streams
 	st.prev.next, st.next.prev = st, st

@@ -5,9 +5,11 @@
 package listener
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -84,7 +86,11 @@ func Listen(name, address string, log *slog.Logger) (*Listener, error) {
 			_ = os.Remove(path)
 		}
 	}
-	ln, err := net.Listen(network, address)
+	var plain net.ListenConfig
+	// A socket of multipath TCP takes no filter, and those of its clients cost
+	// more; without it they speak TCP.
+	plain.SetMultipathTCP(false)
+	ln, err := plain.Listen(context.Background(), network, address)
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on %s: %w", address, err)
 	}
@@ -355,12 +361,13 @@ func (l *Listener) Close() error {
 		return nil
 	}
 	// Connections in the queue would be reset by the close: they are accepted
-	// first. A filter lets no more in, so that the queue ends; who comes now
-	// finds the socket closed when it tries again.
+	// first. A filter lets no more begin, so that the queue ends; who comes now
+	// finds the socket closed when it tries again. Those that have begun end up
+	// in the queue: their client may take them for open already.
 	if sc, ok := l.ln.(syscall.Conn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			_ = raw.Control(func(fd uintptr) {
-				_ = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &dropAll)
+				_ = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &dropSYN)
 			})
 		}
 	}
@@ -380,8 +387,19 @@ func (l *Listener) deadline(d time.Duration) error {
 	return s.SetDeadline(time.Now().Add(d))
 }
 
-// dropAll is a socket filter that takes no packet.
-var dropAll = unix.SockFprog{Len: 1, Filter: &unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}}
+// dropSYN is a socket filter that takes every segment but those that begin a
+// connection: SYN without ACK, in the byte of flags of the TCP header.
+var dropSYN = func() unix.SockFprog {
+	const flags, syn, ack = 13, 0x02, 0x10
+	program := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: flags},
+		{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: syn | ack},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: syn, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+		{Code: unix.BPF_RET | unix.BPF_K, K: math.MaxUint32},
+	}
+	return unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+}()
 
 const (
 	// lastAccepts is how long a closing listener waits for what is still to be accepted,
