@@ -13,6 +13,7 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -636,6 +637,101 @@ func TestHTTP2Conformance(t *testing.T) {
 		block := f.block(append(with("x", text(3000)), slices.Repeat([]string{"x", text(3000)}, 5000)...)...)
 		f.write(f.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block, EndStream: true, EndHeaders: true}))
 	})
+}
+
+// What the engine refuses by itself is in the access log and in the metrics all the same.
+func TestHTTP2RefusalsAreSeen(t *testing.T) {
+	s := answering(t, func(string, string) string { return okAnswer })
+	log := filepath.Join(t.TempDir(), "access.log")
+	g := prior(t, s, "", fmt.Sprintf("limits: {max_header_size: 4KiB}\npolicies: {access_log: {path: %q}}\n", log))
+	get := []string{":method", "GET", ":scheme", "http", ":authority", "x.example", ":path", "/"}
+	with := func(fields ...string) []string { return append(slices.Clone(get), fields...) }
+	lines := func() []string {
+		b, _ := os.ReadFile(log)
+		return strings.Split(strings.TrimSpace(string(b)), "\n")
+	}
+	type verdict struct {
+		status int
+		reason string
+	}
+	var want []verdict
+	f := func(status int, reason string, send func(f *frames)) {
+		t.Helper()
+		want = append(want, verdict{status, reason})
+		c := g.frames()
+		c.t = t
+		send(c)
+		_ = c.status(1)
+		once(t, "the exchange has ended", func() bool {
+			total := 0.0
+			for _, code := range []int{200, 400, 431, 499} {
+				total += g.metric(fmt.Sprintf(`sluice_requests_total{route="-",service="-",method="other",code="%d"}`, code))
+				total += g.metric(fmt.Sprintf(`sluice_requests_total{route="-",service="-",method="GET",code="%d"}`, code))
+				total += g.metric(fmt.Sprintf(`sluice_requests_total{route="r",service="s",method="GET",code="%d"}`, code))
+			}
+			return int(total) == len(want)
+		})
+		c.close()
+	}
+	request := func(status int, reason string, fields []string) {
+		t.Helper()
+		f(status, reason, func(f *frames) { f.headers(1, true, fields...) })
+	}
+	request(200, "", get)
+	request(400, "bad_target", []string{":method", "GET", ":scheme", "http", ":authority", "x", ":path", "/#f"})
+	for _, name := range []string{"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te"} {
+		request(400, "connection_field", with(name, "gzip"))
+	}
+	request(431, "head_too_large", with("a", text(2000), "b", text(2000), "c", text(2000)))
+	request(400, "malformed_request", with(":path", "/"))
+	request(400, "malformed_request", with(":frob", "x"))
+	request(400, "malformed_request", with("X-Upper", "x"))
+	request(400, "malformed_request", with("x", "a\x00b"))
+	request(400, "malformed_request", get[:6])
+	request(400, "malformed_request", with("host", "y.example"))
+	request(400, "malformed_request", []string{":method", "CONNECT", ":authority", "x", ":path", "/", ":scheme", "http"})
+	if n := g.metric(`sluice_requests_total{route="-",service="-",method="other",code="400"}`); n != 13 {
+		t.Errorf("%v requests are counted", n)
+	}
+	if n := g.metric(`sluice_http2_errors_total{listener="main",scope="stream",code="protocol_error"}`); n != 7 {
+		t.Errorf("%v errors are counted", n)
+	}
+
+	// A request that was seen is not seen twice.
+	f(499, "body_incomplete", func(f *frames) {
+		f.headers(1, false, with("content-length", "2")...)
+		f.write(f.fr.WriteWindowUpdate(1, 0))
+	})
+	once(t, "the lines are written", func() bool { return len(lines()) == len(want) })
+	for i, line := range slices.Sorted(slices.Values(lines())) { // each begins with its time
+		if w := want[i]; !strings.Contains(line, fmt.Sprintf(`"status":%d,`, w.status)) || !strings.Contains(line, `"reason":"`+w.reason+`"`) || !strings.Contains(line, `"client_ip":"127.0.0.1"`) {
+			t.Errorf("want %d %s: %s", w.status, w.reason, line)
+		}
+	}
+	// Each of many on one connection is.
+	c := g.frames()
+	for i := range uint32(20) {
+		c.headers(2*i+1, true, with("te", "gzip")...)
+		c.headers(2*i+101, true, with("X-Upper", "x")...)
+	}
+	once(t, "all are counted", func() bool {
+		return g.metric(`sluice_requests_total{route="-",service="-",method="other",code="400"}`) == 53
+	})
+
+	for code, send := range map[string]func(f *frames){
+		"compression_error": func(f *frames) {
+			f.write(f.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte{0xff, 0xff, 0xff, 0xff, 0xff}, EndHeaders: true}))
+		},
+		"frame_size_error":   func(f *frames) { f.write(f.fr.WriteRawFrame(http2.FramePing, 0, 0, []byte{1})) },
+		"flow_control_error": func(f *frames) { f.write(f.fr.WriteWindowUpdate(0, 1<<31-1)) },
+	} {
+		c := g.frames()
+		send(c)
+		_ = c.status(1)
+		if n := g.metric(`sluice_http2_errors_total{listener="main",scope="connection",code="` + code + `"}`); n != 1 {
+			t.Errorf("%v errors are counted as %s", n, code)
+		}
+	}
 }
 
 // A client that sends more than it was allowed to is stopped, wherever the body waits.

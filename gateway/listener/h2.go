@@ -41,6 +41,9 @@ type h2conn struct {
 	told atomic.Int64 // when it was told to go away, by the coarse clock; 0: not
 	used atomic.Bool  // it has had a stream
 
+	out       frameWatch
+	explained atomic.Int32 // resets to come that the engine has explained
+
 	mu      sync.Mutex
 	streams h2stream // sentinel of a ring
 	open    int
@@ -55,6 +58,7 @@ func (s *Server) serveHTTP2(nc net.Conn) error {
 	c := nc.(*conn)
 	t := s.l.timeouts.Load()
 	h := &h2conn{server: s, conn: c}
+	h.out.h = h
 	h.streams.prev, h.streams.next = &h.streams, &h.streams
 	idle := max(t.Idle, minEngineIdle)
 	if t.Idle == 0 {
@@ -71,6 +75,7 @@ func (s *Server) serveHTTP2(nc net.Conn) error {
 		PingTimeout:                  pingTimeout,
 		MaxUploadBufferPerConnection: uploadPerConn,
 		MaxUploadBufferPerStream:     uploadPerStream,
+		CountError:                   h.explain,
 	}
 	if err := http2.ConfigureServer(&h.base, &h.engine); err != nil {
 		return err
@@ -79,16 +84,13 @@ func (s *Server) serveHTTP2(nc net.Conn) error {
 	if !c.phase.CompareAndSwap(phaseNew, phaseHTTP2) {
 		return net.ErrClosed
 	}
-	var transport net.Conn = c
-	if c.state == nil {
-		transport = plain{c}
+	var transport net.Conn = watched{c, h}
+	if c.state != nil {
+		transport = watchedTLS{watched{c, h}}
 	}
 	h.engine.ServeConn(transport, &http2.ServeConnOpts{BaseConfig: &h.base, Handler: h})
 	return nil
 }
-
-// plain hides that a connection could say something of TLS.
-type plain struct{ net.Conn }
 
 // goAway ends the connection once its streams have ended (RFC 9113, section
 // 6.8). It is repeated now and then, for a connection that had only begun. One

@@ -3,6 +3,7 @@ package listener
 import (
 	"log/slog"
 	"strconv"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -54,6 +55,21 @@ const refusalsEvery = 10 * time.Second
 // counters are the series of a listener, by its name in the configuration.
 type counters struct {
 	refused [refusals]*telemetry.Counter
+
+	mu    sync.Mutex // for http2, whose series are made when they are needed
+	http2 [errorScopes][len(errorWords)]*telemetry.Counter
+	make  func(scope, code string) *telemetry.Counter
+}
+
+func (c *counters) countHTTP2(scope errorScope, code int) {
+	c.mu.Lock()
+	n := c.http2[scope][code]
+	if n == nil {
+		n = c.make(errorScopeWords[scope], errorWords[code])
+		c.http2[scope][code] = n
+	}
+	c.mu.Unlock()
+	n.Inc()
 }
 
 // Count counts in m from now on, for the generation that gave the listener its name.
@@ -62,6 +78,8 @@ func (l *Listener) Count(m *telemetry.Metrics, g *telemetry.Generation) {
 	for r, word := range refusalWords {
 		c.refused[r] = m.ConnectionsRefused.With(g, l.Name(), word)
 	}
+	name := l.Name()
+	c.make = func(scope, code string) *telemetry.Counter { return m.HTTP2Errors.With(g, name, scope, code) }
 	l.counters.Store(c)
 }
 

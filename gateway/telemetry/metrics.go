@@ -54,6 +54,7 @@ type Metrics struct {
 
 	Connections        *FuncFamily       // listener, state
 	ConnectionsRefused *Family[*Counter] // listener, reason
+	HTTP2Errors        *Family[*Counter] // listener; scope: stream or connection; code
 	CircuitState       *FuncFamily       // service, endpoint: 0 closed, 1 half-open, 2 open
 	EndpointUp         *FuncFamily       // service, endpoint: 0 or 1
 	CertificateExpiry  *FuncFamily       // listener, certificate
@@ -133,6 +134,11 @@ func NewMetrics(o Options) *Metrics {
 		Name:   "sluice_connections_refused_total",
 		Help:   "Client connections that were closed before they were served, by the limit or the rule that they met.",
 		Labels: []string{"listener", "reason"},
+	})
+	m.HTTP2Errors = r.Counter(Desc{
+		Name:   "sluice_http2_errors_total",
+		Help:   "Streams and connections of HTTP/2 that were ended for an error of the client, by the error code of RFC 9113.",
+		Labels: []string{"listener", "scope", "code"},
 	})
 	m.CircuitState = r.GaugeFunc(Desc{
 		Name:   "sluice_circuit_state",

@@ -1,0 +1,210 @@
+package listener
+
+import (
+	"crypto/tls"
+	"encoding/binary"
+	"log/slog"
+	"net"
+	"strings"
+
+	"github.com/valyala/fasthttp"
+	"golang.org/x/net/http2"
+
+	"sluice/gateway/exchange"
+)
+
+// What the engine of HTTP/2 refuses by itself never comes to ServeHTTP, and it
+// has no hook for most of that. What it then sends tells: it is looked at, frame
+// by frame, on its way to the client. So every request that was lost there gets
+// its exchange after all, with an access log line and its count, and every
+// error of a client is counted.
+
+// watched is the connection as the engine writes to it.
+type watched struct {
+	net.Conn
+	h *h2conn
+}
+
+func (w watched) Write(p []byte) (int, error) {
+	w.h.out.feed(p)
+	return w.Conn.Write(p)
+}
+
+// watchedTLS is watched where TLS is spoken, of which the engine makes demands.
+type watchedTLS struct{ watched }
+
+func (w watchedTLS) ConnectionState() tls.ConnectionState { return w.h.conn.ConnectionState() }
+
+// frameWatch reads the frames that the engine sends. One goroutine writes at a time.
+type frameWatch struct {
+	h    *h2conn
+	skip int // bytes of a payload that is of no interest
+	have int // bytes in kept
+	kept [frameHead + longestOwn]byte
+}
+
+const (
+	frameHead = 9
+	// longestOwn and shortestOwn bound the bodies that the engine answers with by itself.
+	longestOwn  = 63
+	shortestOwn = 40
+)
+
+// ownAnswers are the bodies of the engine's own answers, and what they stand for.
+var ownAnswers = func() map[string]*exchange.Reject {
+	answers := map[string]*exchange.Reject{
+		"<h1>HTTP Error 431</h1><p>Request Header Field(s) Too Large</p>": rejectHeadSize,
+		"request header \"TE\" may only be \"trailers\" in HTTP/2\n":      rejectConnectionField,
+	}
+	for _, name := range []string{"Connection", "Keep-Alive", "Proxy-Connection", "Transfer-Encoding", "Upgrade"} {
+		answers["request header \""+name+"\" is not valid in HTTP/2\n"] = rejectConnectionField
+	}
+	return answers
+}()
+
+var rejectConnectionField = refuse(fasthttp.StatusBadRequest, "connection_field", "a header field belongs to a connection of HTTP/1.1")
+
+// feed reads on in p.
+func (w *frameWatch) feed(p []byte) {
+	for len(p) > 0 {
+		if w.skip > 0 {
+			n := min(w.skip, len(p))
+			w.skip -= n
+			p = p[n:]
+			continue
+		}
+		want := frameHead
+		if w.have >= frameHead {
+			want += w.length()
+		}
+		n := copy(w.kept[w.have:want], p)
+		w.have += n
+		p = p[n:]
+		if w.have < want {
+			return
+		}
+		if want == frameHead && w.interesting() && w.length() > 0 {
+			continue
+		}
+		if want > frameHead {
+			w.see(w.kept[frameHead:want])
+		} else {
+			w.skip = w.length()
+		}
+		w.have = 0
+	}
+}
+
+func (w *frameWatch) length() int {
+	return int(w.kept[0])<<16 | int(w.kept[1])<<8 | int(w.kept[2])
+}
+
+// interesting reports whether the payload of a frame is to be looked at.
+func (w *frameWatch) interesting() bool {
+	switch http2.FrameType(w.kept[3]) {
+	case http2.FrameData:
+		n := w.length()
+		return n <= longestOwn && n >= shortestOwn
+	case http2.FrameRSTStream:
+		return w.length() == 4
+	case http2.FrameGoAway:
+		return w.length() >= 8 && w.length() <= longestOwn
+	}
+	return false
+}
+
+// see looks at the payload of a frame.
+func (w *frameWatch) see(payload []byte) {
+	switch http2.FrameType(w.kept[3]) {
+	case http2.FrameData:
+		if reject := ownAnswers[string(payload)]; reject != nil {
+			w.h.lost(reject)
+		}
+	case http2.FrameRSTStream:
+		code := http2.ErrCode(binary.BigEndian.Uint32(payload))
+		switch code {
+		case http2.ErrCodeNo, http2.ErrCodeInternal, http2.ErrCodeCancel:
+			// The gateway's own: there was an exchange.
+			return
+		}
+		w.h.count(streamError, code)
+		if w.h.explained.Add(-1) < 0 {
+			// Nothing but a head that it could not make sense of goes without a word.
+			w.h.explained.Add(1)
+			w.h.lost(rejectMalformed)
+		}
+	case http2.FrameGoAway:
+		if code := http2.ErrCode(binary.BigEndian.Uint32(payload[4:])); code != http2.ErrCodeNo {
+			w.h.count(connectionError, code)
+		}
+	}
+}
+
+// explain is told by the engine why it is about to reset a stream, or to end
+// the connection.
+func (h *h2conn) explain(what string) {
+	scope, rest, _ := strings.Cut(what, "_")
+	switch {
+	case scope == "stream":
+		h.explained.Add(1)
+		for _, suffix := range lostRequests {
+			if strings.HasSuffix(rest, suffix) {
+				h.lost(rejectMalformed)
+				return
+			}
+		}
+	case what == "frame_windowupdate_zero_inc_stream":
+		h.explained.Add(1)
+	}
+}
+
+// lostRequests are the explanations of what would have been a request.
+var lostRequests = []string{
+	"bad_connect", "bad_path_method", "bad_path", "authority_host_mismatch", "multiple_host_headers", "userinfo_in_authority", "invalid_authority",
+}
+
+// lost stands in for a request that the engine kept to itself.
+func (h *h2conn) lost(reject *exchange.Reject) {
+	s := h.server
+	var req fasthttp.Request
+	var res fasthttp.Response
+	x := s.pool.Get(&req, &res, s.ended)
+	x.Unread, x.Protocol = true, "HTTP/2.0"
+	h.conn.identify(x)
+	x.ClientAddr = x.PeerAddr
+	s.handler.Answer(x, reject)
+	x.BytesOut = 0 // the engine's answer is not known here
+	_ = x.Close()
+}
+
+// errorScope is what an error of HTTP/2 ends (RFC 9113, section 5.4).
+type errorScope uint8
+
+const (
+	streamError errorScope = iota
+	connectionError
+	errorScopes // their number
+)
+
+var errorScopeWords = [errorScopes]string{"stream", "connection"}
+
+// errorWords name the error codes of RFC 9113, section 7; what is none of them
+// counts as the first.
+var errorWords = [...]string{
+	"other", "protocol_error", "internal_error", "flow_control_error", "settings_timeout", "stream_closed", "frame_size_error",
+	"refused_stream", "cancel", "compression_error", "connect_error", "enhance_your_calm", "inadequate_security", "http_1_1_required",
+}
+
+// count counts an error of a client, and says so now and then.
+func (h *h2conn) count(scope errorScope, code http2.ErrCode) {
+	if int(code) >= len(errorWords) {
+		code = 0
+	}
+	l := h.conn.owner
+	if n := l.counters.Load(); n != nil {
+		n.countHTTP2(scope, int(code))
+	}
+	word := errorWords[code]
+	l.say.Log(slog.LevelInfo, word, "ended a "+errorScopeWords[scope]+" of HTTP/2 for an error of the client",
+		"listener", l.Name(), "client", h.conn.peer.String(), "code", word)
+}
