@@ -23,6 +23,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"sluice/bench/program"
 )
 
 // options are the flags.
@@ -71,7 +73,7 @@ func parseFlags() options {
 }
 
 func main() {
-	if role := os.Getenv(roleVariable); role != "" {
+	if role := program.Role(); role != "" {
 		if err := play(role); err != nil {
 			fmt.Fprintf(os.Stderr, "%s: %s\n", role, err)
 			os.Exit(1)
@@ -110,15 +112,15 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	files := raiseFiles()
-	if err := pinSelf(o.load); err != nil {
+	files := program.RaiseFiles()
+	if err := program.PinSelf(o.load); err != nil {
 		return fmt.Errorf("cannot pin to core %d: %w", o.load, err)
 	}
 	b, err := startBackend()
 	if err != nil {
 		return err
 	}
-	defer b.stop()
+	defer b.Stop()
 
 	r := &runner{options: o, dir: dir, files: files, gateways: gateways, backend: b, began: time.Now()}
 	for _, mode := range modesOf(works) {
@@ -129,7 +131,7 @@ func run(ctx context.Context, o options) error {
 	if o.check {
 		return nil
 	}
-	report := &report{Machine: describeMachine(), Options: o, Began: r.began}
+	report := &report{Machine: program.Machine(), Options: o, Began: r.began}
 	for _, g := range gateways {
 		report.Gateways = append(report.Gateways, named{g.name, g.version})
 	}

@@ -3,23 +3,18 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
-	"text/template"
-	"time"
+
+	"sluice/bench/program"
 )
 
 //go:embed config/*.tmpl
@@ -43,10 +38,9 @@ func assemble(ctx context.Context, o options, dir string) ([]*gateway, error) {
 	wanted := func(name string) bool { return len(o.gateways) == 0 || slices.Contains(o.gateways, name) }
 	var all []*gateway
 	if wanted(subject) {
-		binary := filepath.Join(dir, "sluice")
-		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+describe(ctx), "-o", binary, "sluice/cmd/sluice")
-		if out, err := build.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("cannot build sluice: %w\n%s", err, out)
+		binary, err := program.Sluice(ctx, dir)
+		if err != nil {
+			return nil, err
 		}
 		all = append(all, sluice(subject, binary))
 	}
@@ -75,11 +69,11 @@ func assemble(ctx context.Context, o options, dir string) ([]*gateway, error) {
 			continue
 		}
 		var err error
-		if g.binary, err = find(ctx, g.name, !o.skipIn); err != nil {
+		if g.binary, err = program.Find(ctx, g.name, g.name, !o.skipIn); err != nil {
 			fmt.Fprintf(os.Stderr, "%s is left out: %s\n", g.name, err)
 			continue
 		}
-		g.version = versionOf(g.binary, "-v")
+		g.version = program.Version(g.binary, "-v")
 		all = append(all, g)
 	}
 	if len(all) == 0 {
@@ -88,67 +82,14 @@ func assemble(ctx context.Context, o options, dir string) ([]*gateway, error) {
 	return all, nil
 }
 
-// describe names the state of the tree that sluice is built from.
-func describe(ctx context.Context) string {
-	out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--tags").Output()
-	if err != nil {
-		return "dev"
-	}
-	return strings.TrimSpace(string(out))
-}
-
 func sluice(name, binary string) *gateway {
 	return &gateway{
-		name: name, binary: binary, version: versionOf(binary, "version"), template: "sluice.yaml.tmpl",
+		name: name, binary: binary, version: program.Version(binary, "version"), template: "sluice.yaml.tmpl",
 		args: func(config string) []string {
 			return []string{"run", "-c", config, "--log-level", "warn", "--watch=false", "--drain-delay", "0s", "--drain-timeout", "1s"}
 		},
 		modes: []mode{proxying, limiting, tokens, caching, secure},
 	}
-}
-
-// versionOf is the first line that a program says of itself.
-func versionOf(binary string, args ...string) string {
-	out, _ := exec.Command(binary, args...).CombinedOutput()
-	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-	return line
-}
-
-// find is the path of a program, which Debian's package of that name is
-// installed for.
-func find(ctx context.Context, name string, install bool) (string, error) {
-	look := func() (string, error) {
-		if p, err := exec.LookPath(name); err == nil {
-			return p, nil
-		}
-		return exec.LookPath(filepath.Join("/usr/sbin", name))
-	}
-	if p, err := look(); err == nil || !install {
-		return p, err
-	}
-	fmt.Fprintf(os.Stderr, "installing %s\n", name)
-	// Its service is not to be started: that is what this file is for.
-	const policy = "/usr/sbin/policy-rc.d"
-	if f, err := os.OpenFile(policy, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755); err == nil {
-		_, _ = f.WriteString("#!/bin/sh\nexit 101\n")
-		f.Close()
-		defer func() { _ = os.Remove(policy) }()
-	}
-	apt := func(args ...string) ([]byte, error) {
-		cmd := exec.CommandContext(ctx, "apt-get", args...)
-		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-		return cmd.CombinedOutput()
-	}
-	_, _ = apt("update", "-q")
-	if out, err := apt("install", "-y", "-q", "--no-install-recommends", name); err != nil {
-		return "", fmt.Errorf("cannot install it: %w: %s", err, lastLine(out))
-	}
-	return look()
-}
-
-func lastLine(b []byte) string {
-	b = bytes.TrimSpace(b)
-	return string(b[bytes.LastIndexByte(b, '\n')+1:])
 }
 
 // settings are what a template is filled with.
@@ -162,10 +103,8 @@ type settings struct {
 // instance is a gateway that runs.
 type instance struct {
 	*gateway
+	*program.Running
 	settings
-	cmd   *exec.Cmd
-	ended chan struct{}
-	log   string // file of its output
 }
 
 // start runs a gateway on a core, and returns when it answers.
@@ -174,8 +113,8 @@ func (r *runner) start(ctx context.Context, g *gateway, m mode, low bool) (*inst
 	if err != nil {
 		return nil, err
 	}
-	i := &instance{gateway: g, ended: make(chan struct{}), log: filepath.Join(dir, "output.log")}
-	ports, err := freePorts(2)
+	i := &instance{gateway: g}
+	ports, err := program.Ports(2)
 	if err != nil {
 		return nil, err
 	}
@@ -189,95 +128,29 @@ func (r *runner) start(ctx context.Context, g *gateway, m mode, low bool) (*inst
 	}
 	config, err := i.render()
 	if err == nil && m == secure {
-		err = certify(dir)
+		err = program.Certify(dir)
 	}
 	if err != nil {
 		return nil, err
 	}
-	out, err := os.Create(i.log)
-	if err != nil {
+	if err := program.Pinned(r.options.gatewayCore, func() error {
+		i.Running, err = program.Start(g.name, dir, g.binary, g.args(config)...)
+		return err
+	}); err != nil {
 		return nil, err
 	}
-	defer out.Close()
-	i.cmd = exec.Command(g.binary, g.args(config)...)
-	i.cmd.Dir, i.cmd.Stdout, i.cmd.Stderr = dir, out, out
-	i.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := pinned(r.options.gatewayCore, i.cmd.Start); err != nil {
-		return nil, fmt.Errorf("%s does not start: %w", g.name, err)
-	}
-	go func() {
-		_ = i.cmd.Wait()
-		close(i.ended)
-	}()
-	if err := i.await(ctx); err != nil {
-		i.stop()
-		return nil, err
-	}
-	return i, nil
+	return i, i.Await(ctx, func(ctx context.Context) error {
+		_, _, _, err := i.do(ctx, http.MethodGet, "/300", "", nil)
+		return err
+	})
 }
 
 func (i *instance) render() (string, error) {
-	t, err := template.ParseFS(configs, "config/"+i.template)
-	if err != nil {
-		return "", err
-	}
-	var b bytes.Buffer
-	if err := t.Execute(&b, i.settings); err != nil {
-		return "", err
-	}
-	path := filepath.Join(i.Dir, strings.TrimSuffix(i.template, ".tmpl"))
-	return path, os.WriteFile(path, b.Bytes(), fs.FileMode(0o644))
+	return program.Render(configs, "config/"+i.template, i.Dir, i.settings)
 }
-
-// await waits until the gateway answers anything.
-func (i *instance) await(ctx context.Context) error {
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		_, _, _, err := i.do(ctx, http.MethodGet, "/300", "", nil)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-i.ended:
-			out, _ := os.ReadFile(i.log)
-			return fmt.Errorf("%s ended at once:\n%s", i.name, out)
-		case <-time.After(20 * time.Millisecond):
-		}
-		if time.Now().After(deadline) {
-			out, _ := os.ReadFile(i.log)
-			return fmt.Errorf("%s does not answer: %w\n%s", i.name, err, out)
-		}
-	}
-}
-
-// processes are all of the gateway's.
-func (i *instance) processes() []int { return tree(i.cmd.Process.Pid) }
 
 // stop ends the gateway with all its processes.
 func (i *instance) stop() {
-	_ = i.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-i.ended:
-	case <-time.After(3 * time.Second):
-	}
-	// It is the leader of a group, which its workers are in.
-	_ = syscall.Kill(-i.cmd.Process.Pid, syscall.SIGKILL)
-	<-i.ended
+	i.Stop()
 	_ = os.RemoveAll(i.Dir)
-}
-
-// freePorts are addresses of 127.0.0.1 that nobody listens on.
-func freePorts(n int) ([]string, error) {
-	var all []string
-	for range n {
-		ln, err := net.Listen("tcp4", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer func() { _ = ln.Close() }() // the next is to be another
-		all = append(all, ln.Addr().String())
-	}
-	return all, nil
 }

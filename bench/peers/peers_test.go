@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"sluice/bench/program"
 	"sluice/config"
 )
 
@@ -143,31 +144,6 @@ func TestSave(t *testing.T) {
 	}
 }
 
-func TestBusy(t *testing.T) {
-	const stat = "cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 1 2 3 400 500 6 7 8 0 0\ncpu1 100 0 0 0 0 0 0 0 0 0\ncpu10 5 0 0 0 0 0 0 0 0 0\nintr 1\n"
-	f := func(want time.Duration, cores ...int) {
-		t.Helper()
-		if got := busyIn(stat, cores); got != want {
-			t.Errorf("cores %v: %v, want %v", cores, got, want)
-		}
-	}
-	f(270*time.Millisecond, 0)
-	f(1270*time.Millisecond, 0, 1)
-	f(50*time.Millisecond, 10)
-	f(0, 2)
-}
-
-func TestOwnProcess(t *testing.T) {
-	self := []int{os.Getpid()}
-	before := cpuTime(self)
-	if before <= 0 || cpuTime(self) < before || pss(self) <= 0 {
-		t.Errorf("processor time %v, PSS %d KiB", before, pss(self))
-	}
-	if !slices.Contains(tree(os.Getppid()), os.Getpid()) {
-		t.Error("the process is not among its parent's")
-	}
-}
-
 func TestChoose(t *testing.T) {
 	f := func(only, want string) {
 		t.Helper()
@@ -207,7 +183,7 @@ func TestConfigurations(t *testing.T) {
 				}}
 				path, err := i.render()
 				if err == nil {
-					err = certify(i.Dir)
+					err = program.Certify(i.Dir)
 				}
 				if err != nil {
 					t.Fatal(err)

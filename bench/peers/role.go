@@ -9,17 +9,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"runtime/debug"
 	"time"
 
 	"sluice/bench/load"
+	"sluice/bench/program"
 )
-
-// Load and backend are processes of their own: this binary again, in the role
-// that roleVariable names. They end when their standard input does, so none
-// outlives the run.
-const roleVariable = "SLUICE_PEERS_ROLE"
 
 // job is what a load process is asked for.
 type job struct {
@@ -39,6 +34,7 @@ type outcome struct {
 	PSS                         int64         // KiB, while the connections are open
 }
 
+// play makes this process the load or the backend: each is one of its own.
 func play(role string) error {
 	in := bufio.NewReader(os.Stdin)
 	if role == "backend" {
@@ -91,11 +87,11 @@ func drive(j job) (*outcome, error) {
 	own := append([]int{os.Getpid()}, j.Own...)
 	var out outcome
 	type times struct{ gateway, own, all time.Duration }
-	now := func() times { return times{cpuTime(j.Gateway), cpuTime(own), busy(j.Cores)} }
+	now := func() times { return times{program.CPUTime(j.Gateway), program.CPUTime(own), program.Busy(j.Cores)} }
 	var before, after times
 	r, err := load.Run(j.Spec, func() { before = now() }, func() {
 		after = now()
-		out.PSS = pss(j.Gateway)
+		out.PSS = program.PSS(j.Gateway)
 	})
 	if err != nil {
 		return nil, err
@@ -110,50 +106,21 @@ func drive(j job) (*outcome, error) {
 	return &out, nil
 }
 
-// child is this binary in a role.
-type child struct {
-	cmd *exec.Cmd
-	in  io.WriteCloser
-	out *bufio.Reader
-}
-
-func startChild(role string) (*child, error) {
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), roleVariable+"="+role)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	return &child{cmd: cmd, in: in, out: bufio.NewReader(out)}, cmd.Start()
-}
-
-func (c *child) send(j job) error { return json.NewEncoder(c.in).Encode(j) }
-
-func (c *child) stop() {
-	_ = c.in.Close()
-	_ = c.cmd.Wait()
-}
-
 // backend is the process that answers.
 type backend struct {
-	*child
+	*program.Child
 	addr string
 }
 
 func startBackend() (*backend, error) {
-	c, err := startChild("backend")
+	c, err := program.Play("backend")
 	if err != nil {
 		return nil, err
 	}
-	line, err := c.out.ReadString('\n')
+	line, err := c.Out.ReadString('\n')
 	if err != nil {
-		c.stop()
+		c.Stop()
 		return nil, fmt.Errorf("the backend does not start: %w", err)
 	}
-	return &backend{child: c, addr: line[:len(line)-1]}, nil
+	return &backend{Child: c, addr: line[:len(line)-1]}, nil
 }

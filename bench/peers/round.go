@@ -10,6 +10,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"sluice/bench/program"
 )
 
 // runner measures.
@@ -143,11 +145,11 @@ func (r *runner) attempt(ctx context.Context, w *work, g *gateway, i *instance) 
 // drive measures a gateway under load, or the backend alone where i is nil.
 func (r *runner) drive(ctx context.Context, w *work, i *instance) (sample, error) {
 	s := sample{Gateway: direct}
-	j := job{Own: []int{r.backend.cmd.Process.Pid, os.Getpid()}, Cores: []int{r.options.gatewayCore, r.options.load}}
+	j := job{Own: []int{r.backend.Process(), os.Getpid()}, Cores: []int{r.options.gatewayCore, r.options.load}}
 	address := r.backend.addr
 	w = w.before(i)
 	if i != nil {
-		s.Gateway, j.Gateway, address = i.name, i.processes(), i.Listen
+		s.Gateway, j.Gateway, address = i.name, i.Processes(), i.Listen
 	}
 	var err error
 	if j.Spec, err = w.spec(address, r.options.warm, r.options.seconds); err != nil {
@@ -157,16 +159,16 @@ func (r *runner) drive(ctx context.Context, w *work, i *instance) (sample, error
 	if err != nil {
 		return s, err
 	}
-	c, err := startChild("load")
+	c, err := program.Play("load")
 	if err != nil {
 		return s, err
 	}
-	defer c.stop()
-	if err := c.send(j); err != nil {
+	defer c.Stop()
+	if err := c.Send(j); err != nil {
 		return s, err
 	}
 	var o outcome
-	if err := json.NewDecoder(c.out).Decode(&o); err != nil {
+	if err := json.NewDecoder(c.Out).Decode(&o); err != nil {
 		return s, errors.New("the load was not answered as it should be")
 	}
 	after, err := r.hits(ctx)
@@ -201,22 +203,22 @@ func (r *runner) hold(ctx context.Context, w *work, g *gateway) (sample, error) 
 	if err := pause(ctx, rest); err != nil {
 		return s, err
 	}
-	before := pss(i.processes())
-	c, err := startChild("hold")
+	before := program.PSS(i.Processes())
+	c, err := program.Play("hold")
 	if err != nil {
 		return s, err
 	}
-	defer c.stop()
-	if err := c.send(j); err != nil {
+	defer c.Stop()
+	if err := c.Send(j); err != nil {
 		return s, err
 	}
-	if line, err := c.out.ReadString('\n'); err != nil || line != "held\n" {
+	if line, err := c.Out.ReadString('\n'); err != nil || line != "held\n" {
 		return s, fmt.Errorf("the connections can not be held: %w", err)
 	}
 	if err := pause(ctx, rest); err != nil {
 		return s, err
 	}
-	s.PSS = float64(pss(i.processes())) / 1024
+	s.PSS = float64(program.PSS(i.Processes())) / 1024
 	s.Idle = (s.PSS*1024 - float64(before)) / float64(w.connections)
 	return s, nil
 }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package main
+package program
 
 import (
 	"crypto/ecdsa"
@@ -16,9 +16,9 @@ import (
 	"time"
 )
 
-// certify writes a certificate for localhost and its key, ECDSA P-256, as
+// Certify writes a certificate for localhost and its key, ECDSA P-256, as
 // server.crt and server.key, and both as server.pem.
-func certify(dir string) error {
+func Certify(dir string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err

@@ -1,6 +1,6 @@
 //go:build linux
 
-package main
+package program
 
 import (
 	"bufio"
@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tree is a process and all that descend from it.
-func tree(root int) []int {
+// Tree is a process and all that descend from it.
+func Tree(root int) []int {
 	children := make(map[int][]int)
 	paths, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, p := range paths {
@@ -41,10 +41,10 @@ func tree(root int) []int {
 	return all
 }
 
-// cpuTime is the user and system time of processes, all their threads included,
+// CPUTime is the user and system time of processes, all their threads included,
 // those that have ended too. It asks the processes' clocks, which count
 // nanoseconds; /proc/PID/stat has the same in hundredths of a second.
-func cpuTime(pids []int) time.Duration {
+func CPUTime(pids []int) time.Duration {
 	var sum time.Duration
 	for _, pid := range pids {
 		const cpuClockScheduler = 2
@@ -56,8 +56,8 @@ func cpuTime(pids []int) time.Duration {
 	return sum
 }
 
-// pss is the memory of processes in KiB; what several share counts in parts.
-func pss(pids []int) int64 {
+// PSS is the memory of processes in KiB; what several share counts in parts.
+func PSS(pids []int) int64 {
 	var sum int64
 	for _, pid := range pids {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
@@ -73,8 +73,8 @@ func pss(pids []int) int64 {
 	return sum
 }
 
-// busy is the time that cores spent on anything, stolen time included.
-func busy(cores []int) time.Duration {
+// Busy is the time that cores spent on anything, stolen time included.
+func Busy(cores []int) time.Duration {
 	b, err := os.ReadFile("/proc/stat")
 	if err != nil {
 		return 0
@@ -102,8 +102,8 @@ func busyIn(stat string, cores []int) time.Duration {
 	return time.Duration(ticks) * (time.Second / 100)
 }
 
-// pinSelf pins every thread of this process, and so all that it starts.
-func pinSelf(core int) error {
+// PinSelf pins every thread of this process, and so all that it starts.
+func PinSelf(core int) error {
 	var set unix.CPUSet
 	set.Set(core)
 	tasks, err := filepath.Glob("/proc/self/task/[0-9]*")
@@ -119,9 +119,9 @@ func pinSelf(core int) error {
 	return nil
 }
 
-// pinned calls f, and what processes it starts are pinned to core from their
+// Pinned calls f, and what processes it starts are pinned to core from their
 // beginning: a Go program counts its processors when it starts.
-func pinned(core int, f func() error) error {
+func Pinned(core int, f func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var before, set unix.CPUSet
@@ -136,8 +136,8 @@ func pinned(core int, f func() error) error {
 	return f()
 }
 
-// raiseFiles raises the bound on open files as far as it may, and returns it.
-func raiseFiles() int {
+// RaiseFiles raises the bound on open files as far as it may, and returns it.
+func RaiseFiles() int {
 	l := unix.Rlimit{Cur: 65536, Max: 65536}
 	if unix.Setrlimit(unix.RLIMIT_NOFILE, &l) == nil {
 		return int(l.Cur)
@@ -150,8 +150,8 @@ func raiseFiles() int {
 	return int(min(l.Cur, 65536))
 }
 
-// describeMachine says what the figures were taken on.
-func describeMachine() string {
+// Machine says what the figures were taken on.
+func Machine() string {
 	model := "unknown processor"
 	if f, err := os.Open("/proc/cpuinfo"); err == nil {
 		defer f.Close()
