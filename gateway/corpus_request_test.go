@@ -1,24 +1,28 @@
 package gateway_test
 
-import "strings"
+import (
+	"strings"
+
+	"sluice/gateway/corpustest"
+)
 
 // asSeen is a request as the gateway frames it anew: the line and the fields
 // of the client, what the gateway adds, and the body.
-func asSeen(line, host, fields, body string) octets {
-	return octets(line + " HTTP/1.1\r\nHost: backend.example\r\n" + fields +
+func asSeen(line, host, fields, body string) corpustest.Octets {
+	return corpustest.Octets(line + " HTTP/1.1\r\nHost: backend.example\r\n" + fields +
 		"X-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: " + host + "\r\nX-Forwarded-Port: 80\r\nVia: 1.1 sluice\r\n" + body)
 }
 
-func requestCorpus() (table []requestCase) {
+func requestCorpus() (table []corpustest.Request) {
 	group := ""
-	add := func(name, send string, closed bool, status []int, backend ...octets) {
+	add := func(name, send string, closed bool, status []int, backend ...corpustest.Octets) {
 		if backend == nil {
-			backend = []octets{}
+			backend = []corpustest.Octets{}
 		}
-		table = append(table, requestCase{Group: group, Name: name, Send: octets(send), Status: status, Closed: closed, Backend: backend})
+		table = append(table, corpustest.Request{Group: group, Name: name, Send: corpustest.Octets(send), Status: status, Closed: closed, Backend: backend})
 	}
 	refused := func(name, send string) { add(name, send, true, []int{400}) }
-	passes := func(name, send string, backend ...octets) {
+	passes := func(name, send string, backend ...corpustest.Octets) {
 		add(name, send, false, []int{200, 200, 200, 200}[:len(backend)], backend...)
 	}
 	const (
@@ -31,10 +35,10 @@ func requestCorpus() (table []requestCase) {
 		smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 	)
 	seen := asSeen("GET /", "a", "", end)
-	length := func(body string) octets {
+	length := func(body string) corpustest.Octets {
 		return asSeen("POST /", "a", "", "Content-Length: "+map[int]string{0: "0", 1: "1", 3: "3", 5: "5", 35: "35"}[len(body)]+"\r\n\r\n"+body)
 	}
-	inChunks := func(body string) octets {
+	inChunks := func(body string) corpustest.Octets {
 		return asSeen("POST /", "a", "", "Transfer-Encoding: chunked\r\n\r\n"+body)
 	}
 

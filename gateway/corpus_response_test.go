@@ -9,24 +9,25 @@ import (
 	"testing"
 
 	"sluice/gateway"
+	"sluice/gateway/corpustest"
 )
 
-func responseCorpus() (table []responseCase) {
+func responseCorpus() (table []corpustest.Response) {
 	group := ""
-	add := func(c responseCase, name, send string) {
+	add := func(c corpustest.Response, name, send string) {
 		if c.Method == "" {
 			c.Method = "GET"
 		}
-		c.Group, c.Name, c.Send = group, name, octets(send)
+		c.Group, c.Name, c.Send = group, name, corpustest.Octets(send)
 		table = append(table, c)
 	}
-	refused := func(name, send string) { add(responseCase{Status: 502}, name, send) }
+	refused := func(name, send string) { add(corpustest.Response{Status: 502}, name, send) }
 	passes := func(name, send, body string) {
-		add(responseCase{Status: 200, Body: octets(body), Reused: true, Cached: true}, name, send)
+		add(corpustest.Response{Status: 200, Body: corpustest.Octets(body), Reused: true, Cached: true}, name, send)
 	}
 	// once passes, and its connection is not used again.
 	once := func(name, send, body string) {
-		add(responseCase{Status: 200, Body: octets(body), Cached: true}, name, send)
+		add(corpustest.Response{Status: 200, Body: corpustest.Octets(body), Cached: true}, name, send)
 	}
 	const (
 		ok     = "HTTP/1.1 200 OK\r\n"
@@ -56,8 +57,8 @@ func responseCorpus() (table []responseCase) {
 	refused("space in front", " HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 	refused("a request", "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 	refused("a bare head", "HTTP/1.1\r\n\r\n")
-	add(responseCase{Status: 502, Close: true}, "nothing", "")
-	add(responseCase{Status: 502, Close: true}, "head without end", ok+"Content-Length: 2\r\n")
+	add(corpustest.Response{Status: 502, Close: true}, "nothing", "")
+	add(corpustest.Response{Status: 502, Close: true}, "head without end", ok+"Content-Length: 2\r\n")
 	passes("no reason", "HTTP/1.1 200\r\nContent-Length: 2\r\n\r\nok", "ok")
 	once("HTTP/1.0", "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok", "ok")
 
@@ -94,22 +95,22 @@ func responseCorpus() (table []responseCase) {
 	refused("unknown coding", ok+"Transfer-Encoding: xchunked\r\n\r\n"+last)
 	refused("chunked twice", ok+"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n"+last)
 	refused("chunked in HTTP/1.0", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"+last)
-	add(responseCase{Status: 200, Close: true, Body: "ok", Cached: true}, "by the end of the connection", ok+"\r\nok")
+	add(corpustest.Response{Status: 200, Close: true, Body: "ok", Cached: true}, "by the end of the connection", ok+"\r\nok")
 
 	group = "truncated"
-	add(responseCase{Status: 502, Close: true}, "small body", ok+"Content-Length: 5\r\n\r\nok")
-	add(responseCase{Status: 502, Close: true}, "no byte of a body", ok+"Content-Length: 5\r\n\r\n")
-	add(responseCase{Status: 200, Close: true, Body: octets(large), Cut: true}, "large body", ok+"Content-Length: 100001\r\n\r\n"+large)
-	add(responseCase{Status: 200, Close: true, Body: "ok", Cut: true}, "no last chunk", chunks+"2\r\nok\r\n")
-	add(responseCase{Status: 200, Close: true, Body: "ok", Cut: true}, "in a chunk", chunks+"5\r\nok")
-	add(responseCase{Close: true}, "in a chunk's size", chunks+"5")
-	add(responseCase{Status: 200, Close: true, Body: "ok", Cut: true}, "in the trailers", chunks+"2\r\nok\r\n0\r\nX: 1\r\n")
+	add(corpustest.Response{Status: 502, Close: true}, "small body", ok+"Content-Length: 5\r\n\r\nok")
+	add(corpustest.Response{Status: 502, Close: true}, "no byte of a body", ok+"Content-Length: 5\r\n\r\n")
+	add(corpustest.Response{Status: 200, Close: true, Body: corpustest.Octets(large), Cut: true}, "large body", ok+"Content-Length: 100001\r\n\r\n"+large)
+	add(corpustest.Response{Status: 200, Close: true, Body: "ok", Cut: true}, "no last chunk", chunks+"2\r\nok\r\n")
+	add(corpustest.Response{Status: 200, Close: true, Body: "ok", Cut: true}, "in a chunk", chunks+"5\r\nok")
+	add(corpustest.Response{Close: true}, "in a chunk's size", chunks+"5")
+	add(corpustest.Response{Status: 200, Close: true, Body: "ok", Cut: true}, "in the trailers", chunks+"2\r\nok\r\n0\r\nX: 1\r\n")
 
 	group = "chunks"
 	broken := func(name, send, body string) {
-		add(responseCase{Status: 200, Body: octets(body), Cut: true}, name, send)
+		add(corpustest.Response{Status: 200, Body: corpustest.Octets(body), Cut: true}, name, send)
 	}
-	ended := func(name, send string) { add(responseCase{}, name, send) }
+	ended := func(name, send string) { add(corpustest.Response{}, name, send) }
 	ended("no number", chunks+"x\r\nok\r\n"+last)
 	ended("negative", chunks+"-2\r\nok\r\n"+last)
 	ended("prefix", chunks+"0x2\r\nok\r\n"+last)
@@ -134,13 +135,13 @@ func responseCorpus() (table []responseCase) {
 	once("behind no body", ok+"Content-Length: 0\r\n\r\n"+second, "")
 	once("behind chunks", chunks+"2\r\nok\r\n"+last+second, "ok")
 	once("behind a large body", ok+"Content-Length: 100000\r\n\r\n"+large+second, large)
-	add(responseCase{Method: "HEAD", Status: 200, Cached: true}, "body of HEAD", ok+"Content-Length: 2\r\n\r\nok")
-	add(responseCase{Status: 204}, "body of 204", "HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok")
-	add(responseCase{Status: 204}, "chunked 204", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n"+last)
-	add(responseCase{Status: 204}, "204 whose body is to come", "HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n")
-	add(responseCase{Status: 304}, "body of 304", "HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\nok")
-	add(responseCase{Status: 204, Reused: true}, "nothing behind 204", "HTTP/1.1 204 No Content\r\n\r\n")
-	add(responseCase{Method: "HEAD", Status: 200, Reused: true, Cached: true}, "nothing behind HEAD", ok+"Content-Length: 2\r\n\r\n")
+	add(corpustest.Response{Method: "HEAD", Status: 200, Cached: true}, "body of HEAD", ok+"Content-Length: 2\r\n\r\nok")
+	add(corpustest.Response{Status: 204}, "body of 204", "HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nok")
+	add(corpustest.Response{Status: 204}, "chunked 204", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n"+last)
+	add(corpustest.Response{Status: 204}, "204 whose body is to come", "HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n")
+	add(corpustest.Response{Status: 304}, "body of 304", "HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\nok")
+	add(corpustest.Response{Status: 204, Reused: true}, "nothing behind 204", "HTTP/1.1 204 No Content\r\n\r\n")
+	add(corpustest.Response{Method: "HEAD", Status: 200, Reused: true, Cached: true}, "nothing behind HEAD", ok+"Content-Length: 2\r\n\r\n")
 
 	group = "interim"
 	refused("unasked 101", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
@@ -154,7 +155,7 @@ func responseCorpus() (table []responseCase) {
 
 func TestCorpusResponses(t *testing.T) {
 	table := responseCorpus()
-	corpus(t, "responses.json", table)
+	corpus(t, corpustest.ResponsesFile, table, corpustest.Responses)
 	if len(table) < 40 {
 		t.Errorf("only %d responses", len(table))
 	}
@@ -184,7 +185,7 @@ routes:
 // hostile is a backend that answers as the case of the moment says, but for
 // the path /next.
 type hostile struct {
-	now                      atomic.Pointer[responseCase]
+	now                      atomic.Pointer[corpustest.Response]
 	conns, asked, last, next atomic.Int64
 }
 

@@ -2,101 +2,45 @@ package gateway_test
 
 import (
 	"bytes"
-	"encoding/json"
 	"flag"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
+
+	"sluice/gateway/corpustest"
 )
 
 // The corpus of ambiguous and hostile messages is written in Go, and kept as
 // JSON under testdata/corpus for other programs; -corpus writes it there.
 var writeCorpus = flag.Bool("corpus", false, "write testdata/corpus")
 
-// octets are bytes; in JSON each is one code point, U+0000 to U+00FF.
-type octets string
-
-func (o octets) MarshalJSON() ([]byte, error) {
-	runes := make([]rune, len(o))
-	for i := range len(o) {
-		runes[i] = rune(o[i])
-	}
-	return json.Marshal(string(runes))
-}
-
-func (o *octets) UnmarshalJSON(b []byte) error {
-	var s string
-	if err := json.Unmarshal(b, &s); err != nil {
-		return err
-	}
-	raw := make([]byte, 0, len(s))
-	for _, r := range s {
-		raw = append(raw, byte(r))
-	}
-	*o = octets(raw)
-	return nil
-}
-
-// requestCase is what a client sends on one connection, and what comes of it.
-type requestCase struct {
-	Group string `json:"group"`
-	Name  string `json:"name"`
-	Send  octets `json:"send"`
-	// Status of every answer, in order. 100 is an interim response.
-	Status []int `json:"status"`
-	// Closed: the connection ends behind the last answer.
-	Closed bool `json:"closed"`
-	// Backend is every whole request that the backend saw, byte by byte, but
-	// for the field X-Correlation-ID, which is left out.
-	Backend []octets `json:"backend"`
-}
-
-// responseCase is what a backend sends, and what the client has of it.
-type responseCase struct {
-	Group string `json:"group"`
-	Name  string `json:"name"`
-	// Method of the client's request.
-	Method string `json:"method"`
-	Send   octets `json:"send"`
-	// Close: the backend closes the connection behind it.
-	Close bool `json:"close"`
-	// Status of the client's answer; 0: its connection ends without one.
-	Status int `json:"status"`
-	// Body that the client reads; Cut, that its connection ends before the
-	// body's end.
-	Body octets `json:"body"`
-	Cut  bool   `json:"cut"`
-	// Reused: the next request comes on the same connection to the backend.
-	Reused bool `json:"reused"`
-	// Cached: the next request for the same is answered from the cache.
-	Cached bool `json:"cached"`
-}
-
 // corpus compares the table with its file.
-func corpus(t *testing.T, name string, table any) {
+func corpus[T corpustest.Request | corpustest.Response](t *testing.T, name string, table []T, read func(dir string) ([]T, error)) {
 	t.Helper()
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", " ")
-	if err := e.Encode(table); err != nil {
+	b, err := corpustest.Encode(table)
+	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join("testdata", "corpus", name)
+	dir := filepath.Join("testdata", "corpus")
+	path := filepath.Join(dir, name)
 	if *writeCorpus {
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
+		if err := os.WriteFile(path, b, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if kept, err := os.ReadFile(path); err != nil || !bytes.Equal(kept, b.Bytes()) {
+	if kept, err := os.ReadFile(path); err != nil || !bytes.Equal(kept, b) {
 		t.Errorf("%s is not what the table says; run the test with -corpus: %v", path, err)
+	}
+	if kept, err := read(dir); err != nil || !reflect.DeepEqual(kept, table) {
+		t.Errorf("%s reads as something else: %v", path, err)
 	}
 }
 
@@ -104,7 +48,7 @@ func corpus(t *testing.T, name string, table any) {
 type witness struct {
 	*server
 	mu   sync.Mutex
-	seen []octets
+	seen []corpustest.Octets
 }
 
 // tap keeps what is read.
@@ -137,7 +81,7 @@ func newWitness(t *testing.T) *witness {
 				raw = raw[:i] + raw[end:]
 			}
 			w.mu.Lock()
-			w.seen = append(w.seen, octets(raw))
+			w.seen = append(w.seen, corpustest.Octets(raw))
 			w.mu.Unlock()
 			if _, err := io.WriteString(p.conn, okAnswer); err != nil {
 				return
@@ -147,7 +91,7 @@ func newWitness(t *testing.T) *witness {
 	return w
 }
 
-func (w *witness) take() []octets {
+func (w *witness) take() []corpustest.Octets {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	seen := w.seen
@@ -157,7 +101,7 @@ func (w *witness) take() []octets {
 
 func TestCorpusRequests(t *testing.T) {
 	table := requestCorpus()
-	corpus(t, "requests.json", table)
+	corpus(t, corpustest.RequestsFile, table, corpustest.Requests)
 	if len(table) < 150 {
 		t.Errorf("only %d requests", len(table))
 	}
@@ -186,7 +130,7 @@ func TestCorpusRequests(t *testing.T) {
 	once(t, "every connection is given up", func() bool { return g.active() == 0 })
 }
 
-func (g *gate) judge(t *testing.T, c *requestCase) {
+func (g *gate) judge(t *testing.T, c *corpustest.Request) {
 	t.Helper()
 	nc, err := net.Dial("tcp", g.addr)
 	if err != nil {
