@@ -26,7 +26,7 @@ func parse(b []byte) (all []finding, err error) {
 	if err := json.Unmarshal(b, &all); err != nil {
 		return nil, err
 	}
-	for _, id := range []string{"TLS1_2", "TLS1_3", "cipher_order", "cert_keySize <cert#1>", "cert_keySize <cert#2>", "heartbleed", "ROBOT", "HSTS"} {
+	for _, id := range []string{"TLS1_2", "TLS1_3", "cipher_order", "cert_keySize <cert#1>", "cert_keySize <cert#2>", "banner_server", "heartbleed", "ROBOT"} {
 		if !slices.ContainsFunc(all, func(f finding) bool { return f.ID == id }) {
 			return nil, fmt.Errorf("of %d none is about %s", len(all), id)
 		}
