@@ -71,3 +71,14 @@ clean:
 PEERSFLAGS ?=
 bench-peers: ## sluice beside nginx and haproxy on the same work, into bench/results; PEERSFLAGS="-only proxy -rounds 1" for less
 	$(GO) run ./bench/peers $(PEERSFLAGS)
+
+.PHONY: bench-corpus bench-slowloris scan-tls
+bench-corpus: ## the corpus of hostile messages through sluice, nginx and haproxy, into bench/results
+	$(GO) run ./bench/corpus
+
+SLOWLORISFLAGS ?=
+bench-slowloris: ## what ordinary clients notice of a thousand slow ones, into bench/results
+	$(GO) run ./bench/slowloris $(SLOWLORISFLAGS)
+
+scan-tls: ## testssl.sh at a TLS listener; fails above LOW; into bench/results
+	$(GO) run ./bench/scan

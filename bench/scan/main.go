@@ -126,7 +126,7 @@ func scan(ctx context.Context, dir, scanner, address string, r *report) error {
 }
 
 func scannerVersion(scanner string) string {
-	out, _ := exec.Command(scanner, "--color", "0", "--version").CombinedOutput()
+	out, _ := exec.Command(scanner, "--version").CombinedOutput()
 	for line := range strings.Lines(string(out)) {
 		if f := strings.Fields(line); len(f) > 1 && f[0] == "testssl" {
 			return "testssl.sh " + f[1]

@@ -115,7 +115,7 @@ func play(role string) error {
 		if err := json.Unmarshal(line, &a); err != nil {
 			return err
 		}
-		return a.run(in)
+		return a.run(in, os.Stdout)
 	}
 	var j job
 	if err := json.Unmarshal(line, &j); err != nil {

@@ -25,7 +25,7 @@ const dripEvery = time.Second
 
 // run says "open" when every client has begun, goes on until in has a line or ends, and
 // then says how often clients were cut off.
-func (a *attack) run(in *bufio.Reader) error {
+func (a *attack) run(in *bufio.Reader, out io.Writer) error {
 	var (
 		clients sync.WaitGroup
 		begun   sync.WaitGroup
@@ -60,11 +60,11 @@ func (a *attack) run(in *bufio.Reader) error {
 		})
 	}
 	begun.Wait()
-	fmt.Fprintln(os.Stdout, "open")
+	fmt.Fprintln(out, "open")
 	_, _ = in.ReadString('\n')
 	close(stop)
 	clients.Wait()
-	fmt.Fprintln(os.Stdout, cut.Load())
+	fmt.Fprintln(out, cut.Load())
 	return nil
 }
 

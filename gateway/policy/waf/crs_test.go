@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/corazawaf/coraza-coreruleset/v4/tests"
+	"github.com/corazawaf/coraza/v3/types"
 	"github.com/goccy/go-yaml"
 
 	"sluice/gateway/exchange"
@@ -118,6 +119,150 @@ func TestCoreRuleSet(t *testing.T) {
 	for family, count := range families {
 		t.Logf("%s: %d positive, %d negative", family, count[0], count[1])
 	}
+}
+
+// undetected are the rules that end a request without having found an attack, and so have no example.
+var undetected = map[int]string{
+	901001: "a rule set without its setup, which can not be had here",
+	901500: "paranoia levels that contradict each other, which can not be had here",
+	922130: "bytes beyond ASCII in the header of a part, which make the body malformed: 200002 refuses it before",
+	949111: "the early end, which is not switched on",
+	959101: "the early end, which is not switched on",
+}
+
+// ownExamples are for the rules that the Core Rule Set has no positive example for; a response's are made of its body.
+var ownExamples = map[int]input{
+	920160: {URI: "/", Headers: yaml.MapSlice{{Key: "Content-Length", Value: "ten"}}},
+	920181: {Method: "POST", URI: "/", Headers: yaml.MapSlice{{Key: "Content-Length", Value: "3"}, {Key: "Transfer-Encoding", Value: "chunked"}}},
+	920610: {URI: "/a#b"},
+	920620: {Method: "POST", URI: "/", Headers: yaml.MapSlice{{Key: "Content-Type", Value: "text/plain"}, {Key: "Content-Type", Value: "application/json"}}},
+	950100: answering(503, "overloaded"),
+	950130: answering(200, "<html><head><title>Index of /backup</title></head><h1>Index of /backup</h1>"),
+	950140: answering(200, "#!/bin/sh\nexit 0\n"),
+	953100: answering(200, "<b>Fatal error</b>: Uncaught ValueError: The arguments array must contain 2 items, 1 given"),
+	953110: answering(200, "$f = fopen($_GET['name'], 'r');"),
+	954110: answering(200, "cannot connect to the server: timed out"),
+	954130: answering(500, "<h1>Server Error in '/' Application.</h1>"),
+	955130: answering(200, "<title>B4TM4N SH3LL</title>\n<meta name='author' content='k4mpr3t'/>"),
+	955140: answering(200, "<title>Mini Shell</title><p>eveloped</p>Developed By LameHacker"),
+	955150: answering(200, "<title>.:: host ~ Ashiyane V 1.0 ::.</title>"),
+	955160: answering(200, "<title>Symlink_Sa 3.0</title>"),
+	955170: answering(200, "<title>CasuS 1.5 by MafiABoY</title>"),
+	955180: answering(200, "<html>\r\n<head>\r\n<title>GRP WebShell 2.0 release"),
+	955190: answering(200, "<small>NGHshell 1.1 by Cr4sh</body></html>\n"),
+	955200: answering(200, "<title>SimAttacker - Vrsion : 1.0.0 - priv8 4 My friend </title>"),
+	955210: answering(200, "<!DOCTYPE html>\n<html>\n<!-- By Artyum -->\n<title>Web Shell</title>"),
+	955220: answering(200, "<title>lama's'hell v. 3.0</title>"),
+	955230: answering(200, " <html>\n  <head>\n   <title>lostDC - shell"),
+	955240: answering(200, "<title>PHP Web Shell</title>\r\n<html>\r\n<body>\r\n    <!-- Replaces command with Base64-encoded Data -->"),
+	955250: answering(200, "<html>\n<head>\n<div align=\"left\"><font size=\"1\">Input command :</font></div>\n<form name=\"cmd\" method=\"POST\" enctype=\"multipart/form-data\">"),
+	955270: answering(200, "<title>s72 Shell v1.1 Codinf by Cr@zy_King</title>"),
+	955280: answering(200, "<html>\r\n<head>\r\n<meta http-equiv=\"Content-Type\" content=\"text/html; charset=gb2312\">\r\n<title>PhpSpy Ver 2006</title>"),
+	955290: answering(200, " <html>\n\n<head>\n\n<title>g00nshell v1.3 "),
+	955300: answering(200, "<title>PuNkHoLic shell</title>"),
+	955310: answering(200, "<html>\n      <head>\n             <title>azrail 1.0 by C-W-M</title>"),
+	955320: answering(200, "<p>SmEvK_PaThAn Shell v3 coded by <a href='x'>"),
+	955330: answering(200, "<html>\n<title>host ~ Shell I</title>\n<head>\n<style>"),
+	955340: answering(200, " <html><head><title>:: b374k m1n1 1.01 ::</title>"),
+	955350: answering(200, "<h1 style=\"margin-bottom: 0\">webadmin.php</h1>"),
+}
+
+// answering is a request that has the backend of the examples answer so.
+func answering(status int, body string) input {
+	b, err := json.Marshal(map[string]any{"status": status, "encodedBody": base64.StdEncoding.EncodeToString([]byte(body))})
+	if err != nil {
+		panic(err)
+	}
+	return input{Method: "POST", URI: "/reflect", Headers: yaml.MapSlice{{Key: "Content-Type", Value: "application/json"}}, Data: string(b)}
+}
+
+// TestOwnExamples runs them: each is found by its rule, and by none of the others here.
+func TestOwnExamples(t *testing.T) {
+	w := policytest.New(t, "")
+	h := w.MustBuild(t, Definition, everything)
+	for id, in := range ownExamples {
+		hits := matched(w, h, &in)
+		if !slices.Contains(hits, id) {
+			t.Errorf("%d: its example matches %v", id, hits)
+		}
+		for _, other := range hits {
+			// A failing status and what is in its body go together.
+			if _, ok := ownExamples[other]; ok && other != id && other != 950100 {
+				t.Errorf("%d: its example matches %d too", id, other)
+			}
+		}
+	}
+	malformed := input{Method: "POST", URI: "/", Headers: yaml.MapSlice{{Key: "Content-Type", Value: "multipart/form-data; boundary=b"}},
+		Data: "--b\r\nContent-Disposition: form-data; name=\"a\"\r\n\xe4x: 1\r\n\r\nx\r\n--b--\r\n"}
+	if hits := matched(w, h, &malformed); !slices.Contains(hits, 200002) {
+		t.Errorf("a malformed header of a part matches %v", hits)
+	}
+	for _, in := range []input{
+		{Method: "POST", URI: "/", Headers: yaml.MapSlice{{Key: "Content-Length", Value: "3"}, {Key: "Content-Type", Value: "text/plain"}}, Data: "abc"},
+		answering(200, "<html>\n<head>\n<title>Shells of the sea</title>"), answering(404, "An index of all shells; error in the application: none"),
+	} {
+		for _, hit := range matched(w, h, &in) {
+			if _, ok := ownExamples[hit]; ok {
+				t.Errorf("%d matches a neighbour, %s", hit, in.Data)
+			}
+		}
+	}
+}
+
+// detects tells a rule that is for an attack from those that prepare and count.
+var detects = regexp.MustCompile(`(?s),\s*\\?\s*(?:block|deny)\s*,`)
+
+// TestEveryRuleHasAnExample holds the examples to the rules in force: there is none without one.
+func TestEveryRuleHasAnExample(t *testing.T) {
+	files, err := fs.Glob(tests.FS, "*/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := make(map[int]bool)
+	for _, file := range files {
+		text, err := fs.ReadFile(tests.FS, file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var s suite
+		if err := yaml.Unmarshal(text, &s); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		for _, test := range s.Tests {
+			if different[fmt.Sprintf("%d-%d", s.RuleID, test.TestID)] != "" {
+				continue
+			}
+			for i := range test.Stages {
+				for _, id := range test.Stages[i].Output.Log.Expect {
+					found[id] = true
+				}
+			}
+		}
+	}
+	d, err := compose(&Config{Mode: "detect", Ruleset: "crs", Paranoia: 4, Threshold: 5, BodyLimit: 1 << 17, ResponseBodies: true, ResponseLimit: 1 << 17})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules := 0
+	waf, err := load(d.setup+included(true), func(r types.RuleMetadata) {
+		id := r.ID()
+		if id < 900_000 || !detects.MatchString(r.Raw()) {
+			return
+		}
+		rules++
+		_, own := ownExamples[id]
+		if !found[id] && !own && undetected[id] == "" {
+			t.Errorf("%d has no example", id)
+		}
+		if found[id] && own {
+			t.Errorf("%d has an example of its own suite", id)
+		}
+	})
+	if err != nil || rules < 300 {
+		t.Errorf("%d rules, %v", rules, err)
+	}
+	t.Logf("%d rules that detect, %d examples of our own", rules, len(ownExamples))
+	_ = (&ruleset{WAF: waf}).Close()
 }
 
 // matched sends the request of an example and returns the rules that matched it or its answer.
