@@ -16,9 +16,11 @@ build: ## the binary, bin/sluice
 run: build ## the demo: gateway, three services, curl lines to paste
 	./bin/sluice demo
 
-test: tools-test ## all tests: allocation counts without, everything else with the race detector
+test: tools-test ## all tests, against both engines: allocation counts without, everything else with the race detector
 	$(GO) test ./...
+	$(GO) test -tags loop ./gateway ./gateway/listener ./config/examples
 	$(GO) test -race ./...
+	$(GO) test -race -tags loop -run 'Stream|Upgrade|Abort|Drain|Pipeline|Reload' ./gateway
 
 # The race detector needs a C compiler; the test of the demo pastes its curl lines.
 tools-test:
