@@ -264,6 +264,9 @@ func cutLine(b []byte) (line, rest []byte) {
 func appendValue(dst, value []byte) []byte {
 	n := len(dst)
 	dst = append(dst, value...)
+	if exchange.TextLen(value, ' ') == len(value) {
+		return dst
+	}
 	for i := n; i < len(dst); i++ {
 		if dst[i] == '\r' || dst[i] == '\n' {
 			dst[i] = ' '
