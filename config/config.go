@@ -93,7 +93,7 @@ type ListenerTLS struct {
 	Off bool `yaml:"-"`
 	// Certificates to choose from by the name the client asks for; files that change are loaded again.
 	Certificates []Certificate `yaml:"certificates"`
-	// ACME obtains and renews certificates. Off when left out.
+	// ACME obtains certificates from an authority and renews them in time. The authority makes sure that the names are this gateway's by connecting to them on port 443 or 80: what listens there has to be this gateway, or to pass connections on to it unchanged. While there is no certificate everything else is served. Off when left out, or empty.
 	ACME ACME `yaml:"acme" default:"off"`
 	// MinVersion is the oldest TLS version accepted.
 	MinVersion string `yaml:"min_version" enum:"1.2|1.3" default:"1.2"`
@@ -113,18 +113,22 @@ type Certificate struct {
 	OCSP string `yaml:"ocsp"`
 }
 
-// ACME obtains certificates from an authority.
+// ACME obtains certificates from an authority and renews them.
 type ACME struct {
 	// Off: no certificate is obtained.
 	Off bool `yaml:"-"`
-	// Email of the account.
+	// Email of the account, for the authority's messages. Default: none is given.
 	Email string `yaml:"email"`
-	// Domains to obtain certificates for.
+	// Domains to obtain certificates for, one for each, and for no other name. Wildcards are not obtained: they would take changes of the DNS. A valid certificate obtained for a name comes before those of `certificates`, which serve until there is one.
 	Domains []string `yaml:"domains"`
-	// Directory is the URL of the authority.
-	Directory string `yaml:"directory"`
-	// Storage is the folder for account and certificates.
-	Storage string `yaml:"storage"`
+	// Directory is the URL of the authority's directory. Naming one, or using Let's Encrypt's, is agreeing to its terms of service.
+	Directory string `yaml:"directory" default:"https://acme-v02.api.letsencrypt.org/directory"`
+	// CA is the file of the authorities that the directory's own certificate is verified against, PEM. Default: those of the system.
+	CA string `yaml:"ca"`
+	// Storage is the folder for account, keys and certificates. It is made when it is not there; nobody else can read what is in it. Gateways that share it share the certificates, and answer each other's challenges.
+	Storage string `yaml:"storage" default:"/var/lib/sluice/acme"`
+	// Challenges that may be used: `tls-alpn-01` is answered on this listener and wants port 443, `http-01` on listeners without `tls` and wants port 80. Where one fails the other is tried.
+	Challenges []string `yaml:"challenges" enum:"tls-alpn-01|http-01" default:"tls-alpn-01,http-01"`
 }
 
 // ClientAuth asks clients for certificates.

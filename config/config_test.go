@@ -307,7 +307,6 @@ func TestNotBuilt(t *testing.T) {
 		name, _, _ := strings.Cut(s, ":")
 		refused(route(s), "routes.r."+name)
 	}
-	refused(listener("tls: {acme: {email: a}}"), "listeners.a.tls.acme")
 	refused("state: {dir: /x}", "state.dir")
 	refused("state: {redis: {addresses: [\"a:1\"]}}", "state.redis")
 	refused("services: {a: {protocol: grpc, endpoints: [\"http://a\"]}}", "services.a.protocol")

@@ -15,7 +15,6 @@ var notYet = []struct {
 	what    string
 	written bool
 }{
-	{path: "listeners.*.tls.acme", what: "obtaining certificates by ACME"},
 	{path: "listeners.*.http3", values: []string{"true", "on", "yes"}, what: "HTTP/3"},
 	{path: "state.dir", what: "durable state"},
 	{path: "state.redis", what: "shared state in Redis"},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/mail"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -117,6 +118,7 @@ func (k *checker) listeners() {
 	if len(c.Listeners) == 0 {
 		k.fail("listeners", "there is no listener; write main: {address: \":8080\"}")
 	}
+	obtained := map[string]string{}
 	for _, name := range c.order {
 		l, path := c.Listeners[name], joinKey("listeners", name)
 		k.name(path, name)
@@ -124,25 +126,113 @@ func (k *checker) listeners() {
 			k.address(path+".address", l.Address, taken)
 		}
 		if l != nil {
-			k.listenerTLS(path, l)
+			k.listenerTLS(path, l, obtained)
 		}
 	}
 }
 
-func (k *checker) listenerTLS(path string, l *Listener) {
+func (k *checker) listenerTLS(path string, l *Listener, obtained map[string]string) {
 	t := &l.TLS
 	if t.Off {
 		return
+	}
+	if !t.ACME.Off {
+		k.acme(path+".tls.acme", l, obtained)
 	}
 	if l.H2C {
 		k.fail(path+".h2c", "h2c is HTTP/2 without TLS and this listener has tls; write http2: true instead")
 	}
 	if len(t.Certificates) == 0 && t.ACME.Off {
-		k.fail(path+".tls.certificates", "there is no certificate; write [{cert: FILE, key: FILE}]")
+		k.fail(path+".tls.certificates", "there is no certificate; write [{cert: FILE, key: FILE}], or name domains in tls.acme to obtain one")
 	}
 	if mode := t.ClientAuth.Mode; (mode == "request" || mode == "require") && t.ClientAuth.CA == "" {
 		k.fail(path+".tls.client_auth.ca", "clients' certificates are verified against authorities; write ca: FILE")
 	}
+}
+
+// acme checks what is said of certificates that are obtained. obtained has the listener of each name that was seen.
+func (k *checker) acme(path string, l *Listener, obtained map[string]string) {
+	a := &l.TLS.ACME
+	if n := k.c.tree.locate(path); n.kind != scalar && len(n.fields) == 0 {
+		*a = ACME{Off: true} // nothing was asked for
+		return
+	}
+	if len(a.Domains) == 0 {
+		k.fail(path+".domains", "certificates are obtained for the names that stand here and for no others; write [api.example.com]")
+	}
+	for i, name := range a.Domains {
+		at := joinIndex(path+".domains", i)
+		if problem := domainProblem(name); problem != "" {
+			k.fail(at, "%s", problem)
+			continue
+		}
+		name = strings.ToLower(name)
+		other, taken := obtained[name]
+		switch {
+		case taken && other == l.Name:
+			k.fail(at, "%q stands here twice", name)
+		case taken && !a.sameSource(&k.c.Listeners[other].TLS.ACME):
+			k.fail(at, "%s.tls.acme obtains a certificate for %q with other settings; write the same email, directory, ca, storage and challenges", joinKey("listeners", other), name)
+		}
+		a.Domains[i], obtained[name] = name, l.Name
+	}
+	if address, err := mail.ParseAddress(a.Email); a.Email != "" && (err != nil || address.Address != a.Email) {
+		k.fail(path+".email", "%q is no address; write it as ops@example.com", a.Email)
+	}
+	if problem := directoryProblem(a.Directory); problem != "" {
+		k.fail(path+".directory", "%s", problem)
+	}
+	if a.Storage == "" {
+		k.fail(path+".storage", "account and certificates need a folder; write a path, as /var/lib/sluice/acme")
+	}
+	plain := false
+	for _, l := range k.c.Listeners {
+		plain = plain || l != nil && l.TLS.Off
+	}
+	switch {
+	case len(a.Challenges) == 0:
+		k.fail(path+".challenges", "the authority gives nothing without a challenge; write tls-alpn-01, http-01 or both")
+	case !plain && !slices.Contains(a.Challenges, "tls-alpn-01"):
+		k.fail(path+".challenges", "http-01 is answered on a listener without tls and there is none; add one for port 80, or write tls-alpn-01")
+	}
+}
+
+// sameSource tells whether two blocks ask the same account for the same certificates.
+func (a *ACME) sameSource(b *ACME) bool {
+	return a.Email == b.Email && a.Directory == b.Directory && a.CA == b.CA && a.Storage == b.Storage && slices.Equal(a.Challenges, b.Challenges)
+}
+
+// domainProblem says why no certificate can be obtained for a name, or nothing.
+func domainProblem(name string) string {
+	_, err := netip.ParseAddr(name)
+	switch {
+	case strings.HasPrefix(name, "*."):
+		return fmt.Sprintf("%q is a wildcard, for which authorities want changes of the DNS; name each host, or obtain it elsewhere and put it into certificates", name)
+	case err == nil:
+		return fmt.Sprintf("%q is an address; certificates are obtained for names", name)
+	case strings.ContainsFunc(name, func(r rune) bool { return r > unicode.MaxASCII }):
+		return fmt.Sprintf("%q is not in ASCII; write its form for the DNS, which begins with xn--", name)
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' || strings.Contains(label, "_") || !isHostName(name) {
+			return fmt.Sprintf("%q is not the name of a host; write it as api.example.com", name)
+		}
+	}
+	return ""
+}
+
+// directoryProblem says what is wrong with the URL of a directory, or nothing.
+func directoryProblem(raw string) string {
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil || u.Host == "" || !isAuthority(u.Host) || u.Scheme != "https" && u.Scheme != "http":
+		return fmt.Sprintf("%q is no URL; write https://host/path", redactURL(raw))
+	case u.User != nil:
+		return fmt.Sprintf("%q holds a user, which is not sent", redactURL(raw))
+	case u.Scheme == "http" && !isLoopback(u.Hostname()):
+		return fmt.Sprintf("%q is not encrypted; write https://", raw)
+	}
+	return ""
 }
 
 type bound struct{ host, path string }

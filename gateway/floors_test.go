@@ -10,7 +10,7 @@ import (
 // what stands on a line above it. Leaves of one line never import each other.
 var floors = [][]string{
 	{"gateway/stripe", "gateway/socket"},
-	{"gateway/lifetime", "gateway/limiter", "gateway/breaker", "gateway/cache", "gateway/certs", "gateway/upstream/balance"},
+	{"gateway/lifetime", "gateway/limiter", "gateway/breaker", "gateway/cache", "gateway/certs", "gateway/acme", "gateway/upstream/balance"},
 	{"config"},
 	{"gateway/exchange"},
 	{"gateway/telemetry"},
@@ -23,6 +23,15 @@ var floors = [][]string{
 	{"gateway/registry"},
 	{"gateway"},
 	{"gateway/admin"},
+}
+
+// heavy are the dependencies that one package each may import.
+var heavy = map[string]string{
+	"github.com/caddyserver/certmagic": "gateway/acme",
+	"github.com/mholt/acmez":           "gateway/acme",
+	"go.uber.org/zap":                  "gateway/acme",
+	"github.com/corazawaf/coraza":      "gateway/policy/waf",
+	"cel.dev/cel-go":                   "gateway/policy/authorize",
 }
 
 func TestImportsGoUpwards(t *testing.T) {
@@ -54,6 +63,11 @@ func TestImportsGoUpwards(t *testing.T) {
 			name, ours := strings.CutPrefix(imported, "sluice/")
 			if ours && floorOf(name) >= own {
 				t.Errorf("%s imports %s, which is not above it", pkg, name)
+			}
+			for dependency, owner := range heavy {
+				if strings.HasPrefix(imported+"/", dependency+"/") && pkg != owner {
+					t.Errorf("%s imports %s, which is %s's alone", pkg, imported, owner)
+				}
 			}
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"sluice/config"
+	"sluice/gateway/acme"
 	"sluice/gateway/exchange"
 	"sluice/gateway/lifetime"
 	"sluice/gateway/listener"
@@ -62,6 +63,7 @@ type Gateway struct {
 
 	mu      sync.Mutex // Apply and Shutdown
 	servers map[string]*listener.Server
+	signers map[source]*acme.Authority         // that keep certificates
 	open    atomic.Pointer[[]*listener.Server] // servers by address, for views that must not wait for mu
 	failure atomic.Pointer[reloadFailure]
 	stop    chan struct{}
@@ -79,6 +81,7 @@ type generation struct {
 	world   *policy.World
 	env     *upstream.Environment
 	secured map[string]*security // by listener, those that speak TLS
+	asked   map[string]*obtained // by name, where challenges by HTTP may come; nil for none
 	number  uint64
 	since   time.Time
 }
@@ -174,6 +177,7 @@ func (g *Gateway) apply(c *config.Config) error {
 		g.log.Warn("configuration: "+w.Message, "setting", w.Path)
 	}
 	g.rearrange(c, opened, next, previous)
+	g.keepObtained(next)
 	if previous != nil {
 		previous.Retire()
 	}
@@ -196,7 +200,7 @@ func (g *Gateway) compile(c *config.Config, dry bool) (*generation, error) {
 		Clock: g.clock, Sweeper: g.sweeper, Log: g.log,
 		Resolve: g.o.Resolve, Stall: c.Limits.StallTimeout,
 	}
-	secured, warnings, wrong := g.secure(c)
+	secured, warnings, wrong := g.secure(c, dry)
 	s, err := snapshot.Compile(world, env, g.o.Registry, g.Health)
 	if len(wrong) > 0 {
 		var others config.Errors
@@ -211,7 +215,7 @@ func (g *Gateway) compile(c *config.Config, dry bool) (*generation, error) {
 		return nil, err
 	}
 	s.Warnings = append(append(s.Warnings, warnings...), proxyWarnings(c)...)
-	gen := &generation{Snapshot: s, world: world, env: env, secured: secured, since: time.Now()}
+	gen := &generation{Snapshot: s, world: world, env: env, secured: secured, asked: asked(secured), since: time.Now()}
 	if !dry {
 		g.worldsMu.Lock()
 		g.worlds[world] = struct{}{}
@@ -318,7 +322,13 @@ func (g *Gateway) Decide(x *exchange.Exchange) (err error) {
 		x.Paused = false
 		return snapshot.Of(x).Resume(x)
 	}
-	return g.current.Load().Decide(x)
+	gen := g.current.Load()
+	if gen.asked != nil && x.TLS == nil {
+		if reply := gen.answerChallenge(x); reply != nil {
+			return gen.Preempt(x, reply)
+		}
+	}
+	return gen.Decide(x)
 }
 
 // Answer implements listener.Handler.
@@ -448,6 +458,7 @@ func (g *Gateway) Shutdown(ctx context.Context) {
 	}
 	close(g.stop)
 	g.chores.Wait()
+	g.closeSigners(nil)
 	_ = g.sweeper.Close()
 	if gen := g.current.Load(); gen != nil {
 		gen.close()

@@ -18,7 +18,8 @@ import (
 // security is how one listener of a generation ends TLS.
 type security struct {
 	settings *config.Listener
-	store    *certs.Store
+	store    *certs.Store // nil without files
+	obtained *obtained    // nil without ACME
 	config   *tls.Config
 	ca       [sha256.Size]byte // of the authorities' file; zero without
 	caFailed string            // what it failed with last, said once
@@ -34,7 +35,8 @@ var suites = []uint16{
 }
 
 // secure loads what the listeners of c need for TLS. Every problem is reported.
-func (g *Gateway) secure(c *config.Config) (all map[string]*security, warnings []snapshot.Warning, errs config.Errors) {
+// In a dry run nothing is made.
+func (g *Gateway) secure(c *config.Config, dry bool) (all map[string]*security, warnings []snapshot.Warning, errs config.Errors) {
 	all = make(map[string]*security)
 	for _, name := range slices.Sorted(maps.Keys(c.Listeners)) {
 		lc := c.Listeners[name]
@@ -48,7 +50,9 @@ func (g *Gateway) secure(c *config.Config) (all map[string]*security, warnings [
 		}
 		s := &security{settings: lc}
 		var problems []*certs.Problem
-		s.store, problems = certs.Open(files, g.clock.Time)
+		if len(files) > 0 {
+			s.store, problems = certs.Open(files, g.clock.Time)
+		}
 		for _, p := range problems {
 			at := path + ".certificates[" + strconv.Itoa(p.Index) + "]." + p.Field
 			if p.Warning {
@@ -56,6 +60,11 @@ func (g *Gateway) secure(c *config.Config) (all map[string]*security, warnings [
 			} else {
 				errs = append(errs, c.Errorf(at, "%v", p.Err))
 			}
+		}
+		if !lc.TLS.ACME.Off {
+			var wrong config.Errors
+			s.obtained, wrong = g.obtain(c, lc, path+".acme", all, dry)
+			errs = append(errs, wrong...)
 		}
 		made, ca, err := s.build()
 		if err != nil {
@@ -76,7 +85,10 @@ func (s *security) build() (c *tls.Config, ca [sha256.Size]byte, err error) {
 		CipherSuites: suites,
 		NextProtos:   []string{"http/1.1"},
 	}
-	if s.store != nil {
+	switch {
+	case s.obtained != nil:
+		c.GetCertificate, c.GetConfigForClient = s.choose, s.obtained.challenge
+	case s.store != nil:
 		c.GetCertificate = s.store.GetCertificate
 	}
 	if t.MinVersion == "1.3" {
@@ -169,6 +181,10 @@ const engineLoop = "loop"
 // watchCertificates shows when certificates end.
 func (g *Gateway) watchCertificates(gen *generation) {
 	for name, s := range gen.secured {
+		s.obtained.watch(g.metrics.CertificateExpiry, gen.world.Generation, name)
+		if s.store == nil {
+			continue
+		}
 		for i, c := range s.store.Certificates() {
 			store := s.store
 			g.metrics.CertificateExpiry.With(gen.world.Generation, func() float64 {
@@ -220,16 +236,23 @@ func (g *Gateway) refreshCertificates() {
 		if server == nil || s.tickets == nil {
 			continue
 		}
-		changed, problems := s.store.Refresh()
-		for _, p := range problems {
-			g.log.Warn("certificate: "+p.Err.Error(), "setting", fmt.Sprintf("listeners.%s.tls.certificates[%d].%s", name, p.Index, p.Field))
-		}
-		for _, i := range changed {
-			c := s.store.Certificates()[i]
-			g.log.Info("certificate loaded", "listener", name, "file", c.File, "subject", c.Subject, "not_after", c.NotAfter.UTC().Format(time.RFC3339))
-		}
+		g.refreshFiles(name, s)
 		g.refreshAuthorities(gen.Config, name, s, server)
 		s.tickets.Rotate()
+	}
+}
+
+func (g *Gateway) refreshFiles(name string, s *security) {
+	if s.store == nil {
+		return
+	}
+	changed, problems := s.store.Refresh()
+	for _, p := range problems {
+		g.log.Warn("certificate: "+p.Err.Error(), "setting", fmt.Sprintf("listeners.%s.tls.certificates[%d].%s", name, p.Index, p.Field))
+	}
+	for _, i := range changed {
+		c := s.store.Certificates()[i]
+		g.log.Info("certificate loaded", "listener", name, "file", c.File, "subject", c.Subject, "not_after", c.NotAfter.UTC().Format(time.RFC3339))
 	}
 }
 

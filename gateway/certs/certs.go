@@ -148,6 +148,12 @@ func (s *Store) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, er
 	return s.current.Load().choose(hello), nil
 }
 
+// Named returns the certificate for the name that the client asks for, nil if
+// there is none: the default is for those who ask for nothing, or in vain.
+func (s *Store) Named(hello *tls.ClientHelloInfo) *tls.Certificate {
+	return s.current.Load().named(hello)
+}
+
 // set is an immutable choice of certificates.
 type set struct {
 	entries  []*entry
@@ -173,6 +179,13 @@ func newSet(entries []*entry) *set {
 }
 
 func (s *set) choose(hello *tls.ClientHelloInfo) *tls.Certificate {
+	if c := s.named(hello); c != nil {
+		return c
+	}
+	return suited(hello, s.standard)
+}
+
+func (s *set) named(hello *tls.ClientHelloInfo) *tls.Certificate {
 	name := strings.ToLower(strings.TrimSuffix(hello.ServerName, "."))
 	if list := s.byName[name]; name != "" && list != nil {
 		return suited(hello, list)
@@ -183,7 +196,7 @@ func (s *set) choose(hello *tls.ClientHelloInfo) *tls.Certificate {
 			return suited(hello, list)
 		}
 	}
-	return suited(hello, s.standard)
+	return nil
 }
 
 // suited returns the first certificate that the client can verify.

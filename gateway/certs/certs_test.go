@@ -57,6 +57,10 @@ func TestChoice(t *testing.T) {
 		if err != nil || c.Leaf.Subject.CommonName != want {
 			t.Errorf("%q: %s, %v, want %s", name, c.Leaf.Subject.CommonName, err, want)
 		}
+		named := want == "wild" || want == "exact" || name == "one.example"
+		if got := s.Named(hello(t, name, withoutECDSA)); named && got != c || !named && got != nil {
+			t.Errorf("%q: named %v", name, got)
+		}
 	}
 	f("one.example", false, "standard-ec")
 	f("one.example", true, "standard")

@@ -79,6 +79,12 @@ func (c *conn) ConnectionState() tls.ConnectionState {
 	return tls.ConnectionState{NegotiatedProtocol: c.protocol}
 }
 
+// acmeTLS is what an authority speaks that wants to see a challenge (RFC 8737).
+// The handshake is all of it: the connection carries no request.
+const acmeTLS = "acme-tls/1"
+
+var errChallenge = errors.New("the handshake was a challenge")
+
 // plainAnswer is for clients that speak HTTP where TLS is spoken.
 const plainAnswer = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: 30\r\n\r\nThis port speaks HTTPS, only.\n"
 
@@ -94,6 +100,9 @@ func (c *conn) handshake(t *tls.Conn) error {
 		return err
 	}
 	state := t.ConnectionState()
+	if state.NegotiatedProtocol == acmeTLS {
+		return errChallenge
+	}
 	c.state = &state
 	// The head has its own time.
 	c.since.Store(c.owner.coarse.Load())

@@ -71,6 +71,11 @@ func Compile(world *policy.World, env *upstream.Environment, registry *Registry,
 	c.compileServices()
 	c.checkPolicyNames()
 	c.unrouted = c.program(nil, c.Config.Policies, nil, nil, 0, policy.Edge)
+	for _, l := range c.Config.Listeners {
+		if c.watching == nil && !l.TLS.Off && !l.TLS.ACME.Off {
+			c.watching = c.program(nil, c.Config.Policies, nil, nil, 0, policy.Observe)
+		}
+	}
 	c.nowhere = world.Metrics.Route(world.Generation, telemetry.Unrouted, telemetry.Unrouted)
 	c.compileRoutes()
 	// Programs that consumers need later are built from what was checked here;

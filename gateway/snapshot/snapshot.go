@@ -33,6 +33,7 @@ type Snapshot struct {
 	table    *router.Table
 	routes   []*route
 	unrouted *policy.Program
+	watching *policy.Program // of what is answered before it is routed; nil where nothing is
 	nowhere  *telemetry.RouteMetrics
 	services map[string]*upstream.Service
 	trusted  []netip.Prefix
@@ -186,6 +187,21 @@ func (s *Snapshot) preflighted(x *exchange.Exchange, st *state) *route {
 	}
 	st.result = refused
 	return nil
+}
+
+// Preempt answers a request before it is routed: what sees every request sees
+// this one, nothing may refuse it. For gateways that obtain certificates.
+func (s *Snapshot) Preempt(x *exchange.Exchange, reply *exchange.Reply) error {
+	st := states.Of(x)
+	st.snapshot = s
+	s.place(x)
+	st.program, st.metrics = s.watching, s.nowhere
+	st.metrics.Begin()
+	if err := st.program.Enter(x); err != nil {
+		return err
+	}
+	x.Reply = reply
+	return exchange.Replied
 }
 
 var optionsReply = exchange.NewReply(fasthttp.StatusNoContent, exchange.Own)
