@@ -250,6 +250,9 @@ func TestRenew(t *testing.T) {
 	once(t, "the log says so", func() bool {
 		return strings.Contains(o.log.String(), `msg="certificate renewed" domain=api.example.test`)
 	})
+	if !strings.Contains(o.authority.Output(), "is a replacement of") {
+		t.Error("the authority was not told that the certificate is another's successor")
+	}
 	// The authority begins anew, and knows the account no longer.
 	o.authority.Stop()
 	o.authority.Start()

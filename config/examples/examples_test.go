@@ -1,9 +1,12 @@
 package examples_test
 
 import (
+	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -17,6 +20,7 @@ import (
 
 	"sluice/config"
 	"sluice/gateway"
+	"sluice/gateway/acme/acmetest"
 	"sluice/gateway/registry"
 )
 
@@ -98,7 +102,7 @@ func TestEveryExampleIsValid(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatal(files, err)
 	}
-	environ := []string{"DEMO_SECRET=s", "DEMO_USERS_URL=http://a:1", "DEMO_ORDERS_URL=http://b:1", "DEMO_PRODUCTS_URL=http://c:1", "ACCESS_LOG=" + filepath.Join(t.TempDir(), "access.log")}
+	environ := []string{"DEMO_SECRET=s", "DEMO_USERS_URL=http://a:1", "DEMO_ORDERS_URL=http://b:1", "DEMO_PRODUCTS_URL=http://c:1", "ACCESS_LOG=" + filepath.Join(t.TempDir(), "access.log"), "ACME_STORAGE=" + t.TempDir()}
 	for _, f := range files {
 		c, err := config.Load(f, config.Options{Environ: environ})
 		if err != nil {
@@ -296,5 +300,51 @@ func TestVersions(t *testing.T) {
 	}
 	if res, _ := get(t, url+"/api/things"); res.StatusCode != 404 {
 		t.Fatal(res.Status)
+	}
+}
+
+// The certificate comes from a real authority, whose look at the gateway is not
+// sent on to HTTPS.
+func TestHTTPS(t *testing.T) {
+	users := newBackend(t, "users")
+	secure, plain := acmetest.FreeAddress(t), acmetest.FreeAddress(t)
+	authority := acmetest.New(t, acmetest.Options{TLSPort: acmetest.Port(t, secure), HTTPPort: acmetest.Port(t, plain)})
+	authority.Start()
+	c, err := config.Load("https.yaml", config.Options{Environ: []string{
+		"HTTPS_ADDRESS=" + secure, "HTTP_ADDRESS=" + plain,
+		"ACME_DIRECTORY=" + authority.Directory, "ACME_CA=" + authority.CA, "ACME_STORAGE=" + filepath.Join(t.TempDir(), "acme"),
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := gateway.New(gateway.Options{Registry: registry.All(), Resolve: map[string]string{"user-service:8080": users.address()}, DrainTimeout: 5 * time.Second})
+	t.Cleanup(func() { g.Shutdown(t.Context()) })
+	if err := g.Apply(c); err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{
+		Transport: &http.Transport{
+			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+				to := map[string]string{"api.example.com:443": secure, "api.example.com:80": plain}[address]
+				return new(net.Dialer).DialContext(ctx, network, to)
+			},
+			TLSClientConfig: &tls.Config{RootCAs: authority.Roots()},
+		},
+		Timeout: 10 * time.Second,
+	}
+	defer client.CloseIdleConnections()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		// Redirected, and then answered.
+		res, err := client.Get("http://api.example.com/api/v1/users/7")
+		if err == nil {
+			_ = res.Body.Close()
+			if res.StatusCode != 200 || res.Request.URL.Scheme != "https" || users.calls.Load() != 1 || res.Header.Get("Strict-Transport-Security") == "" {
+				t.Errorf("%s from %s, %v", res.Status, res.Request.URL, res.Header)
+			}
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
 	}
 }

@@ -250,4 +250,38 @@ func TestLook(t *testing.T) {
 	}
 }
 
+// A name that failed is tried again when it is asked for, not when its pause is
+// over: four pauses in a row would be more than half a minute.
+func TestHurry(t *testing.T) {
+	failures := make(chan struct{}, 100)
+	a := New(Settings{Directory: "https://127.0.0.1:1/dir", Storage: t.TempDir(), TLSALPN: true}, slog.New(counting{slog.DiscardHandler, failures}))
+	defer a.Close()
+	late := time.After(20 * time.Second)
+	for failed := 0; failed < 4; {
+		a.Keep([]string{"a.example"})
+		select {
+		case <-failures:
+			failed++
+		case <-time.After(100 * time.Millisecond): // and once more: that may have come before its pause
+		case <-late:
+			t.Fatalf("%d attempts", failed)
+		}
+	}
+}
+
+// counting tells of each warning.
+type counting struct {
+	slog.Handler
+	warnings chan struct{}
+}
+
+func (c counting) Enabled(context.Context, slog.Level) bool { return true }
+
+func (c counting) Handle(_ context.Context, r slog.Record) error {
+	if r.Level == slog.LevelWarn && r.Message == "cannot obtain a certificate" {
+		c.warnings <- struct{}{}
+	}
+	return nil
+}
+
 var discard = slog.New(slog.DiscardHandler)

@@ -134,11 +134,7 @@ func (s *Snapshot) Decide(x *exchange.Exchange) error {
 		path = x.Keep(path)
 	}
 	x.Path = path
-	host := x.Request.Header.Host()
-	x.Host = router.NormalizeHost(x.Scratch(), host)
-	if len(x.Host) > 0 && &x.Host[0] != &host[0] {
-		x.Host = x.Keep(x.Host)
-	}
+	readHost(x)
 
 	req := &st.request
 	req.Host, req.Path, req.RawQuery, req.Method = x.Host, x.Path, x.Query, x.Method()
@@ -189,12 +185,21 @@ func (s *Snapshot) preflighted(x *exchange.Exchange, st *state) *route {
 	return nil
 }
 
+func readHost(x *exchange.Exchange) {
+	host := x.Request.Header.Host()
+	x.Host = router.NormalizeHost(x.Scratch(), host)
+	if len(x.Host) > 0 && &x.Host[0] != &host[0] {
+		x.Host = x.Keep(x.Host)
+	}
+}
+
 // Preempt answers a request before it is routed: what sees every request sees
 // this one, nothing may refuse it. For gateways that obtain certificates.
 func (s *Snapshot) Preempt(x *exchange.Exchange, reply *exchange.Reply) error {
 	st := states.Of(x)
 	st.snapshot = s
 	s.place(x)
+	readHost(x)
 	st.program, st.metrics = s.watching, s.nowhere
 	st.metrics.Begin()
 	if err := st.program.Enter(x); err != nil {

@@ -152,7 +152,7 @@ func NewMetrics(o Options) *Metrics {
 	})
 	m.CertificateExpiry = r.GaugeFunc(Desc{
 		Name:   "sluice_certificate_expiry_timestamp_seconds",
-		Help:   "When the certificate in use expires, in seconds since 1970.",
+		Help:   "When the certificate in use expires, in seconds since 1970; 0 for one that is still to be obtained.",
 		Labels: []string{"listener", "certificate"},
 	})
 	m.CacheBytes = r.GaugeFunc(Desc{
