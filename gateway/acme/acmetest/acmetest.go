@@ -137,7 +137,7 @@ func (a *Authority) Roots() *x509.CertPool {
 	defer client.CloseIdleConnections()
 	res, err := client.Get("https://" + a.management + "/roots/0")
 	a.check(err)
-	defer res.Body.Close()
+	defer func() { _ = res.Body.Close() }()
 	b, err := io.ReadAll(res.Body)
 	a.check(err)
 	pool := x509.NewCertPool()
@@ -161,7 +161,7 @@ func FreeAddress(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
+	defer func() { _ = ln.Close() }()
 	return ln.Addr().String()
 }
 
@@ -228,7 +228,7 @@ func nameServer(t testing.TB) string {
 				return
 			}
 			serving.Go(func() {
-				defer c.Close()
+				defer func() { _ = c.Close() }()
 				_ = c.SetDeadline(time.Now().Add(patience))
 				_ = answerNames(c)
 			})
