@@ -21,6 +21,7 @@ test: tools-test ## all tests, against both engines: allocation counts without, 
 	$(GO) test -tags loop ./gateway ./gateway/listener ./config/examples
 	$(GO) test -race ./...
 	$(GO) test -race -tags loop -run 'Stream|Upgrade|Abort|Drain|Pipeline|Reload' ./gateway
+	cd loadtest && $(GO) test -race ./...
 
 # The race detector needs a C compiler; the test of the demo pastes its curl lines.
 tools-test:
@@ -29,6 +30,7 @@ tools-test:
 lint: check-generate $(BIN)/golangci-lint $(BIN)/govulncheck ## golangci-lint, generated files, known vulnerabilities
 	$(GO) vet ./...
 	$(BIN)/golangci-lint run ./...
+	cd loadtest && $(GO) vet ./... && $(BIN)/golangci-lint run ./...
 	@$(BIN)/govulncheck ./... > $(BIN)/govulncheck.txt 2>&1; code=$$?; \
 	if [ $$code -eq 3 ]; then cat $(BIN)/govulncheck.txt; exit 1; \
 	elif [ $$code -ne 0 ]; then echo "govulncheck: its database can not be reached; known vulnerabilities were NOT checked"; \
@@ -84,3 +86,19 @@ bench-slowloris: ## what ordinary clients notice of a thousand slow ones, into b
 
 scan-tls: ## testssl.sh at a TLS listener; fails above LOW; into bench/results
 	$(GO) run ./bench/scan
+.PHONY: loadtest loadtest-smoke loadtest-prove
+SCENARIO ?= smoke
+DURATION ?= 2m
+LOADTESTFLAGS ?=
+loadtest: $(BIN)/loadtest ## load with thresholds, into loadtest/results; SCENARIO=all for every scenario, DURATION=30m for a longer soak
+	$(BIN)/loadtest -sluice bin/sluice -out loadtest/results -scenario $(SCENARIO) -duration $(DURATION) $(LOADTESTFLAGS)
+
+loadtest-smoke: ## the scenario for every change
+	$(MAKE) loadtest SCENARIO=smoke
+
+loadtest-prove: ## break what each scenario proves; its thresholds must notice
+	$(MAKE) loadtest LOADTESTFLAGS=-prove
+
+$(BIN)/loadtest: build FORCE
+	cd loadtest && $(GO) build -o $@ .
+FORCE:
