@@ -15,6 +15,7 @@ type backend struct {
 	url    string
 	calls  atomic.Int64
 	answer atomic.Pointer[http.HandlerFunc]
+	fault  func(http.HandlerFunc) http.HandlerFunc // around every answer
 	server *http.Server
 	served chan struct{}
 }
@@ -46,7 +47,12 @@ func startBackend() (*backend, error) {
 const straight = "/straight"
 
 // does makes the backend answer differently from now on.
-func (b *backend) does(answer http.HandlerFunc) { b.answer.Store(&answer) }
+func (b *backend) does(answer http.HandlerFunc) {
+	if b.fault != nil {
+		answer = b.fault(answer)
+	}
+	b.answer.Store(&answer)
+}
 
 func (b *backend) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)

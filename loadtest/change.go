@@ -116,13 +116,13 @@ var reload = &scenario{
 var drain = &scenario{
 	name:   "drain",
 	proves: "SIGTERM under load costs no request: the gateway says that it is not ready, goes on accepting until the balancer has noticed, and finishes what is under way, short, long and streamed.",
-	args:   []string{"--drain-delay", "1s", "--drain-timeout", "10s"},
+	args:   []string{"--drain-delay", "2s", "--drain-timeout", "15s"},
 	run: func(t *trial) error {
-		const rate, length, chunks = 200, 8 * time.Second, 20
+		const rate, length, chunks, asks = 200, 9 * time.Second, 30, 500 * time.Millisecond
 		t.backend.does(func(w http.ResponseWriter, req *http.Request) {
 			switch req.URL.Path {
 			case "/slow":
-				taking(1500*time.Millisecond, plain)(w, req)
+				taking(3*time.Second, plain)(w, req)
 			case "/stream":
 				for range chunks {
 					_, _ = w.Write(page[:1024])
@@ -137,7 +137,7 @@ var drain = &scenario{
 		if err != nil {
 			return err
 		}
-		// The balancer asks every 100 ms who is ready, and sends new requests there.
+		// The balancer asks every half second who is ready, and sends new requests there.
 		first := t.gateway
 		var target atomic.Pointer[string]
 		target.Store(&first.url)
@@ -147,9 +147,9 @@ var drain = &scenario{
 			t.begin(load{name: "20 slow requests/s", pace: perSecond(20), length: length, next: mixed("/slow"), to: to, apart: true}),
 			t.begin(load{name: "10 streams/s", pace: perSecond(10), length: length, next: get("/stream"), to: to, apart: true,
 				good: func(r *vegeta.Result) bool { return r.Code == 200 && len(r.Body) == chunks*1024 }}),
-			t.begin(load{name: "20 connections/s", pace: perSecond(20), length: length, next: mixed("/"), to: to, fresh: true, apart: true}),
+			t.begin(load{name: "50 connections/s", pace: perSecond(50), length: length, next: mixed("/"), to: to, fresh: true, apart: true}),
 		}
-		tick := time.NewTicker(100 * time.Millisecond)
+		tick := time.NewTicker(asks)
 		defer tick.Stop()
 		begun, signalled, noticed, inFlight := time.Now(), false, false, 0.0
 		for time.Since(begun) < length {
@@ -157,6 +157,11 @@ var drain = &scenario{
 			case <-t.ctx.Done():
 				return t.ctx.Err()
 			case <-tick.C:
+			}
+			if signalled && !noticed && !first.ready(t.ctx) {
+				noticed = true
+				target.Store(&second.url)
+				t.mark("the balancer notices")
 			}
 			if !signalled && time.Since(begun) > length/3 {
 				if inFlight, err = first.metric(t.ctx, "sluice_requests_in_flight", `route="api"`); err != nil {
@@ -167,11 +172,6 @@ var drain = &scenario{
 				}
 				signalled = true
 				t.mark("SIGTERM")
-			}
-			if signalled && !noticed && !first.ready(t.ctx) {
-				noticed = true
-				target.Store(&second.url)
-				t.mark("the balancer notices")
 			}
 		}
 		failed := 0

@@ -46,7 +46,7 @@ var steady = &scenario{
 	faults: []*fault{
 		{name: "a limit below the load", misses: "failed requests", set: []string{"policies.rate_limit.requests=300"}},
 		{name: "requests that wait for the limit", misses: "99th percentile",
-			set: []string{"policies.rate_limit.requests=450", "policies.rate_limit.excess=delay", "policies.rate_limit.max_delay=30s"}},
+			set: []string{"policies.rate_limit.requests=400", "policies.rate_limit.excess=delay", "policies.rate_limit.max_delay=30s"}},
 	},
 }
 

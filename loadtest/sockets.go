@@ -16,7 +16,7 @@ var sockets = &scenario{
 	name:   "sockets",
 	proves: "Two hundred WebSockets carry their messages whole and in order, and outlive reloads.",
 	run: func(t *trial) error {
-		const many, messages, pause = 200, 50, 100 * time.Millisecond
+		const many, messages, pause = 200, 20, 300 * time.Millisecond
 		t.backend.does(echo)
 		var opened, whole atomic.Int64
 		var wrong sync.Map
@@ -40,7 +40,7 @@ var sockets = &scenario{
 			select {
 			case <-done:
 				running = false
-			case <-time.After(10 * pause):
+			case <-time.After(time.Second):
 				if err := t.reconfigure("generation-0", fmt.Sprint("generation-", reloads+1)); err != nil {
 					return err
 				}
@@ -60,7 +60,13 @@ var sockets = &scenario{
 		return t.ctx.Err()
 	},
 	faults: []*fault{
-		{name: "connections that may not rest", misses: "connections that carried all their messages", set: []string{"limits.stall_timeout=40ms"}},
+		{name: "connections that end early", misses: "connections that carried all their messages", backend: func(answer http.HandlerFunc) http.HandlerFunc {
+			return func(w http.ResponseWriter, req *http.Request) {
+				ctx, cancel := context.WithTimeout(req.Context(), 2*time.Second)
+				defer cancel()
+				answer(w, req.WithContext(ctx))
+			}
+		}},
 		{name: "a bound on connections", misses: "connections that were opened", set: []string{"limits.max_connections=150"}},
 	},
 }

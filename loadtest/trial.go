@@ -6,6 +6,7 @@ import (
 	"embed"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,11 +29,12 @@ type scenario struct {
 
 // fault breaks what a scenario proves, so that the threshold it names must fail.
 type fault struct {
-	name   string
-	misses string            // name of the threshold
-	set    []string          // settings, as of --set
-	args   []string          // arguments of `sluice run`
-	edit   *strings.Replacer // of configurations that are put in force later
+	name    string
+	misses  string                                  // name of the threshold
+	set     []string                                // settings, as of --set
+	args    []string                                // arguments of `sluice run`
+	edit    *strings.Replacer                       // of configurations that are put in force later
+	backend func(http.HandlerFunc) http.HandlerFunc // around what the backend does
 }
 
 // trial is one run of a scenario.
@@ -90,6 +92,9 @@ func try(ctx context.Context, o options, s *scenario, f *fault) (t *trial, err e
 		return nil, err
 	}
 	defer t.backend.close()
+	if f != nil {
+		t.backend.fault = f.backend
+	}
 	defer t.stop()
 	if t.gateway, err = t.start("gateway"); err != nil {
 		return nil, err
