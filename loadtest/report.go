@@ -85,7 +85,7 @@ type line struct {
 func (t *trial) series() (rates, latencies plot) {
 	// Some 120 steps, of a length that reads well.
 	step := 100 * time.Millisecond
-	for _, longer := range []time.Duration{time.Second, 5 * time.Second, 30 * time.Second} {
+	for _, longer := range []time.Duration{500 * time.Millisecond, time.Second, 5 * time.Second, 30 * time.Second} {
 		if t.length/step > 150 {
 			step = longer
 		}
@@ -101,7 +101,7 @@ func (t *trial) series() (rates, latencies plot) {
 		{"no answer", "#24292f", func(h hit) bool { return h.code == 0 }},
 	}
 	rates = plot{title: "Requests by outcome", unit: "/s", step: step}
-	latencies = plot{title: "Latency of good answers", unit: "ms", step: step}
+	latencies = plot{title: "Latency of what was served", unit: "ms", step: step}
 	at := make([][]hit, n) // those that latencies are of
 	counts := make([][]float64, len(outcomes))
 	for i := range counts {
@@ -115,7 +115,7 @@ func (t *trial) series() (rates, latencies plot) {
 					counts[i][k] += 1 / step.Seconds()
 				}
 			}
-			if h.good && !p.apart {
+			if h.good && h.code/100 == 2 && !p.apart {
 				at[k] = append(at[k], h)
 			}
 		}
@@ -163,16 +163,20 @@ func (p *plot) draw(t *trial) template.HTML {
 	fmt.Fprintf(&b, `<svg viewBox="0 0 %d %d" role="img"><text x="%d" y="16" class="title">%s</text>`, plotWidth, plotHeight, left, p.title)
 	for i := range 5 {
 		v := top * float64(i) / 4
-		fmt.Fprintf(&b, `<line class="grid" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/><text x="%d" y="%.1f" text-anchor="end">%.3g %s</text>`,
-			left, plotWidth-right, y(v), y(v), left-6, y(v)+4, v, p.unit)
+		fmt.Fprintf(&b, `<line class="grid" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/><text x="%d" y="%.1f" text-anchor="end">%s %s</text>`,
+			left, plotWidth-right, y(v), y(v), left-6, y(v)+4, show(v), p.unit)
 	}
 	for i := range 6 {
 		k := float64(steps*i) / 5
 		fmt.Fprintf(&b, `<text x="%.1f" y="%d" text-anchor="middle">%s</text>`, x(k), plotHeight-6, show(time.Duration(k*float64(p.step)).Round(100*time.Millisecond)))
 	}
+	faint := 1.0
+	if len(t.marks) > 40 {
+		faint = 0.25
+	}
 	for _, m := range t.marks {
 		at := x(min(float64(m.at)/float64(p.step), float64(steps)))
-		fmt.Fprintf(&b, `<line class="mark" x1="%.1f" x2="%.1f" y1="%d" y2="%d"><title>%s: %s</title></line>`, at, at, up, plotHeight-down, show(m.at), template.HTMLEscapeString(m.what))
+		fmt.Fprintf(&b, `<line class="mark" opacity="%.2f" x1="%.1f" x2="%.1f" y1="%d" y2="%d"><title>%s: %s</title></line>`, faint, at, at, up, plotHeight-down, show(m.at), template.HTMLEscapeString(m.what))
 	}
 	for i, l := range p.lines {
 		drawing := false

@@ -203,6 +203,9 @@ func show(v any) string {
 	case share:
 		return fmt.Sprintf("%.2f %%", 100*float64(v))
 	case float64:
+		if v >= 100 {
+			return fmt.Sprintf("%.0f", v)
+		}
 		return fmt.Sprintf("%.3g", v)
 	}
 	return fmt.Sprint(v)
