@@ -27,7 +27,7 @@ func startBackend() (*backend, error) {
 	}
 	b := &backend{url: "http://" + ln.Addr().String(), served: make(chan struct{})}
 	b.does(plain)
-	b.server = &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+	b.server = &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.URL.Path == straight {
 			plain(w, req)
 			return

@@ -218,9 +218,9 @@ var abuser = &scenario{
 	name:   "abuser",
 	proves: "One of forty consumers sends more than the backend can take. Its limit holds it back: the 99th percentile of the others moves by at most a tenth, measured in phases with and without it by turns.",
 	run: func(t *trial) error {
-		const consumers, rate, abuse, rounds, length = 40, 400, 1200, 7, 3 * time.Second
-		// 800 requests/s: twice what the others need, half of what the abuser adds.
-		t.backend.does(atATime(40, taking(50*time.Millisecond, plain)))
+		const consumers, rate, abuse, rounds, length = 40, 200, 600, 7, 4 * time.Second
+		// 400 requests/s: twice what the others need, half of what the abuser adds.
+		t.backend.does(atATime(20, taking(50*time.Millisecond, plain)))
 		headers := make([]http.Header, consumers)
 		for i := range headers {
 			token, err := t.token(fmt.Sprint("consumer-", i))
