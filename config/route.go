@@ -85,9 +85,9 @@ func (r *Route) actions() []routeAction {
 type Match struct {
 	// Hosts: exact names, or `*.example.com` for every name below. Without a port.
 	Hosts []string `yaml:"hosts"`
-	// Paths: `/prefix` by whole segments, `=/exact`, `/users/{id}/orders` with parameters, or `~^/regex$`.
+	// Paths: `/prefix` by whole segments, `=/exact`, `/users/{id}/orders` with parameters, or `~^/regex$`. A `;` is a byte of its segment as any other: `/admin;x` is not below `/admin`, and goes on as it came. Where a backend cuts parameters of a path off, as Tomcat, Jetty and Spring do, refuse them: `authorize: {when: '!request.path.contains(";")'}`.
 	Paths []string `yaml:"paths"`
-	// Methods, as GET. Default: all.
+	// Methods, as GET. Default: all but TRACE, whose answer shows the client what the gateway tells the backend; a route that names it takes it.
 	Methods []string `yaml:"methods"`
 	// Headers by name. A value `~regex` is a pattern, `*` is presence.
 	Headers map[string]StringList `yaml:"headers"`

@@ -66,6 +66,39 @@ func TestRequestHygiene(t *testing.T) {
 }
 
 // The gateway's own fields can not be stripped by naming them in Connection.
+// What a backend echoes would show clients what the gateway tells backends.
+func TestTrace(t *testing.T) {
+	s := answering(t, echoHead)
+	g := serve(t, gateway.Options{}, fmt.Sprintf(`
+services: {s: {endpoints: ["http://%s"]}}
+routes:
+  all: {match: {paths: [/all]}, service: s}
+  some: {match: {paths: [/some], methods: [GET]}, service: s}
+  traced: {match: {paths: [/traced], methods: [TRACE]}, service: s}
+`, s.addr))
+	f := func(path, allow string) {
+		t.Helper()
+		c := g.client()
+		c.request("TRACE " + path)
+		head := c.refused(405, "method_not_allowed")
+		if v, _ := field(head, "Allow"); v != allow {
+			t.Errorf("%s: %s", path, head)
+		}
+		// The connection goes on.
+		c.request("GET " + path)
+		if head, _ := c.response(); statusOf(head) != 200 {
+			t.Errorf("%s: %s", path, head)
+		}
+	}
+	f("/all", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+	f("/some", "GET")
+	c := g.client()
+	c.request("TRACE /traced")
+	if head, body := c.response(); statusOf(head) != 200 || !strings.HasPrefix(body, "TRACE /traced HTTP/1.1\r\n") {
+		t.Errorf("%s%s", head, body)
+	}
+}
+
 func TestOwnFieldsStay(t *testing.T) {
 	g := forward(t, mirrored(t), "", "", "")
 	head := g.sees("GET / HTTP/1.1\r\nHost: a.example:81\r\nVia: 1.0 other\r\nConnection: X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host, X-Correlation-ID, X-User-ID, Via, Host, Content-Length\r\nX-Correlation-ID: mine\r\n\r\n")

@@ -369,7 +369,7 @@ func lists(m map[string]config.StringList) map[string][]string {
 }
 
 func (c *compiler) compileRoute(id int, name string, rc *config.Route) *route {
-	r := &route{Route: &exchange.Route{ID: id, Name: name}, config: rc, maxBody: c.maxBody}
+	r := &route{Route: &exchange.Route{ID: id, Name: name}, config: rc, maxBody: c.maxBody, traces: slices.Contains(rc.Match.Methods, "TRACE")}
 	if rc.Streaming {
 		r.maxBody = 0
 	}

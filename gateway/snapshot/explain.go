@@ -144,11 +144,11 @@ func (s *Snapshot) Explain(req ExplainRequest) *Explanation {
 		return e
 	}
 	s.place(x)
-	r := &e.Request
-	r.Method, r.Scheme, r.Query, r.Listener, r.Consumer = req.Method, x.Scheme, string(x.Query), x.Listener, req.Consumer
-	r.Peer, r.TrustedProxy, r.Client = x.PeerAddr.String(), x.TrustedPeer, x.ClientAddr.String()
+	seen := &e.Request
+	seen.Method, seen.Scheme, seen.Query, seen.Listener, seen.Consumer = req.Method, x.Scheme, string(x.Query), x.Listener, req.Consumer
+	seen.Peer, seen.TrustedProxy, seen.Client = x.PeerAddr.String(), x.TrustedPeer, x.ClientAddr.String()
 	x.Host = router.NormalizeHost(nil, x.Host)
-	r.Host, r.Path = string(x.Host), string(x.Path)
+	seen.Host, seen.Path = string(x.Host), string(x.Path)
 
 	path, err := router.Canonical(nil, x.Path)
 	if err != nil {
@@ -156,14 +156,14 @@ func (s *Snapshot) Explain(req ExplainRequest) *Explanation {
 		e.Policies = s.explainSteps(s.unrouted.Steps(), "")
 		return e
 	}
-	x.Path, r.Path = path, string(path)
+	x.Path, seen.Path = path, string(path)
 
 	query := router.Request{
 		Host: x.Host, Path: x.Path, RawQuery: x.Query, Method: []byte(req.Method),
 		Headers: &request.Header, Listener: x.Listener, Scheme: x.Scheme,
 	}
 	if x.Scheme == "https" {
-		query.SNI = r.Host
+		query.SNI = seen.Host
 	}
 	e.Candidates = append(e.Candidates, hideConditions(s.table.Explain(&query))...)
 	var found router.Result
@@ -178,7 +178,14 @@ func (s *Snapshot) Explain(req ExplainRequest) *Explanation {
 		e.Policies = s.explainSteps(s.unrouted.Steps(), "")
 		return e
 	}
-	s.explainRoute(e, x, s.routes[found.ID], &found, req.Consumer)
+	r := s.routes[found.ID]
+	if !r.traces && req.Method == fasthttp.MethodTrace {
+		e.Status, e.Why = rejectTrace.Status, "TRACE is taken by routes alone whose match.methods name it"
+		e.Allow = string(rejectTrace.Headers[0].Value)
+		e.Policies = s.explainSteps(s.unrouted.Steps(), "")
+		return e
+	}
+	s.explainRoute(e, x, r, &found, req.Consumer)
 	return e
 }
 

@@ -119,6 +119,16 @@ routes: {a: {match: {paths: [/a], methods: [GET, PUT]}, service: a}}
 	if e := s.Explain(snapshot.ExplainRequest{Method: "DELETE", URL: "/a"}); e.Status != 405 || e.Allow != "GET, PUT" {
 		t.Errorf("%+v", e)
 	}
+	s = compile(t, `
+services: {a: {endpoints: ["http://127.0.0.1:1"]}}
+routes: {a: {match: {paths: [/a]}, service: a}, b: {match: {paths: [/b], methods: [TRACE]}, service: a}}
+`)
+	if e := s.Explain(snapshot.ExplainRequest{Method: "TRACE", URL: "/a"}); e.Status != 405 || e.Route != "" || strings.Contains(e.Allow, "TRACE") {
+		t.Errorf("%+v", e)
+	}
+	if e := s.Explain(snapshot.ExplainRequest{Method: "TRACE", URL: "/b"}); e.Status != 0 || e.Route != "b" {
+		t.Errorf("%+v", e)
+	}
 }
 
 func TestExplainProblem(t *testing.T) {

@@ -60,6 +60,7 @@ type route struct {
 	rewrite *rewrite
 	pages   map[int]*page
 	maxBody int64
+	traces  bool // its methods name TRACE
 	// failures counts refused credentials by reason; copied when a reason is new.
 	failures atomic.Pointer[map[string]*telemetry.Counter]
 }
@@ -102,9 +103,14 @@ var states = exchange.NewSlot[state]()
 
 // Rejections of routing.
 var (
-	rejectPath     = exchange.NewReject(fasthttp.StatusBadRequest, "unusable_path", "the path of the request is not acceptable")
-	rejectNoRoute  = exchange.NewReject(fasthttp.StatusNotFound, "no_route", "nothing is served here")
-	rejectMethod   = exchange.NewReject(fasthttp.StatusMethodNotAllowed, "method_not_allowed", "the method is not allowed here")
+	rejectPath    = exchange.NewReject(fasthttp.StatusBadRequest, "unusable_path", "the path of the request is not acceptable")
+	rejectNoRoute = exchange.NewReject(fasthttp.StatusNotFound, "no_route", "nothing is served here")
+	rejectMethod  = exchange.NewReject(fasthttp.StatusMethodNotAllowed, "method_not_allowed", "the method is not allowed here")
+	// rejectTrace keeps from clients what the gateway tells backends: the answer to
+	// TRACE is the request as the backend got it, credentials and identity included
+	// (RFC 9110, section 9.3.8).
+	rejectTrace = exchange.NewReject(fasthttp.StatusMethodNotAllowed, "method_not_allowed", "TRACE is not allowed here",
+		exchange.Header("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
 	rejectTooLarge = exchange.NewReject(fasthttp.StatusRequestEntityTooLarge, "body_too_large", "the request body is too large")
 )
 
@@ -161,7 +167,14 @@ func (s *Snapshot) Decide(x *exchange.Exchange) error {
 		x.ToClient.Set("Allow", x.Keep(s.table.AppendAllow(x.Scratch(), &st.result)))
 		return rejectMethod
 	}
-	return s.enter(x, st, s.routes[st.result.ID])
+	r := s.routes[st.result.ID]
+	if !r.traces && x.Request.Header.IsTrace() {
+		if err := s.enterUnrouted(x, st); err != nil {
+			return err
+		}
+		return rejectTrace
+	}
+	return s.enter(x, st, r)
 }
 
 // preflighted returns the route that a CORS preflight asks about: one for the
