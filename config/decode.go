@@ -240,6 +240,9 @@ func (d *decoder) block(n *node, v reflect.Value, path string) {
 		d.value(fields[at].value, child, joinKey(path, f.name), &f.tags)
 	}
 	if len(d.errs) == before {
+		if c, ok := v.Addr().Interface().(interface{ Complete() }); ok {
+			c.Complete()
+		}
 		d.validate(n, v, path)
 	}
 }

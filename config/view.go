@@ -68,7 +68,11 @@ func viewValue(v reflect.Value, n *node, origin string, f *planField) any {
 				shown[name] = leaf{masked, cmp.Or(n.child(name), n, fromDefault).origin()}
 				continue
 			}
-			shown[name] = viewValue(value, n.child(name), origin, f)
+			from := origin
+			if n != nil && n.child(name) == nil {
+				from = defaultSource.file // nobody wrote it
+			}
+			shown[name] = viewValue(value, n.child(name), from, f)
 		}
 		return shown
 	}

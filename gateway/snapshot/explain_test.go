@@ -2,6 +2,7 @@ package snapshot_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -227,6 +228,25 @@ func TestExplainText(t *testing.T) {
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+}
+
+// What a setting is by another one is shown as it is in force.
+func TestExplainEffectiveSettings(t *testing.T) {
+	s := compile(t, explained)
+	in := map[string]string{}
+	for _, p := range s.Explain(snapshot.ExplainRequest{URL: "/api/v1/users/7"}).Policies {
+		for _, set := range p.Settings {
+			in[p.Policy+"."+set.Path] = fmt.Sprint(set.Value, " ", set.Source)
+		}
+	}
+	for path, want := range map[string]string{
+		"rate_limit.burst": "100 default", "rate_limit.requests": "100 test.yaml:29",
+		"jwt.forward.X-User-ID": "sub default", "jwt.algorithms": "[HS256] default",
+	} {
+		if in[path] != want {
+			t.Errorf("%s is %q, want %q", path, in[path], want)
 		}
 	}
 }

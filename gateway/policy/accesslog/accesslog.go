@@ -33,6 +33,13 @@ type Config struct {
 	Outputs []Output `yaml:"outputs"`
 }
 
+// Complete fills in where lines go.
+func (c *Config) Complete() {
+	if c.Path == "" && len(c.Outputs) == 0 {
+		c.Path = "stdout"
+	}
+}
+
 // Output is one more place for the lines.
 type Output struct {
 	// File to append to, or `stdout` or `stderr`.
@@ -132,12 +139,8 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 // paths are the outputs, the policy's own before those of the list.
 func (c *Config) paths() []string {
 	var paths []string
-	if c.Path != "" || len(c.Outputs) == 0 {
-		path := c.Path
-		if path == "" {
-			path = "stdout"
-		}
-		paths = append(paths, clean(path))
+	if c.Path != "" {
+		paths = append(paths, clean(c.Path))
 	}
 	for i := range c.Outputs {
 		paths = append(paths, clean(c.Outputs[i].File))

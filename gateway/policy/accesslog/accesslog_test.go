@@ -121,12 +121,13 @@ func TestOutputs(t *testing.T) {
 	if one, two := logged(t, w, a), logged(t, w, b); one != two || strings.Count(one, "\n") != 1 {
 		t.Errorf("%q and %q", one, two)
 	}
-	only := (&Config{Outputs: []Output{{File: "b.log"}}}).paths()
-	if len(only) != 1 || only[0] != "b.log" {
-		t.Errorf("outputs alone: %v", only)
+	only := &Config{Outputs: []Output{{File: "b.log"}}}
+	if only.Complete(); len(only.paths()) != 1 || only.paths()[0] != "b.log" {
+		t.Errorf("outputs alone: %v", only.paths())
 	}
-	if usual := (&Config{}).paths(); len(usual) != 1 || usual[0] != "stdout" {
-		t.Errorf("no settings: %v", usual)
+	usual := &Config{}
+	if usual.Complete(); len(usual.paths()) != 1 || usual.paths()[0] != "stdout" {
+		t.Errorf("no settings: %v", usual.paths())
 	}
 	w = policytest.New(t, "")
 	w.Fails(t, Definition, "{path: "+a+", outputs: [{file: "+dir+"/./a.log}]}", "access_log.outputs[0].file: "+a+" gets every line already")

@@ -46,6 +46,22 @@ type Config struct {
 	Anonymous string `yaml:"anonymous"`
 }
 
+// Complete fills in the algorithms of a secret, and what every backend is told.
+func (c *Config) Complete() {
+	if len(c.Algorithms) == 0 && !c.Secret.IsZero() && c.PublicKey == "" && c.JWKSURL == "" {
+		c.Algorithms = []string{"HS256"}
+	}
+	for header := range c.Forward {
+		if strings.EqualFold(header, userID) {
+			return
+		}
+	}
+	if c.Forward == nil {
+		c.Forward = make(map[string]string)
+	}
+	c.Forward[userID] = "sub"
+}
+
 // From is where a token can be.
 type From struct {
 	// Header that carries it; in Authorization behind the scheme Bearer. Empty: none.
@@ -127,30 +143,20 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 }
 
 func (a *authenticator) readForward(c *Config, set *Settings) error {
-	named := false
 	for header, claim := range c.Forward {
 		if kind := exchange.KindOf([]byte(header)); !exchange.IsToken(header) {
 			return policy.Wrong("forward", "%q can not be the name of a header", header)
 		} else if kind != exchange.KindOther && kind != exchange.KindIdentity {
 			return policy.Wrong("forward", "%s has a meaning of its own; choose another, such as X-User-Email", header)
 		}
-		named = named || strings.EqualFold(header, userID)
 		if claim != "" {
 			a.forward = append(a.forward, header)
 		}
 	}
-	claims := c.Forward
-	if !named {
-		a.forward = append(a.forward, userID)
-		claims = map[string]string{userID: "sub"}
-		for header, claim := range c.Forward {
-			claims[header] = claim
-		}
-	}
 	slices.Sort(a.forward)
 	for i, header := range a.forward {
-		set.Forward = append(set.Forward, claims[header])
-		if strings.EqualFold(header, userID) && claims[header] == "sub" {
+		set.Forward = append(set.Forward, c.Forward[header])
+		if strings.EqualFold(header, userID) && c.Forward[header] == "sub" {
 			a.userID = i
 		}
 	}

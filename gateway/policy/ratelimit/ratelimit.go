@@ -45,14 +45,21 @@ type Config struct {
 // Definition is the policy `rate_limit`.
 var Definition = policy.DefineList("rate_limit", policy.Limit, build)
 
+// Complete fills in the burst.
+func (c *Config) Complete() {
+	if c.Burst == 0 {
+		c.Burst = c.Requests
+	}
+}
+
 // Validate judges one window by itself.
 func (c *Config) Validate() error {
 	var errs []error
 	if _, err := parseBy(c.By); err != nil {
 		errs = append(errs, config.Errorf("by", "%v", err))
 	}
-	if capacity := c.capacity(); c.Cost > capacity {
-		errs = append(errs, config.Errorf("cost", "%d is more than the bucket ever holds, which is %d; no request would pass", c.Cost, capacity))
+	if c.Cost > c.Burst {
+		errs = append(errs, config.Errorf("cost", "%d is more than the bucket ever holds, which is %d; no request would pass", c.Cost, c.Burst))
 	}
 	for _, r := range c.Name {
 		if r < ' ' || r > '~' || r == '"' || r == '\\' {
@@ -61,13 +68,6 @@ func (c *Config) Validate() error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-func (c *Config) capacity() int64 {
-	if c.Burst > 0 {
-		return c.Burst
-	}
-	return c.Requests
 }
 
 // maxWindows bounds the windows of one block, so that their results fit on the stack.
