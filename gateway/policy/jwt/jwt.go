@@ -26,7 +26,7 @@ type Config struct {
 	Secret config.Secret `yaml:"secret"`
 	// PublicKey of the other algorithms, PEM: a public key or a certificate; `${file:PATH}` reads it from a file.
 	PublicKey string `yaml:"public_key"`
-	// JWKSURL of a JSON Web Key Set; read again every 5 minutes, and at most every 30 seconds for a key that is not known.
+	// JWKSURL of a JSON Web Key Set; read again every 5 minutes, and at most every 30 seconds for a key that is not known. While it can not be read, the keys known so far stay; until it was read for the first time, tokens that need it get 503.
 	JWKSURL string `yaml:"jwks_url"`
 	// Issuer that `iss` must name. Without any key here it is an OpenID provider, and its discovery document tells where the keys are.
 	Issuer string `yaml:"issuer"`
@@ -77,6 +77,11 @@ var Definition = policy.Define("jwt", policy.Authenticate, build)
 
 var invalid = exchange.NewReject(401, "credential_invalid", "the token is not valid",
 	exchange.Header("WWW-Authenticate", `Bearer error="invalid_token"`))
+
+// keyless is for tokens that nobody can judge: the key set has never been
+// fetched. Who sent one is not to blame, and to sign in anew would not help.
+var keyless = exchange.NewReject(503, "keys_unavailable", "the keys that verify tokens can not be fetched; try again later",
+	exchange.Header("Retry-After", "10"))
 
 // userID is the header that every authenticated request has towards the backend.
 const userID = "X-User-ID"
@@ -312,6 +317,9 @@ func (a *authenticator) authenticate(x *exchange.Exchange) error {
 	}
 	if reason != 0 {
 		x.AuthFailure = reason.String()
+		if reason == NoKeys {
+			return keyless
+		}
 		return invalid
 	}
 	id := &x.Identity

@@ -272,9 +272,12 @@ func TestKeySetOverHTTP(t *testing.T) {
 		}
 		x := w.Exchange("/", "Authorization: Bearer "+signed("ES256", ec256Key, `{"alg":"ES256","kid":"a"}`, payload))
 		defer x.Close()
-		h.Authenticate(x)
+		err := h.Authenticate(x)
 		if x.AuthFailure != wantFailure {
 			t.Errorf("%s: %q, want %q", settings, x.AuthFailure, wantFailure)
+		}
+		if (err == keyless) != (wantFailure == "no_keys") {
+			t.Errorf("%s: %v", settings, err)
 		}
 	}
 	f("jwks_url: "+server.URL+"/keys", `{"sub":"alice"}`, "")

@@ -42,7 +42,7 @@ type RemoteSettings struct {
 // A Remote holds the keys of a JSON Web Key Set (RFC 7517) behind a URL. They are fetched when it starts, every 5 minutes,
 // and when a token names a key that is not known, at most every 30 seconds; requests that need such a key wait for that one
 // fetch, at most 5 seconds. While a fetch fails the known keys stay. Until the first one succeeds there are none, and no
-// token is accepted.
+// token is accepted, nor called invalid.
 type Remote struct {
 	number      uint64 // tells it from others of the same settings
 	url, issuer string
