@@ -65,8 +65,29 @@ fuzz: ## every fuzz target for FUZZTIME
 		done; \
 	done
 
-bench: ## every benchmark once through
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+# One processor and two show what parallel work gains. -short leaves out what is
+# filled with a million keys first; BENCHFLAGS= takes it in.
+BENCHFLAGS ?= -short
+bench: ## every benchmark once through, on one processor and on two
+	$(GO) test -run '^$$' -bench . -benchmem -cpu 1,2 -timeout 60m $(BENCHFLAGS) ./...
+
+BASE ?=
+COMPAREFLAGS ?=
+.PHONY: bench-compare bench-smoke tools-count
+bench-compare: $(BIN)/benchstat ## BASE=COMMIT: benchmarks of that commit and of this tree in turns, compared by benchstat
+	$(GO) run ./bench/compare $(if $(BASE),-base $(BASE)) -benchstat $(BIN)/benchstat $(COMPAREFLAGS)
+
+bench-smoke: tools-count ## fails where a request allocates, or needs 5% more instructions than at BASE (the parent commit)
+	$(GO) test -count=1 -run 'Allocate$$' ./gateway
+	$(GO) run ./bench/instructions $(if $(BASE),-base $(BASE))
+
+# Counts instructions where the processor's counters can not be read. Where it
+# can not be installed, bench-smoke says that nothing was counted.
+tools-count:
+	@command -v valgrind >/dev/null || { apt-get update -q && apt-get install -y -q valgrind; } || true
+
+$(BIN)/benchstat: bench/tools/go.mod
+	cd bench/tools && $(GO) build -o $@ golang.org/x/perf/cmd/benchstat
 
 clean:
 	rm -rf bin $(BIN)

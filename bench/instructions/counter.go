@@ -1,0 +1,226 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"debug/elf"
+	"debug/gosym"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// count is a number of instructions in user space.
+type count struct {
+	// requests is what counts. Under valgrind the scheduler is not in it: how
+	// often it looks for work and finds none is a matter of the clock, which goes
+	// on while valgrind takes fifty times as long for everything.
+	requests  float64
+	scheduler float64
+}
+
+func (c count) minus(o count) count {
+	return count{c.requests - o.requests, c.scheduler - o.scheduler}
+}
+
+func (c count) over(n float64) count { return count{c.requests / n, c.scheduler / n} }
+
+// counter runs a program and counts its instructions.
+type counter interface {
+	name() string
+	// command runs a program; out is where the count goes when it ends.
+	command(out string, program ...string) *exec.Cmd
+	// process is the id of the program itself.
+	process(started *exec.Cmd) (int, error)
+	read(out, program string) (count, error)
+}
+
+// findCounter gives the first counter that counts here: a try decides, as
+// virtual machines have the programs but not the processor's counters.
+func findCounter(ctx context.Context, dir string) (counter, error) {
+	var reasons []string
+	for _, c := range []counter{perf{}, valgrind{}} {
+		out := filepath.Join(dir, "try")
+		program, err := exec.LookPath("true")
+		if err != nil {
+			return nil, err
+		}
+		cmd := c.command(out, program)
+		said, err := exec.CommandContext(ctx, cmd.Path, cmd.Args[1:]...).CombinedOutput()
+		if err == nil {
+			_, err = c.read(out, program)
+		} else if len(said) > 0 {
+			err = fmt.Errorf("%w: %s", err, bytes.TrimSpace(said))
+		}
+		if err == nil {
+			return c, nil
+		}
+		reasons = append(reasons, fmt.Sprintf("%s: %s", c.name(), err))
+	}
+	return nil, &uncounted{"neither counter works here; " + strings.Join(reasons, "; ")}
+}
+
+// perf reads the processor's counter.
+type perf struct{}
+
+func (perf) name() string { return "perf" }
+
+func (perf) command(out string, program ...string) *exec.Cmd {
+	return exec.Command("perf", slices.Concat([]string{"stat", "-x", ",", "-e", "instructions:u", "-o", out, "--"}, program)...)
+}
+
+func (perf) process(started *exec.Cmd) (int, error) {
+	pid := started.Process.Pid
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		return 0, err
+	}
+	children := strings.Fields(string(b))
+	if len(children) != 1 {
+		return 0, fmt.Errorf("perf has %d children", len(children))
+	}
+	return strconv.Atoi(children[0])
+}
+
+func (perf) read(out, program string) (count, error) {
+	b, err := os.ReadFile(out)
+	if err != nil {
+		return count{}, err
+	}
+	for line := range strings.Lines(string(b)) { // "123,,instructions:u,…"
+		value, rest, _ := strings.Cut(line, ",")
+		if !strings.Contains(rest, "instructions") {
+			continue
+		}
+		n, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			return count{}, fmt.Errorf("it says %q", value)
+		}
+		return count{requests: n}, nil
+	}
+	return count{}, errors.New("it says nothing")
+}
+
+// valgrind executes the program in software. Its cachegrind also tells which
+// function an instruction is of; which file that is of, the program itself tells:
+// valgrind would read it from what debuggers need, at each start and for longer
+// than a run takes.
+type valgrind struct{}
+
+func (valgrind) name() string { return "valgrind, the scheduler apart" }
+
+func (valgrind) command(out string, program ...string) *exec.Cmd {
+	return exec.Command("valgrind", slices.Concat([]string{"--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=" + out}, program)...)
+}
+
+// process is valgrind's own: the program runs inside.
+func (valgrind) process(started *exec.Cmd) (int, error) { return started.Process.Pid, nil }
+
+func (valgrind) read(out, program string) (count, error) {
+	f, err := os.Open(out)
+	if err != nil {
+		return count{}, err
+	}
+	defer f.Close()
+	waits, err := schedulerOf(program)
+	if err != nil {
+		return count{}, err
+	}
+	return readCachegrind(f, waits)
+}
+
+// readCachegrind sums the counts of a file of cachegrind. Functions that waits
+// has are the scheduler's.
+func readCachegrind(in io.Reader, waits map[string]bool) (count, error) {
+	var c count
+	scheduler := false
+	lines := bufio.NewScanner(in)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		line := lines.Text()
+		if function, ok := strings.CutPrefix(line, "fn="); ok {
+			scheduler = waits[strings.TrimSuffix(function, ".abi0")] // assembly's symbols are called so
+			continue
+		}
+		if line == "" || line[0] < '0' || line[0] > '9' {
+			continue
+		}
+		_, value, _ := strings.Cut(line, " ") // LINE COUNT
+		n, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			return count{}, fmt.Errorf("cachegrind wrote %q: %w", line, err)
+		}
+		if scheduler {
+			c.scheduler += n
+		} else {
+			c.requests += n
+		}
+	}
+	if c == (count{}) {
+		return count{}, errors.New("it counted nothing")
+	}
+	return c, lines.Err()
+}
+
+// schedulerOf gives the functions of a program's scheduler; a program that is
+// not Go's has none.
+func schedulerOf(program string) (map[string]bool, error) {
+	f, err := elf.Open(program)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, table := f.Section(".text"), f.Section(".gopclntab")
+	if text == nil || table == nil {
+		return nil, nil
+	}
+	lines, err := table.Data()
+	if err != nil {
+		return nil, err
+	}
+	symbols, err := gosym.NewTable(nil, gosym.NewLineTable(lines, text.Addr))
+	if err != nil {
+		return nil, err
+	}
+	functions := make(map[string]bool)
+	for i := range symbols.Funcs {
+		function := &symbols.Funcs[i]
+		if file, _, _ := symbols.PCToLine(function.Entry); isScheduler(file) {
+			functions[function.Name] = true
+		}
+	}
+	return functions, nil
+}
+
+// schedulers are the files of Go's runtime that find work, sleep and wake.
+var schedulers = []string{
+	"proc.go", "runtime2.go", "netpoll.go", "netpoll_epoll.go", "lock_*.go", "time.go", "time_*.s", "time_nofake.go", "timestub.go",
+	"preempt.go", "sys_linux_*.s", "os_linux.go", "mgclimit.go", "rand.go", "select.go", "mprof.go", "runtime1.go", "signal_*.go", "sema.go",
+	"linux/syscall_linux.go", "linux/asm_linux_*.s",
+}
+
+func isScheduler(file string) bool {
+	if !strings.Contains(file, "/runtime/") && !strings.HasPrefix(file, "runtime/") {
+		return false
+	}
+	for _, pattern := range schedulers {
+		name := path.Base(file)
+		if strings.Contains(pattern, "/") {
+			name = path.Join(path.Base(path.Dir(file)), name)
+		}
+		if ok, _ := path.Match(pattern, name); ok {
+			return true
+		}
+	}
+	return false
+}

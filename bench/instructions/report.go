@@ -1,0 +1,22 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"io"
+)
+
+// write gives the counts as a table.
+func (r *runner) write(w io.Writer) {
+	old, now := r.builds[0], r.builds[1]
+	fmt.Fprintf(w, "%-10s %12s %12s %9s   %s\n", "", old.name, now.name, "change", "scheduler's, before and now")
+	for _, work := range r.works {
+		a, b := r.of(old, work.name), r.of(now, work.name)
+		verdict := ""
+		if r.change(work.name) > r.limit {
+			verdict = fmt.Sprintf("   ABOVE %g%%", r.limit)
+		}
+		fmt.Fprintf(w, "%-10s %12.0f %12.0f %+8.2f%%   %.0f, %.0f%s\n", work.name, a.requests, b.requests, r.change(work.name), a.scheduler, b.scheduler, verdict)
+	}
+}

@@ -1,0 +1,89 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+)
+
+// work is a request that is counted.
+type work struct {
+	name    string
+	request string
+	status  int
+	body    int // length of the answer's; negative: any
+}
+
+const (
+	fields = "Host: api.example.com\r\nUser-Agent: count/1\r\nAccept: */*\r\n"
+	secret = "a-secret-of-at-least-thirty-two-bytes"
+)
+
+// all are the works; together they pass what most requests pass.
+func all() ([]*work, error) {
+	// Always the same token, for always the same instructions.
+	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{
+		"sub": "alice", "exp": time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC).Unix(),
+	}).SignedString([]byte(secret))
+	if err != nil {
+		return nil, err
+	}
+	get := func(path, more string) string { return "GET " + path + " HTTP/1.1\r\n" + fields + more + "\r\n" }
+	return []*work{
+		{"proxied", get("/300", ""), 200, 300},
+		{"posted", fmt.Sprintf("POST /300 HTTP/1.1\r\n%sContent-Length: 1024\r\n\r\n%s", fields, strings.Repeat("x", 1024)), 200, 300},
+		{"policies", get("/policies/300", "Origin: https://app.example.com\r\nCookie: a=b\r\nAuthorization: Bearer "+token+"\r\n"), 200, 300},
+		{"cached", get("/cached/1", ""), 200, 300},
+		{"refused", get("/policies/300", ""), 401, -1},
+	}, nil
+}
+
+func choose(only string) ([]*work, error) {
+	works, err := all()
+	if err != nil || only == "" {
+		return works, err
+	}
+	var chosen []*work
+	for name := range strings.SplitSeq(only, ",") {
+		i := slices.IndexFunc(works, func(w *work) bool { return w.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("no work %q", name)
+		}
+		chosen = append(chosen, works[i])
+	}
+	return chosen, nil
+}
+
+// configuration is of a gateway that does every work. It says only what earlier
+// commits understand too.
+func configuration(listen, admin, backend, log string) string {
+	return fmt.Sprintf(`version: 1
+listeners: {main: {address: %q}}
+admin: {address: %q}
+services: {s: {endpoints: ["http://%s"]}}
+routes:
+  proxied: {match: {paths: [/]}, service: s, policies: {correlation_id: off}}
+  cached: {match: {paths: [/cached]}, service: s, policies: {correlation_id: off, cache: {}}}
+  policies:
+    match: {paths: ["/policies/{id}"]}
+    service: s
+    rewrite: "/{id}"
+    policies:
+      access_log: {path: %q}
+      ip_filter: {allow: [127.0.0.0/8, 10.0.0.0/8]}
+      cors: {origins: ["https://app.example.com"]}
+      request_size: {max: 1MiB}
+      bot_filter: {deny: [badbot, scraper]}
+      auth_guard: off
+      jwt: {algorithms: [HS256], secret: %s, forward: {X-User-ID: sub}}
+      rate_limit: {requests: 1000000000, per: 1h}
+      concurrency: {max: 10000}
+      request_transform: {add: {headers: {X-Path: "${path.id}"}}, remove: {headers: [Cookie]}}
+      response_transform: {add: {headers: {X-Gateway: sluice}}, remove: {headers: [Server]}}
+`, listen, admin, backend, log, secret)
+}
