@@ -26,8 +26,12 @@ type Spec struct {
 	Address     string   // IPv4 address and port
 	Requests    []string // raw; connection i repeats number i modulo their count
 	Connections int
-	Rate        int           // requests per second over all connections; 0: closed loop, each connection sends when it was answered
-	TLS         bool          // 1.3, with a closed loop only
+	Rate        int    // requests per second over all connections; 0: closed loop, each connection sends when it was answered
+	TLS         bool   // 1.3, with a closed loop only
+	HTTP2       bool   // with TLS or by prior knowledge, with a closed loop only
+	Streams     int    // with HTTP2: requests at once on each connection
+	Certificate string // with TLS: file of the client's own, and of its key
+	Key         string
 	Handshakes  bool          // with TLS: each request on a connection of its own, without resumption
 	Warm        time.Duration // load before the measured time
 	Measure     time.Duration
@@ -58,8 +62,8 @@ const grace = time.Second
 // that time begins and ends, from the goroutine that sends. A wrong answer or a
 // connection that is closed ends it with an error.
 func Run(s Spec, begin, end func()) (*Result, error) {
-	if s.TLS {
-		return runTLS(s, begin, end)
+	if s.TLS || s.HTTP2 {
+		return runDialled(s, begin, end)
 	}
 	// The thread's timers are exact while it waits, and a collection would be a
 	// pause that the gateway is blamed for; a run makes next to no garbage.

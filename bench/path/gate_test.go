@@ -32,9 +32,7 @@ func TestMain(m *testing.M) {
 	case "backend":
 		err = playBackend()
 	case "client":
-		err = playClient(func(s load.Spec) (client, error) { return load.NewClient(s) })
-	case "client-h2c":
-		err = playClient(newH2C)
+		err = playClient()
 	default:
 		os.Exit(m.Run())
 	}
@@ -67,7 +65,7 @@ type client interface {
 }
 
 // playClient takes a spec, then numbers of requests; it answers each with "done".
-func playClient(open func(load.Spec) (client, error)) error {
+func playClient() error {
 	in := json.NewDecoder(os.Stdin)
 	var s load.Spec
 	if err := in.Decode(&s); err != nil {
@@ -90,6 +88,13 @@ func playClient(open func(load.Spec) (client, error)) error {
 		}
 		fmt.Fprintln(os.Stdout, "done")
 	}
+}
+
+func open(s load.Spec) (client, error) {
+	if s.TLS || s.HTTP2 {
+		return load.NewDialledClient(s)
+	}
+	return load.NewClient(s)
 }
 
 type process struct {
@@ -132,11 +137,12 @@ var backendProcess *process
 // gate is a gateway under a benchmark.
 type gate struct {
 	*testing.B
-	addr string
-	keys int // of load.Spec
+	spec load.Spec // what the client is to do; its request and answer are still open
 }
 
-// serve runs a gateway in this process: the service s is the backend.
+// serve runs a gateway in this process: the service s is the backend, whose
+// address also takes the place of BACKEND. A configuration without a listener
+// gets one.
 func serve(b *testing.B, text string) *gate {
 	b.Helper()
 	addr, err := backend()
@@ -149,7 +155,11 @@ func serve(b *testing.B, text string) *gate {
 	} else {
 		text += "\nservices: {" + service + "}"
 	}
-	c, err := config.Parse("bench.yaml", []byte("listeners: {main: {address: \"127.0.0.1:0\", h2c: true}}\n"+text), config.Options{})
+	if !strings.Contains(text, "listeners:") {
+		text = "listeners: {main: {address: \"127.0.0.1:0\", h2c: true}}\n" + text
+	}
+	text = strings.ReplaceAll(text, "BACKEND", addr)
+	c, err := config.Parse("bench.yaml", []byte(text), config.Options{})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -158,7 +168,7 @@ func serve(b *testing.B, text string) *gate {
 	if err := g.Apply(c); err != nil {
 		b.Fatal(err)
 	}
-	return &gate{B: b, addr: g.Listeners()[0].Address}
+	return &gate{b, load.Spec{Address: g.Listeners()[0].Address, Connections: connections}}
 }
 
 // connections of the client: enough that the gateway never waits for it.
@@ -168,14 +178,14 @@ const connections = 32
 // body of a length, or of any if that is negative.
 func (g *gate) answers(request string, status, body int) {
 	g.Helper()
-	g.ready("client", request, status, body)(g.B)
+	g.ready(request, status, body)(g.B)
 }
 
 // ready fills pools, caches and limits, and returns what measures; it can be
 // measured again and again.
-func (g *gate) ready(role, request string, status, body int) (measure func(*testing.B)) {
+func (g *gate) ready(request string, status, body int) (measure func(*testing.B)) {
 	g.Helper()
-	c, err := startRole(role)
+	c, err := startRole("client")
 	if err != nil {
 		g.Fatal(err)
 	}
@@ -183,7 +193,8 @@ func (g *gate) ready(role, request string, status, body int) (measure func(*test
 		_ = c.in.Close()
 		_ = c.cmd.Wait()
 	})
-	spec := load.Spec{Address: g.addr, Requests: []string{request}, Connections: connections, Status: status, Body: body, Keys: g.keys}
+	spec := g.spec
+	spec.Requests, spec.Status, spec.Body = []string{request}, status, body
 	out := json.NewEncoder(c.in)
 	do := func(b *testing.B, n int) {
 		b.Helper()
@@ -194,13 +205,11 @@ func (g *gate) ready(role, request string, status, body int) (measure func(*test
 			b.Fatal("a request was not answered as it should be")
 		}
 	}
-	if role == "client" {
-		g.first(request)
-	}
+	g.first(spec)
 	if err := out.Encode(spec); err != nil {
 		g.Fatal(err)
 	}
-	do(g.B, max(500, g.keys))
+	do(g.B, max(500, spec.Keys))
 	return func(b *testing.B) {
 		b.ReportAllocs()
 		b.ResetTimer()
@@ -214,9 +223,10 @@ func (g *gate) ready(role, request string, status, body int) (measure func(*test
 
 // first sends a request alone, whatever its answer: the one that fills a
 // bucket or opens a breaker.
-func (g *gate) first(request string) {
+func (g *gate) first(spec load.Spec) {
 	g.Helper()
-	c, err := load.NewClient(load.Spec{Address: g.addr, Requests: []string{request}, Connections: 1, Status: -1, Body: -1})
+	spec.Connections, spec.Status, spec.Body, spec.Keys = min(spec.Connections, 1), -1, -1, 0
+	c, err := open(spec)
 	if err != nil {
 		g.Fatal(err)
 	}

@@ -8,14 +8,23 @@
 package path_test
 
 import (
+	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
+	"maps"
+	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+
+	"sluice/bench/load"
+	"sluice/gateway/certs/certstest"
+	"sluice/gateway/registry"
 )
 
 const (
@@ -61,16 +70,44 @@ func BenchmarkProxy(b *testing.B) {
 	f("POST1MiB", post("/300", 1<<20), 300)
 }
 
-// The client has one connection with as many streams as the others have
-// connections.
-func BenchmarkHTTP2(b *testing.B) {
+// secured is a listener of HTTPS in front of the backend.
+func secured(b *testing.B, http2 bool) *gate {
+	b.Helper()
+	cert, key := certstest.New(b).Issue("server", certstest.Leaf{CN: "localhost", DNS: []string{"localhost"}})
+	g := serve(b, fmt.Sprintf(`
+listeners: {main: {address: "127.0.0.1:0", http2: %v, tls: {certificates: [{cert: %q, key: %q}]}}}
+`, http2, cert, key)+plain)
+	g.spec.TLS = true
+	return g
+}
+
+func BenchmarkTLS(b *testing.B) {
 	f := func(name, request string, body int) {
 		b.Helper()
-		b.Run(name, func(b *testing.B) { serve(b, plain).ready("client-h2c", request, 200, body)(b) })
+		b.Run(name, func(b *testing.B) { secured(b, false).answers(request, 200, body) })
 	}
 	f("300B", get("/300"), 300)
 	f("10KiB", get("/10k"), 10<<10)
-	f("POST1KiB", post("/300", 1<<10), 300)
+	f("streamed1MiB", get("/1m"), 1<<20)
+}
+
+// The client has one connection with as many streams as the others have
+// connections.
+func BenchmarkHTTP2(b *testing.B) {
+	f := func(name string, serve func(*testing.B) *gate, request string, body int) {
+		b.Helper()
+		b.Run(name, func(b *testing.B) {
+			g := serve(b)
+			g.spec.HTTP2, g.spec.Connections, g.spec.Streams = true, 1, connections
+			g.answers(request, 200, body)
+		})
+	}
+	clear := func(b *testing.B) *gate { return serve(b, plain) }
+	f("300B", clear, get("/300"), 300)
+	f("10KiB", clear, get("/10k"), 10<<10)
+	f("streamed1MiB", clear, get("/1m"), 1<<20)
+	f("POST1KiB", clear, post("/300", 1<<10), 300)
+	f("TLS300B", func(b *testing.B) *gate { return secured(b, true) }, get("/300"), 300)
 }
 
 func BenchmarkOwnAnswers(b *testing.B) {
@@ -128,17 +165,50 @@ var together = []struct{ name, policies string }{
 	{"response_transform", "response_transform: {add: {headers: {X-Gateway: sluice}}, remove: {headers: [Server]}}"},
 }
 
+// credentials are by what else a caller can say who it is; all of them are of
+// the consumer app.
+func credentials(b *testing.B) (consumer string, headers map[string]string) {
+	b.Helper()
+	// Signed once and sent again and again, which the policy is told to take.
+	date := time.Now().UTC().Format(http.TimeFormat)
+	mac := hmac.New(sha256.New, []byte(secret))
+	fmt.Fprintf(mac, "host: api.example.com\ndate: %s\nget /things/300", date)
+	consumer = fmt.Sprintf(`consumers: {app: {api_keys: [{id: k1, hash: "sha256:%x"}], basic_auth: [{hash: "sha256:%x"}], hmac: [{secret: %s}]}}`,
+		sha256.Sum256([]byte(apiKey)), sha256.Sum256([]byte(secret)), secret)
+	return consumer, map[string]string{
+		"jwt":        bearer(b),
+		"basic_auth": "Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte("app:"+secret)) + "\r\n",
+		"hmac_auth": fmt.Sprintf("Date: %s\r\nAuthorization: hmac username=\"app\", algorithm=\"hmac-sha256\", headers=\"host date @request-target\", signature=\"%s\"\r\n",
+			date, base64.StdEncoding.EncodeToString(mac.Sum(nil))),
+	}
+}
+
 func BenchmarkPolicy(b *testing.B) {
-	request := get("/things/300", bearer(b), "Origin: https://app.example.com\r\n", "X-API-Key: "+apiKey+"\r\n", "Cookie: a=b\r\n")
-	f := func(name string, policies ...string) {
+	consumer, authorization := credentials(b)
+	measured := map[string]bool{
+		"cache":      true, // of BenchmarkOwnAnswers
+		"auth_guard": true, // acts where others authenticate, as jwt below
+	}
+	f := func(name, credential string, policies ...string) {
 		b.Helper()
+		measured[name] = true
+		request := get("/things/300", authorization[credential], "Origin: https://app.example.com\r\n", "X-API-Key: "+apiKey+"\r\n", "Cookie: a=b\r\n")
 		b.Run(name, func(b *testing.B) {
+			listener := ""
+			var spec load.Spec
+			if name == "mtls_auth" {
+				a := certstest.New(b)
+				cert, key := a.Issue("server", certstest.Leaf{CN: "localhost", DNS: []string{"localhost"}})
+				spec.TLS = true
+				spec.Certificate, spec.Key = a.Issue("client", certstest.Leaf{CN: "app", Client: true})
+				listener = fmt.Sprintf(`listeners: {main: {address: "127.0.0.1:0", tls: {certificates: [{cert: %q, key: %q}], client_auth: {mode: require, ca: %q}}}}`, cert, key, a.File)
+			}
 			text := strings.Join(policies, "\n      ")
 			if !strings.Contains(text, "correlation_id:") {
 				text += "\n      correlation_id: off"
 			}
 			text = strings.ReplaceAll(text, "LOG", fmt.Sprintf("%q", filepath.Join(b.TempDir(), "access.log")))
-			serve(b, fmt.Sprintf(`
+			g := serve(b, fmt.Sprintf(`
 routes:
   r:
     match: {paths: ["/things/{id}"]}
@@ -146,18 +216,33 @@ routes:
     rewrite: "/{id}"
     policies:
       %s
-consumers: {app: {api_keys: [{id: k1, hash: "sha256:%x"}]}}
-`, text, sha256.Sum256([]byte(apiKey)))).answers(request, 200, 300)
+%s
+%s
+`, text, consumer, listener))
+			g.spec.TLS, g.spec.Certificate, g.spec.Key = spec.TLS, spec.Certificate, spec.Key
+			g.answers(request, 200, 300)
 		})
 	}
-	f("none")
+	f("none", "")
 	var all []string
 	for _, p := range together {
-		f(p.name, p.policies)
+		f(p.name, "jwt", p.policies)
 		all = append(all, p.policies)
 	}
-	f("usual", together[0].policies, together[1].policies, together[6].policies, together[8].policies)
-	f("all", all...)
+	f("basic_auth", "basic_auth", "basic_auth: {}")
+	f("hmac_auth", "hmac_auth", "hmac_auth: {clock_skew: 1d, replay_protection: false}")
+	f("mtls_auth", "", "mtls_auth: {unknown: accept}") // over TLS
+	f("forward_auth", "", `forward_auth: {url: "http://BACKEND/300"}`)
+	f("forward_auth_cached", "jwt", `forward_auth: {url: "http://BACKEND/300", request_headers: [Authorization], cache: {by: [authorization], ttl: 1h}}`)
+	f("authorize", "jwt", together[6].policies, `authorize: {scopes: [read], when: 'request.method == "GET" && claims.sub == "alice"'}`)
+	f("waf", "jwt", "waf: {}")
+	f("usual", "jwt", together[0].policies, together[1].policies, together[6].policies, together[8].policies)
+	f("all", "jwt", all...)
+	for _, name := range slices.Sorted(maps.Keys(registry.All().Policies)) {
+		if !measured[name] {
+			b.Run(name, func(b *testing.B) { b.Skipf("nobody has written what settings of %s are to be measured", name) })
+		}
+	}
 }
 
 func BenchmarkRoutes(b *testing.B) {
@@ -185,8 +270,8 @@ func BenchmarkKeys(b *testing.B) {
 				b.Skip("filling it takes a while")
 			}
 			g := serve(b, "routes: {r: {match: {paths: [/]}, service: s, policies: {"+policies+"}}}\npolicies: {correlation_id: off}")
-			g.keys = keys
-			b.Run("request", g.ready("client", request, 200, 300)) // filled once, however often this runs
+			g.spec.Keys = keys
+			b.Run("request", g.ready(request, 200, 300)) // filled once, however often this runs
 		})
 	}
 	limit := "rate_limit: {requests: 1000000000, per: 1h, by: header:X-Key}"
