@@ -92,9 +92,9 @@ $(BIN)/benchstat: bench/tools/go.mod
 clean:
 	rm -rf bin $(BIN)
 
-.PHONY: bench-peers
+.PHONY: bench-peers profile pgo
 PEERSFLAGS ?=
-bench-peers: ## sluice beside nginx and haproxy on the same work, into bench/results; PEERSFLAGS="-only proxy -rounds 1" for less
+bench-peers: ## sluice beside nginx, HAProxy, Caddy and Traefik on the same work, into bench/results; PEERSFLAGS="-only proxy -rounds 1" for less
 	$(GO) run ./bench/peers $(PEERSFLAGS)
 
 .PHONY: bench-corpus bench-slowloris scan-tls
@@ -123,3 +123,16 @@ loadtest-prove: ## break what each scenario proves; its thresholds must notice
 $(BIN)/loadtest: build FORCE
 	cd loadtest && $(GO) build -o $@ .
 FORCE:
+
+PROFILES := bench/results/raw/profiles
+profile: ## CPU and allocation profiles of sluice under the peers' load, into bench/results/raw/profiles
+	$(GO) run ./bench/peers -profile $(PROFILES) $(PEERSFLAGS)
+
+# go build takes default.pgo by itself. The gain is what the rounds say of
+# "sluice ÷ it" against the same source built without.
+PGOWORKS ?= proxy-300,proxy-10k,post-1k,jwt-limit,cached-300,tls-300,h2c-300
+pgo: ## a new cmd/sluice/default.pgo from profiles under mixed load, and what it gains
+	$(GO) run ./bench/peers -profile $(PROFILES)/pgo -only $(PGOWORKS)
+	cp $(PROFILES)/pgo/mixed.cpu.pprof cmd/sluice/default.pgo
+	$(GO) build -trimpath -pgo=off -ldflags '$(LDFLAGS)' -o $(PROFILES)/pgo/sluice-without ./cmd/sluice
+	$(GO) run ./bench/peers -gateways sluice -also without-pgo=$(PROFILES)/pgo/sluice-without -only $(PGOWORKS) -out $(PROFILES)/pgo $(PEERSFLAGS)

@@ -36,7 +36,7 @@ type options struct {
 	also                list
 	gatewayCore, load   int
 	foreign             float64
-	out                 string
+	out, profile        string
 	list, check, skipIn bool
 }
 
@@ -64,6 +64,7 @@ func parseFlags() options {
 	flag.Float64Var(&o.foreign, "foreign", 0.05, "repeat a round when this share of a core's time went to others")
 	flag.IntVar(&o.tries, "tries", 3, "how often such a round is measured at most; the least disturbed counts")
 	flag.StringVar(&o.out, "out", filepath.Join("bench", "results"), "folder of peers.csv, peers.md and peers.svg")
+	flag.StringVar(&o.profile, "profile", "", "take profiles of sluice under each work into this folder, and end")
 	flag.BoolVar(&o.list, "list", false, "list the works and end")
 	flag.BoolVar(&o.check, "check", false, "check the gateways' answers and end")
 	flag.BoolVar(&o.skipIn, "no-install", false, "leave out what is not installed")
@@ -103,6 +104,9 @@ func run(ctx context.Context, o options) error {
 	if o.gatewayCore == o.load || max(o.gatewayCore, o.load) >= runtime.NumCPU() {
 		return fmt.Errorf("the gateway on core %d and the load on core %d need two different cores of the %d here", o.gatewayCore, o.load, runtime.NumCPU())
 	}
+	if o.profile != "" {
+		o.gateways, o.also = list{subject}, nil
+	}
 	dir, err := os.MkdirTemp("", "sluice-peers-")
 	if err != nil {
 		return err
@@ -130,6 +134,9 @@ func run(ctx context.Context, o options) error {
 	}
 	if o.check {
 		return nil
+	}
+	if o.profile != "" {
+		return r.profile(ctx, works, o.profile)
 	}
 	report := &report{Machine: program.Machine(), Options: o, Began: r.began}
 	for _, g := range gateways {

@@ -25,8 +25,15 @@ type gateway struct {
 	name, version string
 	binary        string
 	template      string
+	beside        []string // templates of further files of the configuration
 	args          func(config string) []string
 	modes         []mode
+
+	// What is no package of Debian is built from a Go module: the folder that pins
+	// it, the name of what is pinned, and what is done to a copy of the folder
+	// before it is built there, if anything.
+	module, of string
+	prepare    func(ctx context.Context, dir string) error
 }
 
 func (g *gateway) does(m mode) bool { return slices.Contains(g.modes, m) }
@@ -49,6 +56,10 @@ func assemble(ctx context.Context, o options, dir string) ([]*gateway, error) {
 		if !ok {
 			return nil, fmt.Errorf("-also %q: must be NAME=BINARY", also)
 		}
+		binary, err := filepath.Abs(binary) // it is started in another folder
+		if err != nil {
+			return nil, err
+		}
 		all = append(all, sluice(name, binary))
 	}
 	for _, g := range []*gateway{
@@ -57,23 +68,28 @@ func assemble(ctx context.Context, o options, dir string) ([]*gateway, error) {
 			args: func(config string) []string {
 				return []string{"-c", config, "-e", filepath.Join(filepath.Dir(config), "error.log")}
 			},
-			modes: []mode{proxying, limiting, caching, secure},
+			modes: []mode{proxying, limiting, caching, secure, multi, clear},
 		},
 		{
 			name: "haproxy", template: "haproxy.cfg.tmpl",
 			args:  func(config string) []string { return []string{"-db", "-f", config} },
-			modes: []mode{proxying, limiting, tokens, caching, secure},
+			modes: []mode{proxying, limiting, tokens, caching, secure, multi, clear},
 		},
+		caddy(), traefik(),
 	} {
 		if !wanted(g.name) {
 			continue
 		}
 		var err error
-		if g.binary, err = program.Find(ctx, g.name, g.name, !o.skipIn); err != nil {
+		if g.module != "" {
+			g.binary, err = g.compile(ctx, !o.skipIn)
+		} else if g.binary, err = program.Find(ctx, g.name, g.name, !o.skipIn); err == nil {
+			g.version = program.Version(g.binary, "-v")
+		}
+		if err != nil {
 			fmt.Fprintf(os.Stderr, "%s is left out: %s\n", g.name, err)
 			continue
 		}
-		g.version = program.Version(g.binary, "-v")
 		all = append(all, g)
 	}
 	if len(all) == 0 {
@@ -88,7 +104,7 @@ func sluice(name, binary string) *gateway {
 		args: func(config string) []string {
 			return []string{"run", "-c", config, "--log-level", "warn", "--watch=false", "--drain-delay", "0s", "--drain-timeout", "1s"}
 		},
-		modes: []mode{proxying, limiting, tokens, caching, secure},
+		modes: []mode{proxying, limiting, tokens, caching, secure, multi, clear},
 	}
 }
 
@@ -127,7 +143,7 @@ func (r *runner) start(ctx context.Context, g *gateway, m mode, low bool) (*inst
 		i.User = u.Username
 	}
 	config, err := i.render()
-	if err == nil && m == secure {
+	if err == nil && m.secured() {
 		err = program.Certify(dir)
 	}
 	if err != nil {
@@ -145,7 +161,13 @@ func (r *runner) start(ctx context.Context, g *gateway, m mode, low bool) (*inst
 	})
 }
 
+// render writes the configuration and returns its path.
 func (i *instance) render() (string, error) {
+	for _, template := range i.beside {
+		if _, err := program.Render(configs, "config/"+template, i.Dir, i.settings); err != nil {
+			return "", err
+		}
+	}
 	return program.Render(configs, "config/"+i.template, i.Dir, i.settings)
 }
 

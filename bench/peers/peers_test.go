@@ -174,8 +174,8 @@ func TestChoose(t *testing.T) {
 
 // Every template gives a configuration for every mode; sluice's is valid.
 func TestConfigurations(t *testing.T) {
-	for _, name := range []string{"nginx.conf.tmpl", "haproxy.cfg.tmpl", "sluice.yaml.tmpl"} {
-		for _, m := range []mode{proxying, limiting, tokens, caching, secure} {
+	for _, name := range []string{"nginx.conf.tmpl", "haproxy.cfg.tmpl", "Caddyfile.tmpl", "traefik.yaml.tmpl", "traefik.routes.yaml.tmpl", "sluice.yaml.tmpl"} {
+		for m := range clients {
 			for _, low := range []bool{false, true} {
 				i := &instance{gateway: &gateway{name: name, template: name}, settings: settings{
 					Mode: m, Low: low, Dir: t.TempDir(), User: "nobody", Secret: secret, Backend: "127.0.0.1:1", Listen: "127.0.0.1:2", Admin: "127.0.0.1:3",
@@ -189,7 +189,8 @@ func TestConfigurations(t *testing.T) {
 					t.Fatal(err)
 				}
 				text, err := os.ReadFile(path)
-				if err != nil || strings.Contains(string(text), "<no value>") || !strings.Contains(string(text), "127.0.0.1:2") {
+				named := name == "traefik.routes.yaml.tmpl" || strings.Contains(string(text), ":2")
+				if err != nil || strings.Contains(string(text), "<no value>") || !named {
 					t.Errorf("%s for %s: %v\n%s", name, m, err, text)
 				}
 				if name != "sluice.yaml.tmpl" {
@@ -218,5 +219,44 @@ func TestRequests(t *testing.T) {
 		if w.mode == tokens && (len(all) != 8 || all[0] == all[1]) {
 			t.Errorf("%s: %d requests", w.name, len(all))
 		}
+	}
+}
+
+// What is built from modules is pinned there, by their name.
+func TestModules(t *testing.T) {
+	for _, g := range []*gateway{caddy(), traefik()} {
+		text, err := os.ReadFile(filepath.Join("..", "..", g.module, "go.mod"))
+		if err != nil || !strings.Contains(string(text), g.of+" v") {
+			t.Errorf("%s: %v\n%s", g.name, err, text)
+		}
+		i := &instance{gateway: g, settings: settings{Mode: proxying, Dir: t.TempDir(), Backend: "127.0.0.1:1", Listen: "127.0.0.1:2"}}
+		if _, err := i.render(); err != nil {
+			t.Error(err)
+		}
+		for _, name := range g.beside {
+			if _, err := os.Stat(filepath.Join(i.Dir, strings.TrimSuffix(name, ".tmpl"))); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+func TestCopySources(t *testing.T) {
+	from, to := t.TempDir(), filepath.Join(t.TempDir(), "to")
+	for _, name := range []string{"a.go", "a_test.go", "README.md", "below/b.go"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(from, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(from, name), []byte("package a"), 0o444); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := copySources(to, from); err != nil {
+		t.Fatal(err)
+	}
+	got, _ := filepath.Glob(filepath.Join(to, "*"))
+	below, _ := filepath.Glob(filepath.Join(to, "*", "*"))
+	if want := []string{filepath.Join(to, "a.go"), filepath.Join(to, "below"), filepath.Join(to, "below", "b.go")}; !slices.Equal(append(got, below...), want) {
+		t.Errorf("%v %v", got, below)
 	}
 }

@@ -42,8 +42,10 @@ func (r *runner) verifyOne(ctx context.Context, g *gateway, m mode) error {
 	switch m {
 	case proxying:
 		err = r.verifyProxy(ctx, i)
-	case secure:
+	case secure, multi:
 		err = i.verifyTLS(ctx)
+	case clear:
+		_, err = i.wants(ctx, "/300", "", 200)
 	case limiting:
 		_, err = i.wants(ctx, "/300", "", 200)
 	case tokens:
@@ -211,11 +213,22 @@ func (i *instance) wants(ctx context.Context, path, token string, status int) (h
 	return header, nil
 }
 
-// client believes every certificate: they are of this run.
-var client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+// clients speak what a mode is about, and nothing else. They believe every
+// certificate: those are of this run.
+var clients = func() map[mode]*http.Client {
+	all := make(map[mode]*http.Client)
+	for _, m := range []mode{proxying, limiting, tokens, caching, secure, multi, clear} {
+		var p http.Protocols
+		p.SetHTTP1(!m.http2())
+		p.SetHTTP2(m == multi)
+		p.SetUnencryptedHTTP2(m == clear)
+		all[m] = &http.Client{Transport: &http.Transport{Protocols: &p, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	}
+	return all
+}()
 
 func (i *instance) scheme() string {
-	if i.Mode == secure {
+	if i.Mode.secured() {
 		return "https"
 	}
 	return "http"
@@ -228,15 +241,19 @@ func (i *instance) do(ctx context.Context, method, path, token string, body []by
 	if err != nil {
 		return 0, nil, nil, err
 	}
+	req.Host = host
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
-	res, err := client.Do(req)
+	res, err := clients[i.Mode].Do(req)
 	if err != nil {
 		return 0, nil, nil, err
 	}
 	defer func() { _ = res.Body.Close() }()
 	got, err := io.ReadAll(res.Body)
+	if err == nil && (res.ProtoMajor == 2) != i.Mode.http2() {
+		err = fmt.Errorf("it answers in %s", res.Proto)
+	}
 	return res.StatusCode, res.Header, got, err
 }
 

@@ -21,6 +21,8 @@ const (
 	tokens   mode = "jwt"
 	caching  mode = "cache"
 	secure   mode = "tls"
+	multi    mode = "h2"  // HTTP/2 over TLS
+	clear    mode = "h2c" // HTTP/2 without TLS, by prior knowledge
 )
 
 // work is something that gateways do and that is measured.
@@ -31,6 +33,7 @@ type work struct {
 	post        int // length of the request's body; 0: GET
 	answer      int // length of the answer's body
 	connections int
+	streams     int  // with HTTP/2: requests at once on each connection
 	rate        int  // requests per second; 0: closed loop
 	idle        bool // the connections are answered once, then held
 	handshakes  bool // each request on a TLS connection of its own
@@ -47,6 +50,7 @@ var works = []*work{
 	{name: "proxy-1m", title: "proxy 1 MiB, saturated", mode: proxying, path: "/1m", answer: 1 << 20, connections: 16},
 	{name: "post-1k", title: "POST 1 KiB, saturated", mode: proxying, path: "/300", post: 1 << 10, answer: 300, connections: 64,
 		atMost: map[string]float64{"haproxy": 1.15}},
+	{name: "post-1m", title: "POST 1 MiB, saturated", mode: proxying, path: "/300", post: 1 << 20, answer: 300, connections: 16},
 	{name: "limit", title: "limit by address, 300 B, saturated", mode: limiting, path: "/300", answer: 300, connections: 64},
 	{name: "jwt-limit", title: "JWT HS256 (8 tokens) and limit by subject, 300 B, saturated; sluice with correlation id, metrics and access log too", mode: tokens, path: "/300", answer: 300, connections: 64,
 		atMost: map[string]float64{"haproxy": 0.82}},
@@ -56,6 +60,9 @@ var works = []*work{
 		atMost: map[string]float64{"nginx": 1.05}},
 	{name: "handshakes", title: "a TLS 1.3 handshake (ECDSA P-256, no resumption) and a request", mode: secure, path: "/300", answer: 300, connections: 16, handshakes: true,
 		atMost: map[string]float64{"nginx": 1}},
+	{name: "h2-300", title: "proxy 300 B over HTTP/2 and TLS 1.3, 8 connections of 8 streams; the client may leave the gateway idle time", mode: multi, path: "/300", answer: 300, connections: 8, streams: 8},
+	{name: "h2-10k", title: "proxy 10 KiB over HTTP/2 and TLS 1.3, 8 connections of 8 streams; the client may leave the gateway idle time", mode: multi, path: "/10k", answer: 10 << 10, connections: 8, streams: 8},
+	{name: "h2c-300", title: "proxy 300 B over HTTP/2 without TLS, 8 connections of 8 streams", mode: clear, path: "/300", answer: 300, connections: 8, streams: 8},
 	{name: "open-5000", title: "proxy 300 B, 5,000/s open loop", mode: proxying, path: "/300", answer: 300, connections: 64, rate: 5000,
 		atMost: map[string]float64{"haproxy": 1.3}},
 	{name: "open-500", title: "proxy 300 B, 500/s open loop", mode: proxying, path: "/300", answer: 300, connections: 64, rate: 500},
@@ -85,6 +92,9 @@ func modesOf(works []*work) []mode {
 	return all
 }
 
+// host is what every request is for.
+const host = "api.example.com"
+
 // secret signs the tokens of a run.
 const secret = "a-secret-of-thirty-two-bytes-or-more"
 
@@ -97,7 +107,7 @@ func token(subject, key string, ttl time.Duration) (string, error) {
 
 // requests are what the connections of a work send, by turns.
 func (w *work) requests() ([]string, error) {
-	const fields = "Host: api.example.com\r\nUser-Agent: peers/1\r\nAccept: */*\r\n"
+	const fields = "Host: " + host + "\r\nUser-Agent: peers/1\r\nAccept: */*\r\n"
 	line, body := "GET "+w.path+" HTTP/1.1\r\n"+fields, ""
 	if w.post > 0 {
 		line = fmt.Sprintf("POST %s HTTP/1.1\r\n%sContent-Type: application/octet-stream\r\nContent-Length: %d\r\n", w.path, fields, w.post)
@@ -117,15 +127,21 @@ func (w *work) requests() ([]string, error) {
 	return all, nil
 }
 
-// before is the work as i has it, or the backend alone, which speaks no TLS.
+// before is the work as i has it, or the backend alone, which speaks neither TLS
+// nor HTTP/2.
 func (w *work) before(i *instance) *work {
-	if i != nil || w.mode != secure {
+	if i != nil || !w.mode.secured() && !w.mode.http2() {
 		return w
 	}
 	plain := *w
 	plain.mode, plain.handshakes = proxying, false
+	plain.connections, plain.streams = w.connections*max(w.streams, 1), 0
 	return &plain
 }
+
+func (m mode) secured() bool { return m == secure || m == multi }
+
+func (m mode) http2() bool { return m == multi || m == clear }
 
 // spec is a work as the load generator takes it.
 func (w *work) spec(address string, warm, measure time.Duration) (load.Spec, error) {
@@ -133,6 +149,6 @@ func (w *work) spec(address string, warm, measure time.Duration) (load.Spec, err
 	return load.Spec{
 		Address: address, Requests: requests, Connections: w.connections, Rate: w.rate,
 		Warm: warm, Measure: measure, Status: 200, Body: w.answer,
-		TLS: w.mode == secure, Handshakes: w.handshakes,
+		TLS: w.mode.secured(), Handshakes: w.handshakes, HTTP2: w.mode.http2(), Streams: w.streams,
 	}, err
 }
