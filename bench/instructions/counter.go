@@ -49,25 +49,30 @@ type counter interface {
 // virtual machines have the programs but not the processor's counters.
 func findCounter(ctx context.Context, dir string) (counter, error) {
 	var reasons []string
+	program, err := exec.LookPath("true")
+	if err != nil {
+		return nil, err
+	}
 	for _, c := range []counter{perf{}, valgrind{}} {
-		out := filepath.Join(dir, "try")
-		program, err := exec.LookPath("true")
-		if err != nil {
-			return nil, err
-		}
-		cmd := c.command(out, program)
-		said, err := exec.CommandContext(ctx, cmd.Path, cmd.Args[1:]...).CombinedOutput()
-		if err == nil {
-			_, err = c.read(out, program)
-		} else if len(said) > 0 {
-			err = fmt.Errorf("%w: %s", err, bytes.TrimSpace(said))
-		}
+		err := try(ctx, c, filepath.Join(dir, "try"), program)
 		if err == nil {
 			return c, nil
 		}
 		reasons = append(reasons, fmt.Sprintf("%s: %s", c.name(), err))
 	}
 	return nil, &uncounted{"neither counter works here; " + strings.Join(reasons, "; ")}
+}
+
+// try counts a program that ends by itself.
+func try(ctx context.Context, c counter, out string, program ...string) error {
+	cmd := c.command(out, program...)
+	said, err := exec.CommandContext(ctx, cmd.Path, cmd.Args[1:]...).CombinedOutput()
+	if err == nil {
+		_, err = c.read(out, program[0])
+	} else if len(said) > 0 {
+		err = fmt.Errorf("%w: %s", err, bytes.TrimSpace(said))
+	}
+	return err
 }
 
 // perf reads the processor's counter.

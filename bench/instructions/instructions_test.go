@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -125,5 +126,16 @@ func TestConfigurationIsValid(t *testing.T) {
 	text := configuration("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "/tmp/access.log")
 	if _, err := config.Parse("sluice.yaml", []byte(text), config.Options{}); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestNothingThatCounts(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	if err := os.WriteFile(filepath.Join(os.Getenv("PATH"), "true"), []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	_, err := findCounter(t.Context(), t.TempDir())
+	if _, ok := errors.AsType[*uncounted](err); !ok || !strings.Contains(err.Error(), "perf: ") || !strings.Contains(err.Error(), "valgrind") {
+		t.Errorf("%v", err)
 	}
 }

@@ -96,6 +96,9 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	if err := try(ctx, c, filepath.Join(dir, "try"), builds[1].path, "version"); err != nil {
+		return &uncounted{fmt.Sprintf("sluice does not run under %s: %s", c.name(), err)}
+	}
 	r := &runner{options: o, counter: c, dir: dir, works: works, builds: builds, least: make(map[string]map[string]count)}
 	if err := r.serveBackend(); err != nil {
 		return err
@@ -105,7 +108,15 @@ func run(ctx context.Context, o options) error {
 		if round >= o.rounds && len(r.above()) == 0 {
 			break
 		}
-		if err := r.round(ctx); err != nil {
+		err := r.round(ctx)
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			if round == 0 {
+				return &uncounted{fmt.Sprintf("not one round was done within %s", o.within)}
+			}
+			fmt.Fprintf(os.Stdout, "only %d rounds were done within %s\n", round, o.within)
+			break
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -176,6 +187,9 @@ func (r *runner) round(ctx context.Context) error {
 		both.Go(func() { counts[i], errs[i] = r.count(ctx, b) })
 	}
 	both.Wait()
+	if errs[1] == nil && errs[0] != nil && ctx.Err() == nil {
+		return &uncounted{fmt.Sprintf("the earlier build does not do the works: %s", errs[0])}
+	}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
