@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"sluice/config"
 )
@@ -137,5 +138,34 @@ func TestNothingThatCounts(t *testing.T) {
 	_, err := findCounter(t.Context(), t.TempDir())
 	if _, ok := errors.AsType[*uncounted](err); !ok || !strings.Contains(err.Error(), "perf: ") || !strings.Contains(err.Error(), "valgrind") {
 		t.Errorf("%v", err)
+	}
+}
+
+// The program under perf is another process than perf.
+func TestPerfRunsTheProgram(t *testing.T) {
+	bin := t.TempDir()
+	script := "#!/bin/sh\n# stat -x , -e instructions:u -o OUT -- PROGRAM …\nout=$7\nshift 8\n\"$@\"\necho 77,,instructions:u,1,100.00,, > \"$out\"\n"
+	if err := os.WriteFile(filepath.Join(bin, "perf"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	out := filepath.Join(t.TempDir(), "out")
+	g, err := start(perf{}.command(out, "sleep", "600"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.output.Close()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		if _, err := (perf{}).process(g.cmd); err == nil {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	if err := g.end(perf{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := (perf{}).read(out, ""); err != nil || got.requests != 77 {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
