@@ -90,11 +90,11 @@ func ambiguousChunks(s string) string {
 			s = rest
 			break
 		}
-		if r := []rune(rest); n > len(r)-2 || string(r[n:n+2]) != "\r\n" {
+		r := []rune(rest)
+		if n > len(r)-2 || string(r[n:n+2]) != "\r\n" {
 			return "malformed end of a chunk"
-		} else {
-			s = string(r[n+2:])
 		}
+		s = string(r[n+2:])
 	}
 	for s != "\r\n" {
 		line, rest, ok := strings.Cut(s, "\r\n")

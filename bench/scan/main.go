@@ -109,6 +109,9 @@ func scan(ctx context.Context, dir, scanner, address string, r *report) error {
 	cmd := exec.CommandContext(ctx, scanner, "--quiet", "--warnings", "off", "--color", "0", "--openssl-timeout", "20",
 		"--add-ca", filepath.Join(dir, "ca.crt"), "--ip", "127.0.0.1", "--jsonfile", file, "localhost:"+port)
 	cmd.Dir = dir
+	// It starts others, which are to end with it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	// Its status counts findings, and so says nothing of whether it worked.
 	text, _ := cmd.CombinedOutput()
 	if ctx.Err() != nil {

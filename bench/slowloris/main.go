@@ -163,10 +163,11 @@ func drive(j *job) (*sample, error) {
 // scene is the gateway with all that surrounds it.
 type scene struct {
 	*options
-	gateway                *program.Running
-	address, sink, version string
-	own                    []int // processes that are not the gateway's
-	stops                  []func()
+	dir, binary   string
+	gateway       *program.Running
+	address, sink string
+	own           []int // processes that are not the gateway's
+	stops         []func()
 }
 
 func run(ctx context.Context, o *options) error {
@@ -178,13 +179,22 @@ func run(ctx context.Context, o *options) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	r := &report{options: o, began: time.Now()}
-	s, err := o.set(ctx, dir)
-	defer s.stop()
+	binary, err := program.Sluice(ctx, dir)
 	if err != nil {
 		return err
 	}
-	r.version = s.version
+	if files := program.RaiseFiles(); files < o.connections+1000 {
+		return fmt.Errorf("only %d open files are allowed", files)
+	}
+	if err := program.PinSelf(o.loadCore); err != nil {
+		return fmt.Errorf("cannot pin to core %d: %w", o.loadCore, err)
+	}
+	r := &report{options: o, began: time.Now(), version: program.Version(binary, "version")}
+	s := &scene{options: o, dir: dir, binary: binary}
+	defer s.stop()
+	if err := s.set(ctx); err != nil {
+		return err
+	}
 	for round := range o.rounds {
 		if err := s.round(ctx, round, r); err != nil {
 			return err
@@ -198,43 +208,32 @@ func run(ctx context.Context, o *options) error {
 }
 
 // set starts everything but the clients.
-func (o *options) set(ctx context.Context, dir string) (*scene, error) {
-	s := &scene{options: o, own: []int{os.Getpid()}}
-	binary, err := program.Sluice(ctx, dir)
-	if err != nil {
-		return s, err
-	}
-	s.version = program.Version(binary, "version")
-	if files := program.RaiseFiles(); files < o.connections+1000 {
-		return s, fmt.Errorf("only %d open files are allowed", files)
-	}
-	if err := program.PinSelf(o.loadCore); err != nil {
-		return s, fmt.Errorf("cannot pin to core %d: %w", o.loadCore, err)
-	}
+func (s *scene) set(ctx context.Context) error {
+	s.own = []int{os.Getpid()}
 	backend, err := s.child("backend")
 	if err != nil {
-		return s, err
+		return err
 	}
 	if s.sink, err = s.child("sink"); err != nil {
-		return s, err
+		return err
 	}
 	ports, err := program.Ports(2)
 	if err != nil {
-		return s, err
+		return err
 	}
 	s.address = ports[0]
-	config, err := program.Render(configs, "config/sluice.yaml.tmpl", dir, struct{ Listen, Admin, Backend string }{ports[0], ports[1], backend})
+	config, err := program.Render(configs, "config/sluice.yaml.tmpl", s.dir, struct{ Listen, Admin, Backend string }{ports[0], ports[1], backend})
 	if err != nil {
-		return s, err
+		return err
 	}
-	if err := program.Pinned(o.core, func() error {
-		s.gateway, err = program.Start("sluice", dir, binary, "run", "-c", config, "--log-level", "warn", "--watch=false", "--drain-delay", "0s", "--drain-timeout", "1s")
+	if err := program.Pinned(s.core, func() error {
+		s.gateway, err = program.Start("sluice", s.dir, s.binary, "run", "-c", config, "--log-level", "warn", "--watch=false", "--drain-delay", "0s", "--drain-timeout", "1s")
 		return err
 	}); err != nil {
-		return s, err
+		return err
 	}
 	s.stops = append(s.stops, s.gateway.Stop)
-	return s, s.gateway.Await(ctx, func(ctx context.Context) error {
+	return s.gateway.Await(ctx, func(ctx context.Context) error {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.address+"/300", http.NoBody)
 		if err != nil {
 			return err
@@ -247,10 +246,12 @@ func (o *options) set(ctx context.Context, dir string) (*scene, error) {
 	})
 }
 
+// stop ends it all.
 func (s *scene) stop() {
 	for _, stop := range s.stops {
 		stop()
 	}
+	s.stops = nil
 }
 
 // child starts a server and returns its address.
@@ -393,29 +394,20 @@ func (s *scene) memory(ctx context.Context) (slow, idle float64, err error) {
 		}
 		return float64(program.PSS(s.gateway.Processes())-before) / float64(s.connections), nil
 	}
-	// Memory that the rounds left free would be used again and not be seen:
-	// a fresh gateway is looked at first in each case.
-	if slow, err = s.fresh(ctx, func() (float64, error) { return look("slow", attack{s.address, s.connections}) }); err != nil {
-		return 0, 0, err
-	}
-	idle, err = s.fresh(ctx, func() (float64, error) { return look("hold", job{Spec: s.spec(s.connections)}) })
-	return slow, idle, err
-}
-
-// fresh starts the gateway again, and everything with it.
-func (s *scene) fresh(ctx context.Context, look func() (float64, error)) (float64, error) {
+	// What the rounds left free would be used again and not be seen: each time
+	// it is a fresh gateway that is looked at.
 	s.stop()
-	dir, err := os.MkdirTemp("", "sluice-slowloris-")
-	if err != nil {
-		return 0, err
+	if err = s.set(ctx); err == nil {
+		slow, err = look("slow", attack{s.address, s.connections})
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	again, err := s.set(ctx, dir)
-	*s = *again
-	if err != nil {
-		return 0, err
+	s.stop()
+	if err == nil {
+		err = s.set(ctx)
 	}
-	return look()
+	if err == nil {
+		idle, err = look("hold", job{Spec: s.spec(s.connections)})
+	}
+	return slow, idle, err
 }
 
 func pause(ctx context.Context, d time.Duration) error {

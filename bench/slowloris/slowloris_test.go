@@ -61,7 +61,9 @@ func TestAttack(t *testing.T) {
 	}()
 	in, stop := io.Pipe()
 	done := make(chan error)
-	go func() { done <- (&attack{Address: ln.Addr().String(), Connections: 5}).run(bufio.NewReader(in), io.Discard) }()
+	go func() {
+		done <- (&attack{Address: ln.Addr().String(), Connections: 5}).run(bufio.NewReader(in), io.Discard)
+	}()
 	for end := time.Now().Add(10 * time.Second); accepted.Load() < 10 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 	}
 	_ = stop.Close()

@@ -49,8 +49,8 @@ func (r *Registry) declareProcess() {
 // readProcess gives the sample lines of the process by family. What the system does not tell is not there.
 func readProcess() map[string][]byte {
 	var text bytes.Buffer
-	metrics.WriteProcessMetrics(&text)
-	metrics.WriteFDMetrics(&text)
+	tryTo(func() { metrics.WriteProcessMetrics(&text) })
+	tryTo(func() { metrics.WriteFDMetrics(&text) })
 	lines := make(map[string][]byte, len(processFamilies))
 	for _, p := range processFamilies {
 		lines[p.name] = nil
@@ -73,4 +73,11 @@ func readProcess() map[string][]byte {
 		}
 	}
 	return lines
+}
+
+// tryTo lives through the library's panics: it has one where file descriptors
+// run out while it reads, which is when the other metrics are wanted most.
+func tryTo(write func()) {
+	defer func() { _ = recover() }()
+	write()
 }
