@@ -23,18 +23,18 @@ import (
 // Sluice builds the gateway of this tree into dir and returns its path.
 func Sluice(ctx context.Context, dir string) (string, error) {
 	binary := filepath.Join(dir, "sluice")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+describe(ctx), "-o", binary, "sluice/cmd/sluice")
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+git(ctx, "describe", "--always", "--dirty", "--tags")+" -X main.commit="+git(ctx, "rev-parse", "HEAD"), "-o", binary, "sluice/cmd/sluice")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("cannot build sluice: %w\n%s", err, out)
 	}
 	return binary, nil
 }
 
-// describe names the state of the tree that sluice is built from.
-func describe(ctx context.Context) string {
-	out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--tags").Output()
+// git says what state of the tree sluice is built from.
+func git(ctx context.Context, args ...string) string {
+	out, err := exec.CommandContext(ctx, "git", args...).Output()
 	if err != nil {
-		return "dev"
+		return "unknown"
 	}
 	return strings.TrimSpace(string(out))
 }
