@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -326,20 +328,44 @@ func TestClientGone(t *testing.T) {
 func TestClientGoneFromStream(t *testing.T) {
 	ended := make(chan struct{}, 1)
 	s := backend(t, func(p *peer) {
-		if p.head() == "" {
+		head := p.head()
+		if head == "" {
 			return
 		}
-		p.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+		p.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+		if !strings.HasPrefix(head, "GET /quiet") {
+			p.send("3\r\nabc\r\n")
+		}
 		_, _ = io.Copy(io.Discard, p.r)
 		ended <- struct{}{}
 	})
-	g := forward(t, s, "", "", "")
-	for _, version := range []string{"1.1", "1.0"} {
+	log := filepath.Join(t.TempDir(), "access.log")
+	g := forward(t, s, "", "", fmt.Sprintf("policies: {access_log: {path: %q}}\n", log))
+	want := 0
+	f := func(version, path string, bytes int) {
+		t.Helper()
 		c := g.client()
-		c.send("GET / HTTP/" + version + "\r\nHost: a\r\n\r\n")
+		c.send("GET " + path + " HTTP/" + version + "\r\nHost: a\r\n\r\n")
 		_ = c.head()
 		c.close()
 		within(t, "the backend's connection is closed", ended)
+		want++
+		once(t, "the line is written", func() bool {
+			b, _ := os.ReadFile(log)
+			return strings.Count(string(b), "\n") == want
+		})
+		b, _ := os.ReadFile(log)
+		// The status is the one that was sent.
+		line := strings.Split(string(b), "\n")[want-1]
+		if !strings.Contains(line, fmt.Sprintf(`"status":200,"bytes_in":0,"bytes_out":%d,`, bytes)) || !strings.Contains(line, `"reason":"client_gone"`) {
+			t.Errorf("%s", line)
+		}
+	}
+	f("1.1", "/", 3)
+	f("1.0", "/", 3)
+	f("1.1", "/quiet", 0)
+	if n := g.metric(`sluice_requests_total{route="r",service="s",method="GET",code="200"}`); n != 3 {
+		t.Errorf("%v requests are counted", n)
 	}
 	once(t, "the exchanges have ended", func() bool { return g.active() == 0 })
 }

@@ -160,6 +160,8 @@ type Exchange struct {
 	Reason string
 	// Aborted is set when the client went away before it had its answer.
 	Aborted atomic.Bool
+	// Begun says that a part of an answer that streams is with the client.
+	Begun bool
 
 	// Steps is how many request steps of the program were reached; the program's own.
 	Steps int
@@ -278,6 +280,7 @@ func (x *Exchange) reset() {
 	x.Service, x.Endpoint, x.Attempts, x.UpstreamTime = "", "", 0, 0
 	x.BytesIn, x.BytesOut, x.Reason = 0, 0, ""
 	x.Aborted.Store(false)
+	x.Begun = false
 	x.Steps, x.Ended = 0, 0
 	clear(x.bodyHooks)
 	x.bodyHooks = x.bodyHooks[:0]

@@ -210,8 +210,10 @@ func (st *h2stream) send(x *exchange.Exchange) bool {
 		return true
 	case stream == nil:
 		if b := res.Body(); len(b) > 0 {
-			if _, err := (*h2writer)(st).write(b); err != nil {
+			if n, err := (*h2writer)(st).write(b); err != nil {
 				x.Aborted.Store(true)
+				// What was more than the engine's buffer had left it.
+				x.Begun, x.BytesOut = n > engineCounts, int64(n)
 				return false
 			}
 		}

@@ -386,14 +386,24 @@ func (s *Snapshot) aim(x *exchange.Exchange, r *route) {
 
 var root = []byte("/")
 
+// statusClientGone is how a request counts whose client left before anything of
+// the answer was sent; nobody was sent this status. One that left later has the
+// status that it was sent, and a reason: nginx tells them apart in the same way.
+const statusClientGone = 499
+
 // Done sees the exchange when it has ended.
 func (s *Snapshot) Done(x *exchange.Exchange) {
 	st := states.Of(x)
 	if st.program == nil {
 		return
 	}
-	if x.Aborted.Load() && x.Reason == "" {
-		x.Reason = "client_gone"
+	if x.Aborted.Load() {
+		if x.Reason == "" {
+			x.Reason = "client_gone"
+		}
+		if !x.Begun {
+			x.Status, x.BytesOut = statusClientGone, 0
+		}
 	}
 	x.Ended = x.Clock.Now()
 	st.program.Done(x)

@@ -19,6 +19,7 @@ func (c *call) SupportsBodyWriteTo() bool { return true }
 // WriteTo relays the body. An error leaves the client's message unfinished, so
 // that it can not be mistaken for whole.
 func (c *call) WriteTo(w io.Writer) (written int64, err error) {
+	c.x.Begun = c.x.Response.ImmediateHeaderFlush
 	for {
 		chunk, err := c.next()
 		last := err == io.EOF
@@ -43,6 +44,7 @@ func (c *call) WriteTo(w io.Writer) (written int64, err error) {
 				c.x.Aborted.Store(true)
 				return written, c.broken(exchange.ErrClientGone)
 			}
+			c.x.Begun = true
 		}
 		if last {
 			c.finish()
@@ -52,8 +54,10 @@ func (c *call) WriteTo(w io.Writer) (written int64, err error) {
 	}
 }
 
-// Read is for readers that want the body in their own buffer.
+// Read is for readers that want the body in their own buffer; they have sent
+// the head.
 func (c *call) Read(p []byte) (int, error) {
+	c.x.Begun = true
 	for len(c.unread) == 0 {
 		if c.ended {
 			return 0, io.EOF

@@ -20,6 +20,8 @@ import (
 )
 
 // Config are the settings of the policy `access_log`. Lines are written within a second; SIGUSR1 opens the files anew, for log rotation.
+// A client that leaves before anything of its answer was sent is logged with status 499; one that leaves later with the status it was sent,
+// the bytes that went out, and the reason `client_gone`.
 type Config struct {
 	// Path is `stdout`, `stderr` or a file to append to. Default: `stdout`, unless there are outputs.
 	Path string `yaml:"path"`
@@ -189,9 +191,6 @@ func open(w *policy.World, path string) (*telemetry.AccessLog, error) {
 	return logs.Open(w.Generation, path)
 }
 
-// statusClientGone is how a request is logged whose client did not wait for the answer; nobody was sent this status.
-const statusClientGone = 499
-
 func (l *logger) done(x *exchange.Exchange) {
 	if l.sample < math.MaxInt64 && rand.Uint64()>>1 >= l.sample {
 		return
@@ -209,9 +208,6 @@ func (l *logger) done(x *exchange.Exchange) {
 		if end := bytes.IndexAny(r.Path, "?#"); end >= 0 {
 			r.Path = r.Path[:end]
 		}
-	}
-	if x.Aborted.Load() {
-		r.Status = statusClientGone
 	}
 	if x.Attempts > 0 {
 		r.Upstream = time.Duration(x.UpstreamTime)

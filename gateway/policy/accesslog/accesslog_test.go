@@ -93,7 +93,6 @@ func TestLines(t *testing.T) {
 	f("redact: [client_ip]", nothing, `"client_ip":"[redacted]"`)
 	f("", nothing, `"upstream_ms":null`)
 	f("", func(x *exchange.Exchange) { x.Route = nil }, `"route":""`)
-	f("", func(x *exchange.Exchange) { x.Aborted.Store(true); x.Reason = "client_gone" }, `"status":499`)
 	f("", func(x *exchange.Exchange) { x.Identity.Authenticated, x.Identity.Subject = true, []byte("42") }, `"consumer":"42"`)
 	f("", func(x *exchange.Exchange) { x.Identity.Subject = []byte("42") }, `"consumer":""`)
 	f("", func(x *exchange.Exchange) { x.Path = nil; x.Request.Header.SetRequestURI("/%2F/b?secret") }, `"path":"/%2F/b","status"`)
