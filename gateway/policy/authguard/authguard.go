@@ -13,7 +13,10 @@ import (
 	"sluice/gateway/policy"
 )
 
-// Config are the settings of the policy `auth_guard`, which is on wherever a policy authenticates.
+// Config are the settings of the policy `auth_guard`, which is on wherever a policy authenticates. An address with too many
+// failures gets 429 for valid credentials too, until enough is forgiven: whoever guesses would otherwise learn of a hit by its answer. That is hard on
+// honest clients behind the same address (NAT, or a proxy that is not in `trusted_proxies`): name the proxy there, raise `failures`, or turn
+// the policy `off` on the routes where that may happen; it can be set on a route, a service or globally.
 type Config struct {
 	// Failures that one address may have, at once or spread over `per`. A request without a credential is none, nor is a token that has expired, is not valid yet, or can not be verified because the keys are out of reach.
 	Failures int64 `yaml:"failures" default:"20" min:"1" max:"1000000"`
