@@ -432,6 +432,11 @@ func TestPurge(t *testing.T) {
 	f("?prefix=https://a.example/users/", 2)
 	f("?prefix=/nothing", 0)
 	f("?tag=x", 0)
+	f("?route=posts", 1) // it is not configured any more, and has entries
+	if got := w.want(404, "DELETE", "/api/cache?route=user", ""); !strings.Contains(got, `there is no route \"user\"`) || !strings.Contains(got, "users") {
+		t.Error(got)
+	}
+	w.want(404, "DELETE", "/api/cache?route=posts", "")
 	w.want(400, "DELETE", "/api/cache?prefix=", "")
 	w.want(400, "DELETE", "/api/cache?all=1", "")
 	w.want(400, "DELETE", "/api/cache?prefix=/a&tag=b", "")

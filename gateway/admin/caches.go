@@ -2,9 +2,13 @@ package admin
 
 import (
 	"bytes"
+	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/valyala/fasthttp"
 
+	"sluice/config"
 	"sluice/gateway/cache"
 )
 
@@ -22,7 +26,7 @@ type sized interface {
 }
 
 func (s *Server) purge(ctx *fasthttp.RequestCtx) {
-	match, given := cache.Everything, 0
+	match, given, route := cache.Everything, 0, ""
 	for name, value := range ctx.QueryArgs().All() {
 		given++
 		value = append([]byte(nil), value...)
@@ -32,7 +36,8 @@ func (s *Server) purge(ctx *fasthttp.RequestCtx) {
 		case "tag":
 			match = cache.ByTag(value)
 		case "route":
-			match = cache.ByRoute(string(value))
+			route = string(value)
+			match = cache.ByRoute(route)
 		default:
 			fail(ctx, fasthttp.StatusBadRequest, "bad_parameter", "give one of prefix, tag, route, or nothing for everything")
 			return
@@ -55,7 +60,23 @@ func (s *Server) purge(ctx *fasthttp.RequestCtx) {
 		}
 		return true
 	})
+	if route != "" && purged == 0 {
+		// The entries of a route that is gone are purged by its name, too.
+		if c := s.o.Gateway.Config(); c == nil || c.Routes[route] == nil {
+			fail(ctx, fasthttp.StatusNotFound, "no_such_route", fmt.Sprintf("there is no route %q%s", route, s.routeHint(route)))
+			return
+		}
+	}
 	reply(ctx, map[string]int{"caches": caches, "purged": purged})
+}
+
+// routeHint suggests the route that was meant.
+func (s *Server) routeHint(name string) string {
+	c := s.o.Gateway.Config()
+	if c == nil {
+		return ""
+	}
+	return config.Hint(name, slices.Sorted(maps.Keys(c.Routes)))
 }
 
 // byPrefix matches HOST/PATH, also written as a URL; a prefix that begins with a slash is of paths on any host.

@@ -114,7 +114,8 @@ func (s *Server) write(data []byte) error {
 	return err
 }
 
-// matches tells whether If-Match, where there is one, names the configuration (RFC 9110, section 13.1.1).
+// matches tells whether If-Match, where there is one, names the configuration (RFC 9110, section 13.1.1). Without one a
+// client means to replace whatever is there, as with Caddy, Kong and Kubernetes.
 func (s *Server) matches(ctx *fasthttp.RequestCtx) bool {
 	given := ctx.Request.Header.PeekAll(fasthttp.HeaderIfMatch)
 	if len(given) == 0 {

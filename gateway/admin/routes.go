@@ -26,7 +26,7 @@ func (s *Server) endpoints() []endpoint {
 		{"GET", "/readyz", "/readyz?verbose", "whether requests can be served; 503 while draining", s.readyz},
 		{"GET", "/metrics", "/metrics", "metrics as Prometheus text", s.metrics},
 		{"GET", "/api/config", "/api/config", "the configuration in force, with the source of each value", s.config},
-		{"PUT", "/api/config", "/api/config", "replaces the configuration (YAML; If-Match)", s.replaceConfig},
+		{"PUT", "/api/config", "/api/config", "replaces the configuration (YAML); with If-Match only the one of that ETag, without whatever is there", s.replaceConfig},
 		{"POST", "/api/config/reload", "/api/config/reload", "loads the configuration again", s.reload},
 		{"GET", "/api/routes", "/api/routes", "routes with their policies", s.listRoutes},
 		{"GET", "/api/services", "/api/services", "services, endpoints, breakers", s.listServices},
