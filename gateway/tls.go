@@ -134,7 +134,7 @@ func proxyWarnings(c *config.Config) (warnings []snapshot.Warning) {
 		return nil
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Listeners)) {
-		effect := ""
+		var effect string
 		switch proxyModes[c.Listeners[name].ProxyProtocol] {
 		case listener.ProxyAccept:
 			effect = "every header is malformed HTTP"

@@ -184,7 +184,7 @@ func schedulerOf(program string) (map[string]bool, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	text, table := f.Section(".text"), f.Section(".gopclntab")
 	if text == nil || table == nil {
 		return nil, nil

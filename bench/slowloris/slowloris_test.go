@@ -14,10 +14,10 @@ import (
 
 func TestReport(t *testing.T) {
 	r := &report{options: &options{rate: 2000, connections: 1000, measure: time.Second, foreign: 0.05}, began: time.Unix(0, 0), slowMemory: 14, idleMemory: 21}
-	for _, p99 := range [][states]time.Duration{{100, 200, 220}, {1000, 1000, 1000}, {100, 100, 150}} {
+	for _, p99 := range [][states]int{{100, 200, 220}, {1000, 1000, 1000}, {100, 100, 150}} {
 		var round [states]sample
 		for i := range round {
-			round[i] = sample{P99: p99[i] * time.Microsecond, Cut: int64(i), Foreign: 0.01}
+			round[i] = sample{P99: time.Duration(p99[i]) * time.Microsecond, Cut: int64(i), Foreign: 0.01}
 		}
 		r.rounds = append(r.rounds, round)
 	}
