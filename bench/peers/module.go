@@ -65,7 +65,7 @@ func (g *gateway) compile(ctx context.Context, build bool) (string, error) {
 			return "", err
 		}
 	}
-	if _, err := goSays(ctx, dir, "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, g.of+"/cmd/"+g.name); err != nil {
+	if _, err := goSays(ctx, dir, "build", "-ldflags", "-s -w", "-o", binary, g.of+"/cmd/"+g.name); err != nil {
 		return "", err
 	}
 	return binary, nil
