@@ -4,6 +4,7 @@ go 1.26.0
 
 // As Traefik's own go.mod, but for what its release as a module lacks (ext) and
 // for the providers of DNS (lego, whose other sources are copied there to build).
+// go-http-auth, which only its basic and digest authentication use, is an earlier one.
 replace (
 	github.com/abbot/go-http-auth => github.com/containous/go-http-auth v0.4.1-0.20200324110947-a37a7636d23e
 	github.com/go-acme/lego/v5 => ./lego
