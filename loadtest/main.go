@@ -97,7 +97,7 @@ func settle(ctx context.Context, o options, s *scenario, f *fault) (*trial, erro
 		if err != nil {
 			return nil, err
 		}
-		t.print(os.Stdout)
+		t.tell(os.Stdout)
 		expected := t.passed()
 		if f != nil {
 			expected = t.misses(f.misses)

@@ -230,7 +230,7 @@ func (t *trial) misses(name string) bool {
 	return false
 }
 
-func (t *trial) print(w io.Writer) {
+func (t *trial) tell(w io.Writer) {
 	verdict := "passed"
 	if !t.passed() {
 		verdict = "MISSED"
