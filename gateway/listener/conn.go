@@ -28,7 +28,7 @@ const (
 	phaseIdle                 // between requests: all is sent, and nothing has come
 	phaseClosing              // given up by the sweeper
 	phaseTunnel               // switched protocols
-	phaseHTTP2                // speaks HTTP/2; h2 knows more
+	phaseStreams              // speaks HTTP/2 or HTTP/3; mux knows more
 	phaseLinger               // answered and done; what the client still sends is thrown away
 )
 
@@ -62,7 +62,7 @@ type conn struct {
 	state     *tls.ConnectionState // nil without TLS
 	secured   bool                 // set before others see the connection, as is looped
 	looped    bool                 // the engine loop serves it
-	h2        *h2conn              // set before phaseHTTP2
+	mux       multiplexed          // set before phaseStreams
 	strict    strict
 	held      []byte
 	// trying: a read that would have to wait says so; fd is the socket then.
@@ -90,7 +90,7 @@ var (
 func (c *conn) Read(p []byte) (int, error) {
 	ph := c.phase.Load()
 	switch ph {
-	case phaseHTTP2:
+	case phaseStreams:
 		return c.Conn.Read(p)
 	case phaseClosing:
 		return 0, net.ErrClosed
@@ -383,8 +383,8 @@ func (c *conn) check(now int64, t *Timeouts) {
 		if over(since, t.Header) {
 			c.InterruptRead()
 		}
-	case phaseHTTP2:
-		c.h2.check(now, t.Stall)
+	case phaseStreams:
+		c.mux.check(now, t)
 	case phaseServing:
 		if r := c.readSince.Load(); r != 0 && over(r, t.Stall) {
 			c.InterruptRead()
@@ -395,7 +395,7 @@ func (c *conn) check(now int64, t *Timeouts) {
 // evict closes the connection if it is between requests, and none is on its
 // way as far as this side can see.
 func (c *conn) evict() bool {
-	if ph := c.phase.Load(); ph == phaseLinger || ph == phaseHTTP2 && !c.h2.busy() && !c.h2.fresh() {
+	if ph := c.phase.Load(); ph == phaseLinger || ph == phaseStreams && c.mux.idle() {
 		_ = c.shut()
 		return true
 	}

@@ -6,7 +6,6 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,20 +32,12 @@ const (
 // server; each connection has its own, so that it is told alone when to end,
 // and serves with the limits of when it was opened.
 type h2conn struct {
-	server *Server
-	conn   *conn
+	mux
 	engine http2.Server
 	base   http.Server
 
-	told atomic.Int64 // when it was told to go away, by the coarse clock; 0: not
-	used atomic.Bool  // it has had a stream
-
 	out       frameWatch
 	explained atomic.Int32 // resets to come that the engine has explained
-
-	mu      sync.Mutex
-	streams h2stream // sentinel of a ring
-	open    int
 }
 
 // silent takes the engine's own messages: what matters to operators is in the
@@ -57,9 +48,10 @@ var silent = log.New(io.Discard, "", 0)
 func (s *Server) serveHTTP2(nc net.Conn) error {
 	c := nc.(*conn)
 	t := s.l.timeouts.Load()
-	h := &h2conn{server: s, conn: c}
+	h := new(h2conn)
+	h.init(s, c, "HTTP/2.0")
+	h.isHTTP2 = true
 	h.out.h = h
-	h.streams.prev, h.streams.next = &h.streams, &h.streams
 	idle := max(t.Idle, minEngineIdle)
 	if t.Idle == 0 {
 		idle = engineIdleUnlimted
@@ -80,8 +72,8 @@ func (s *Server) serveHTTP2(nc net.Conn) error {
 	if err := http2.ConfigureServer(&h.base, &h.engine); err != nil {
 		return err
 	}
-	c.h2 = h
-	if !c.phase.CompareAndSwap(phaseNew, phaseHTTP2) {
+	c.mux = h
+	if !c.phase.CompareAndSwap(phaseNew, phaseStreams) {
 		return net.ErrClosed
 	}
 	var transport net.Conn = watched{c, h}
@@ -91,6 +83,9 @@ func (s *Server) serveHTTP2(nc net.Conn) error {
 	h.engine.ServeConn(transport, &http2.ServeConnOpts{BaseConfig: &h.base, Handler: h})
 	return nil
 }
+
+// ServeHTTP serves a stream.
+func (h *h2conn) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.serve(w, r, h.conn.peer) }
 
 // goAway ends the connection once its streams have ended (RFC 9113, section
 // 6.8). It is repeated now and then, for a connection that had only begun. One
@@ -109,49 +104,5 @@ func (h *h2conn) goAway() {
 	_ = h.base.Shutdown(context.Background())
 }
 
-// fresh reports whether the first request is taken to be on its way.
-func (h *h2conn) fresh() bool {
-	return !h.used.Load() && h.conn.owner.coarse.Load()-h.conn.since.Load() <= int64(freshFor)
-}
-
-// add and remove keep the books for the sweeper.
-func (h *h2conn) add(st *h2stream) {
-	h.used.Store(true)
-	h.mu.Lock()
-	st.prev, st.next = h.streams.prev, &h.streams
-	st.prev.next, st.next.prev = st, st
-	h.open++
-	h.mu.Unlock()
-}
-
-func (h *h2conn) remove(st *h2stream) {
-	h.mu.Lock()
-	st.prev.next, st.next.prev = st.next, st.prev
-	st.prev, st.next = nil, nil
-	h.open--
-	h.mu.Unlock()
-}
-
-// busy reports whether there are streams.
-func (h *h2conn) busy() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.open > 0
-}
-
 // check ends the streams that wait too long for their client.
-func (h *h2conn) check(now int64, stall time.Duration) {
-	if stall <= 0 {
-		return
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for st := h.streams.next; st != &h.streams; st = st.next {
-		if r := st.readSince.Load(); r != 0 && now-r >= int64(stall) {
-			st.InterruptRead()
-		}
-		if w := st.writeSince.Load(); w != 0 && now-w >= int64(stall) {
-			st.interruptWrite()
-		}
-	}
-}
+func (h *h2conn) check(now int64, t *Timeouts) { h.checkStreams(now, t.Stall) }

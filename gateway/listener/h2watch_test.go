@@ -57,7 +57,7 @@ func TestFrameWatch(t *testing.T) {
 		seen := &losses{}
 		s := &Server{l: l, handler: seen, pool: exchange.NewPool(exchange.NewClock(nil))}
 		s.ended = s.done
-		h := &h2conn{server: s, conn: &conn{owner: l}}
+		h := &h2conn{mux: mux{server: s, conn: &conn{owner: l}}}
 		h.out.h = h
 		// The second reset is explained, as that of a stream that had a request.
 		for piece := range slices.Chunk(out.Bytes()[:out.Len()-13], n) {

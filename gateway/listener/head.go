@@ -19,6 +19,7 @@ var (
 	rejectVersion   = refuse(fasthttp.StatusBadRequest, "bad_version", "only HTTP/1.0 and HTTP/1.1 are spoken here")
 	rejectHeadSize  = refuse(fasthttp.StatusRequestHeaderFieldsTooLarge, "head_too_large", "the request head is too large")
 	rejectURISize   = refuse(fasthttp.StatusRequestURITooLong, "uri_too_long", "the request target is too long")
+	rejectConnect   = refuse(fasthttp.StatusNotImplemented, "connect_not_supported", "no other protocol is spoken on a stream; WebSockets begin with an upgrade over HTTP/1.1")
 	rejectSlowHead  = refuse(fasthttp.StatusRequestTimeout, "head_timeout", "the request head did not arrive in time")
 )
 

@@ -219,20 +219,28 @@ func (l *Listener) admit(nc net.Conn) *conn {
 		}
 	}
 	c.since.Store(l.coarse.Load())
+	if why, ok := l.enroll(c); !ok {
+		l.turnAway(c, why)
+		return nil
+	}
+	return c
+}
+
+// enroll takes a connection into the books if the limits leave room for it.
+func (l *Listener) enroll(c *conn) (why refusal, ok bool) {
 	m := l.limits.Load()
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	if c.seated && m.MaxConnsPerIP > 0 && l.perIP[c.peer] >= m.MaxConnsPerIP {
-		l.mu.Unlock()
-		l.turnAway(c, overConnectionsPerIP)
-		return nil
+		return overConnectionsPerIP, false
 	}
 	if m.MaxConns > 0 && l.conns >= m.MaxConns {
 		l.mu.Unlock()
-		if l.evictIdle(1) == 0 {
-			l.turnAway(c, overConnections)
-			return nil
-		}
+		evicted := l.evictIdle(1)
 		l.mu.Lock()
+		if evicted == 0 {
+			return overConnections, false
+		}
 	}
 	l.conns++
 	if c.seated {
@@ -240,8 +248,7 @@ func (l *Listener) admit(nc net.Conn) *conn {
 	}
 	c.prev, c.next = l.ring.prev, &l.ring
 	c.prev.next, c.next.prev = c, c
-	l.mu.Unlock()
-	return c
+	return 0, true
 }
 
 func (l *Listener) forget(c *conn) {
@@ -295,7 +302,7 @@ func (l *Listener) resting(n int) []*conn {
 	defer l.mu.Unlock()
 	for c := l.ring.next; c != &l.ring && len(rest) < n; c = c.next {
 		switch c.phase.Load() {
-		case phaseIdle, phaseLinger, phaseHTTP2:
+		case phaseIdle, phaseLinger, phaseStreams:
 			rest = append(rest, c)
 		case phaseNew:
 			if c.since.Load() < since && len(silent) < n {
@@ -311,7 +318,7 @@ func (l *Listener) resting(n int) []*conn {
 func (l *Listener) Stats() (idle, active int, refused uint64) {
 	for _, c := range l.snapshot(nil) {
 		switch ph := c.phase.Load(); {
-		case ph == phaseNew, ph == phaseIdle, ph == phaseHTTP2 && !c.h2.busy():
+		case ph == phaseNew, ph == phaseIdle, ph == phaseStreams && !c.mux.busy():
 			idle++
 		default:
 			active++
@@ -415,8 +422,8 @@ const freshFor = 5 * time.Second
 func (l *Listener) CloseIdle() (active int) {
 	now := l.coarse.Load()
 	for _, c := range l.snapshot(nil) {
-		if c.phase.Load() == phaseHTTP2 {
-			c.h2.goAway()
+		if c.phase.Load() == phaseStreams {
+			c.mux.goAway()
 			active++
 			continue
 		}

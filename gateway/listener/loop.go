@@ -160,10 +160,10 @@ func (l *loop) serve(t *turn) (keep bool) {
 		err = s.handler.Decide(x)
 	}
 	http11 := t.req.Header.IsHTTP11()
-	x.Verbatim = http11 && !t.req.Header.IsHead() && c.hsts() == nil
+	x.Verbatim = http11 && !t.req.Header.IsHead() && !s.adorns(c)
 	closing := t.req.Header.ConnectionClose()
 	s.handler.Answer(x, err)
-	c.secure(x)
+	s.secure(c, x)
 	if x.Answer == exchange.Tunnel && x.Tunnel != nil {
 		c.phase.Store(phaseTunnel)
 		if t.res.Write(t.bw) == nil && t.bw.Flush() == nil {

@@ -109,8 +109,8 @@ func (d door) Close() error   { return d.l.Close() }
 func (s *Server) Drain() {
 	s.draining.Store(true)
 	for _, c := range s.l.snapshot(nil) {
-		if c.phase.Load() == phaseHTTP2 {
-			c.h2.goAway()
+		if c.phase.Load() == phaseStreams {
+			c.mux.goAway()
 		}
 	}
 }
@@ -178,7 +178,7 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, x *exchange.Exchange, err erro
 		ctx.SetConnectionClose()
 	}
 	c := x.Client.(*conn)
-	c.secure(x)
+	s.secure(c, x)
 	if x.Aborted.Load() || c.cut.Load() {
 		// Nobody reads the answer, or what the client still sends can not be
 		// told from a next request.
@@ -274,7 +274,7 @@ func (s *Server) refuse(c *conn, x *exchange.Exchange, err error) {
 		reject = rejectSlowHead
 	}
 	s.handler.Answer(x, reject)
-	c.secure(x)
+	s.secure(c, x)
 }
 
 func (s *Server) done(x *exchange.Exchange) {

@@ -149,20 +149,21 @@ func (c *conn) identify(x *exchange.Exchange) {
 	}
 }
 
-// secure adds what answers over TLS carry.
-func (c *conn) secure(x *exchange.Exchange) {
-	if hsts := c.hsts(); hsts != nil {
-		exchange.DelResponse(&x.Response.Header, strictTransport)
-		x.Response.Header.AddBytesV(strictTransport, hsts)
-	}
+// adorns reports whether the head of every answer is changed by secure.
+func (s *Server) adorns(c *conn) bool {
+	return c.state != nil && len(s.l.protocols.Load().HSTS) > 0
 }
 
-// hsts is the value of Strict-Transport-Security, nil for none.
-func (c *conn) hsts() []byte {
+// secure adds what answers over TLS carry.
+func (s *Server) secure(c *conn, x *exchange.Exchange) {
 	if c.state == nil {
-		return nil
+		return
 	}
-	return c.owner.protocols.Load().HSTS
+	p, h := s.l.protocols.Load(), &x.Response.Header
+	if len(p.HSTS) > 0 {
+		exchange.DelResponse(h, strictTransport)
+		h.AddBytesV(strictTransport, p.HSTS)
+	}
 }
 
 const strictTransport = "Strict-Transport-Security"

@@ -3,9 +3,13 @@ package listener
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"io"
 	"net/http"
+	"net/netip"
+	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,15 +19,15 @@ import (
 	"sluice/gateway/exchange"
 )
 
-// h2stream is one request over HTTP/2 on its way through the same pipeline as
-// those over HTTP/1.1: its head is written out as one of HTTP/1.1 and read by
-// the same reader, its bodies pass unbuffered. It is the exchange's client
-// connection and the request's body. It belongs to the stream's goroutine,
-// but for what mu and the stamps are there for.
-type h2stream struct {
-	conn *h2conn
-	in   *http.Request
-	out  http.ResponseWriter
+// stream is one request over HTTP/2 or HTTP/3 on its way through the same
+// pipeline as those over HTTP/1.1: its head is written out as one of HTTP/1.1
+// and read by the same reader, its bodies pass unbuffered. It is the exchange's
+// client connection and the request's body. It belongs to the stream's
+// goroutine, but for what mu and the stamps are there for.
+type stream struct {
+	mux *mux
+	in  *http.Request
+	out http.ResponseWriter
 
 	req  fasthttp.Request
 	res  fasthttp.Response
@@ -34,6 +38,8 @@ type h2stream struct {
 	values []byte
 	slab   []string
 	cuts   []cut
+	ahead  []byte // of the request body, read before it was known that there is one
+	first  [512]byte
 	done   bool // the request body was read to its end
 
 	// mu guards out for other goroutines than the stream's: the engine takes it
@@ -43,7 +49,7 @@ type h2stream struct {
 	readSince  atomic.Int64 // a body read waits since then, 0: none
 	writeSince atomic.Int64
 
-	prev, next *h2stream
+	prev, next *stream
 }
 
 // cut is where a value ends in the buffer of all values.
@@ -55,37 +61,56 @@ type cut struct {
 // maxKeptHead is how much memory for heads an idle stream keeps.
 const maxKeptHead = 16 << 10
 
-var h2streams = sync.Pool{New: func() any { return &h2stream{br: bufio.NewReaderSize(nil, 4<<10)} }}
+var streams = sync.Pool{New: func() any { return &stream{br: bufio.NewReaderSize(nil, 4<<10)} }}
 
-// ServeHTTP serves a stream: the engine's call, on a goroutine of its own.
-func (h *h2conn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s := h.server
-	st := h2streams.Get().(*h2stream)
-	st.conn, st.in, st.out, st.ended, st.done = h, r, w, false, false
-	h.add(st)
+// serve serves a stream: the engine's call, on a goroutine of its own. peer is
+// where the request comes from.
+func (m *mux) serve(w http.ResponseWriter, r *http.Request, peer netip.Addr) {
+	defer m.contain()
+	s := m.server
+	st := streams.Get().(*stream)
+	st.mux, st.in, st.out, st.ended, st.done = m, r, w, false, false
+	m.add(st)
 	x := s.pool.Get(&st.req, &st.res, s.ended)
 	defer st.close(x)
 	st.res.Header.DisableNormalizing()
 	st.res.Header.SetNoDefaultContentType(true)
-	h.conn.identify(x)
-	x.Client, x.Protocol = st, "HTTP/2.0"
+	m.conn.identify(x)
+	x.Client, x.Protocol, x.PeerAddr = st, m.protocol, peer
 	var err error
 	if reject := st.read(x); reject != nil {
 		x.ClientAddr = x.PeerAddr
 		err = reject
 	} else {
-		err = s.handler.Decide(x)
+		err = st.decide(x)
 	}
 	s.handler.Answer(x, err)
-	h.conn.secure(x)
+	s.secure(m.conn, x)
 	if !st.send(x) {
 		// Without its end the client can not take the answer for whole.
 		panic(http.ErrAbortHandler)
 	}
 }
 
-func (st *h2stream) close(x *exchange.Exchange) {
-	st.conn.remove(st)
+// decide has the gateway decide. A client that waits to be told to send its body
+// is told once that is wanted; where the engine has done so, Expect is gone.
+func (st *stream) decide(x *exchange.Exchange) error {
+	s := st.mux.server
+	if !x.HasField(exchange.KindExpect) || !x.HasBody() {
+		return s.handler.Decide(x)
+	}
+	if err := s.decideAhead(x); err != nil && !x.Paused {
+		return err
+	}
+	st.out.WriteHeader(http.StatusContinue)
+	if x.Paused {
+		return s.handler.Decide(x)
+	}
+	return nil
+}
+
+func (st *stream) close(x *exchange.Exchange) {
+	st.mux.remove(st)
 	if st.in.Context().Err() != nil {
 		x.Aborted.Store(true)
 	}
@@ -96,7 +121,7 @@ func (st *h2stream) close(x *exchange.Exchange) {
 	st.mu.Unlock()
 	st.req.Reset()
 	st.res.Reset()
-	st.conn, st.in, st.out = nil, nil, nil
+	st.mux, st.in, st.out, st.ahead = nil, nil, nil, nil
 	st.readSince.Store(0)
 	st.writeSince.Store(0)
 	clear(st.slab)
@@ -104,16 +129,19 @@ func (st *h2stream) close(x *exchange.Exchange) {
 	if cap(st.head)+cap(st.values) > maxKeptHead {
 		st.head, st.values = nil, nil
 	}
-	h2streams.Put(st)
+	streams.Put(st)
 }
 
 // read makes the request of the exchange. The engine has checked what RFC
-// 9113, section 8.3 wants of pseudo header fields, that names are in lower
-// case, that values hold no control bytes, and that nothing is there that
-// belongs to a connection.
-func (st *h2stream) read(x *exchange.Exchange) *exchange.Reject {
+// 9113, section 8.3 and RFC 9114, section 4.3 want of pseudo header fields, that
+// names are in lower case, that values hold no control bytes, and that nothing
+// is there that belongs to a connection.
+func (st *stream) read(x *exchange.Exchange) *exchange.Reject {
 	r := st.in
 	x.Unread = true
+	if r.Method == http.MethodConnect && r.Proto != st.mux.protocol {
+		return rejectConnect // RFC 9220, section 3
+	}
 	if !isToken([]byte(r.Method)) || r.Method == http.MethodConnect {
 		return rejectTarget
 	}
@@ -128,6 +156,9 @@ func (st *h2stream) read(x *exchange.Exchange) *exchange.Reject {
 	b = append(append(b, " HTTP/1.1\r\nHost: "...), r.Host...)
 	b = append(b, "\r\n"...)
 	for name, values := range r.Header {
+		if name == "Host" {
+			continue // the same, as the engine has seen to
+		}
 		for _, v := range values {
 			b = append(append(b, name...), ": "...)
 			b = append(append(b, v...), "\r\n"...)
@@ -135,7 +166,7 @@ func (st *h2stream) read(x *exchange.Exchange) *exchange.Reject {
 	}
 	b = append(b, "\r\n"...)
 	st.head = b
-	if r.Host == "" {
+	if r.Host == "" || strings.ContainsAny(r.Host, " \t") {
 		return rejectHost
 	}
 	if lengths := r.Header["Content-Length"]; len(lengths) > 0 {
@@ -154,18 +185,69 @@ func (st *h2stream) read(x *exchange.Exchange) *exchange.Reject {
 		st.req.Header.Reset()
 		return rejectMalformed
 	}
-	if r.ContentLength != 0 {
-		st.req.SetBodyStream(st, int(r.ContentLength))
-	}
 	x.Unread = false
-	return readHead(x, &st.req.Header)
+	if reject := readHead(x, &st.req.Header); reject != nil {
+		return reject
+	}
+	length := r.ContentLength
+	if length < 0 && seldomBody(r.Method) {
+		some, reject := st.lookAhead()
+		if reject != nil {
+			return reject
+		}
+		if !some {
+			length = 0
+		}
+	}
+	if length != 0 {
+		st.req.SetBodyStream(st, int(length))
+	}
+	return nil
+}
+
+// seldomBody reports whether content has no meaning for the method (RFC 9110,
+// section 9.3). A stream may end behind its head without the head saying so;
+// for these methods that is waited for, so that the backend is not promised a
+// body that is none.
+func seldomBody(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodDelete, http.MethodOptions, http.MethodTrace:
+		return true
+	}
+	return false
+}
+
+// lookAhead reads the beginning of the body; it is false if there is no body.
+func (st *stream) lookAhead() (bool, *exchange.Reject) {
+	for {
+		n, err := st.Read(st.first[:])
+		switch {
+		case n > 0:
+			st.ahead = st.first[:n]
+			return true, nil
+		case err == io.EOF:
+			return false, nil
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return false, exchange.RejectBodySlow
+		case err != nil:
+			return false, exchange.RejectBodyCut
+		}
+	}
 }
 
 // Read reads the request body.
-func (st *h2stream) Read(p []byte) (int, error) {
-	st.readSince.Store(st.conn.conn.owner.coarse.Load())
+func (st *stream) Read(p []byte) (int, error) {
+	if len(st.ahead) > 0 {
+		n := copy(p, st.ahead)
+		st.ahead = st.ahead[n:]
+		return n, nil
+	}
+	st.readSince.Store(st.mux.conn.owner.coarse.Load())
 	n, err := st.in.Body.Read(p)
 	st.readSince.Store(0)
+	if err != nil && err != io.EOF {
+		return 0, err // what came with it may be too much, and must not be taken for the end
+	}
 	if err == io.EOF && !st.done {
 		st.done = true
 		for name, values := range st.in.Trailer {
@@ -180,20 +262,20 @@ func (st *h2stream) Read(p []byte) (int, error) {
 }
 
 // send sends the answer. It is false where the answer did not come to its end.
-func (st *h2stream) send(x *exchange.Exchange) bool {
+func (st *stream) send(x *exchange.Exchange) bool {
 	res := x.Response
 	status := res.StatusCode()
 	body := status >= 200 && status != fasthttp.StatusNoContent && status != fasthttp.StatusNotModified
 	header := st.out.Header()
 	st.fill(header, &res.Header, body)
-	if st.conn.server.draining.Load() {
+	if st.mux.isHTTP2 && st.mux.server.draining.Load() {
 		header["Connection"] = closing // the engine's word for GOAWAY
 	}
-	stream := res.BodyStream()
+	source := res.BodyStream()
 	mute := !body || res.SkipBody || x.Request.Header.IsHead()
 	switch {
 	case !body:
-	case stream != nil:
+	case source != nil:
 		if n := res.Header.ContentLength(); n >= 0 {
 			header["Content-Length"] = []string{strconv.Itoa(n)}
 		}
@@ -201,16 +283,19 @@ func (st *h2stream) send(x *exchange.Exchange) bool {
 		if n := res.Header.Peek("Content-Length"); len(n) > 0 {
 			header["Content-Length"] = []string{string(n)}
 		}
-	case len(res.Body()) > engineCounts || mute:
+	case len(res.Body()) > engineCounts || mute || !st.mux.isHTTP2:
 		header["Content-Length"] = []string{strconv.Itoa(len(res.Body()))}
 	}
+	if _, ok := header["Content-Length"]; mute && !ok {
+		header["Content-Length"] = nil // none is made up
+	}
 	st.out.WriteHeader(status)
+	w := (*writer)(st)
 	switch {
 	case mute:
-		return true
-	case stream == nil:
+	case source == nil:
 		if b := res.Body(); len(b) > 0 {
-			if n, err := (*h2writer)(st).write(b); err != nil {
+			if n, err := w.write(b); err != nil {
 				x.Aborted.Store(true)
 				// What was more than the engine's buffer had left it.
 				x.Begun, x.BytesOut = n > engineCounts, int64(n)
@@ -218,13 +303,22 @@ func (st *h2stream) send(x *exchange.Exchange) bool {
 			}
 		}
 	default:
-		w := (*h2writer)(st)
 		if res.ImmediateHeaderFlush {
 			_ = w.flush() // the copy meets the same
 		}
-		if _, err := io.Copy(w, stream); err != nil {
+		if _, err := io.Copy(w, source); err != nil {
 			return false
 		}
+	}
+	if !st.mux.isHTTP2 {
+		// net/http2 has copied the fields; here they are sent before they are gone.
+		if err := w.flush(); err != nil {
+			x.Aborted.Store(true)
+			return false
+		}
+	}
+	if mute {
+		return true
 	}
 	for _, name := range res.Header.PeekTrailerKeys() {
 		for _, v := range res.Header.PeekAll(string(name)) {
@@ -239,9 +333,10 @@ const engineCounts = 4000
 
 var closing = []string{"close"}
 
-// fill copies the fields of the answer, but for those of the connection. The
-// engine copies them in turn, so that names and values share memory here.
-func (st *h2stream) fill(header http.Header, h *fasthttp.ResponseHeader, body bool) {
+// fill copies the fields of the answer, but for those of the connection. Names
+// and values share memory that is this stream's: the engine copies or sends them
+// before it ends.
+func (st *stream) fill(header http.Header, h *fasthttp.ResponseHeader, body bool) {
 	st.values, st.cuts = st.values[:0], st.cuts[:0]
 	for name, value := range h.All() {
 		switch exchange.KindOf(name) {
@@ -302,10 +397,10 @@ var fieldNames = func() map[string]string {
 	return names
 }()
 
-// h2writer is the way of a streamed body to the client: nothing waits for more.
-type h2writer h2stream
+// writer is the way of a streamed body to the client: nothing waits for more.
+type writer stream
 
-func (w *h2writer) Write(p []byte) (int, error) {
+func (w *writer) Write(p []byte) (int, error) {
 	n, err := w.write(p)
 	if err == nil {
 		err = w.flush()
@@ -313,34 +408,34 @@ func (w *h2writer) Write(p []byte) (int, error) {
 	return n, err
 }
 
-func (w *h2writer) write(p []byte) (int, error) {
-	w.writeSince.Store(w.conn.conn.owner.coarse.Load())
+func (w *writer) write(p []byte) (int, error) {
+	w.writeSince.Store(w.mux.conn.owner.coarse.Load())
 	n, err := w.out.Write(p)
 	w.writeSince.Store(0)
 	return n, err
 }
 
-func (w *h2writer) flush() error {
-	w.writeSince.Store(w.conn.conn.owner.coarse.Load())
+func (w *writer) flush() error {
+	w.writeSince.Store(w.mux.conn.owner.coarse.Load())
 	err := w.out.(interface{ FlushError() error }).FlushError()
 	w.writeSince.Store(0)
 	return err
 }
 
 // Gone implements exchange.ClientConn.
-func (st *h2stream) Gone() bool {
+func (st *stream) Gone() bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	return st.ended || st.in.Context().Err() != nil
 }
 
 // InterruptRead implements exchange.ClientConn.
-func (st *h2stream) InterruptRead() {
+func (st *stream) InterruptRead() {
 	st.interrupt(func(w deadlines) { _ = w.SetReadDeadline(past) })
 }
 
 // interruptWrite resets the stream, so that a write that waits for the client ends.
-func (st *h2stream) interruptWrite() {
+func (st *stream) interruptWrite() {
 	st.interrupt(func(w deadlines) { _ = w.SetWriteDeadline(past) })
 }
 
@@ -349,7 +444,7 @@ type deadlines interface {
 	SetWriteDeadline(time.Time) error
 }
 
-func (st *h2stream) interrupt(f func(deadlines)) {
+func (st *stream) interrupt(f func(deadlines)) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if !st.ended {
@@ -358,7 +453,7 @@ func (st *h2stream) interrupt(f func(deadlines)) {
 }
 
 // Interim implements exchange.ClientConn: it sends an interim response.
-func (st *h2stream) Interim(head []byte) {
+func (st *stream) Interim(head []byte) {
 	line, rest, _ := bytes.Cut(head, []byte("\r\n"))
 	if len(line) < 12 {
 		return
