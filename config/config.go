@@ -78,13 +78,22 @@ type Listener struct {
 	HTTP2 bool `yaml:"http2" default:"true"`
 	// H2C accepts HTTP/2 without TLS, by prior knowledge.
 	H2C bool `yaml:"h2c"`
-	// HTTP3 serves HTTP/3 on the same UDP port.
-	HTTP3 bool `yaml:"http3"`
+	// HTTP3 serves HTTP/3 on the UDP port of the same number, beside TCP; it needs `tls`. Early data (0-RTT) is not accepted: whoever has seen it can send it again. Off when left out.
+	HTTP3 HTTP3 `yaml:"http3" default:"off"`
 	// ProxyProtocol is whether connections begin with a header of the PROXY protocol, version 1 or 2, which names the client. It is believed from `trusted_proxies` alone. `accept` takes one when there is one; `require` closes connections without a valid one, and those of others.
 	ProxyProtocol string `yaml:"proxy_protocol" enum:"off|accept|require" default:"off"`
 	// Engine that moves the bytes: `fasthttp`, its server, or `loop`, a goroutine for each connection that holds buffers
 	// only while a request is there. A change takes effect for connections that are opened then.
 	Engine string `yaml:"engine" enum:"fasthttp|loop" default:"fasthttp"`
+}
+
+// HTTP3 is HTTP/3 beside HTTP/1.1 and HTTP/2, with the same certificates; answers over those tell
+// of it in Alt-Svc.
+type HTTP3 struct {
+	// Off: there is no UDP port, and Alt-Svc is not sent.
+	Off bool `yaml:"-"`
+	// AdvertisedPort is the port that Alt-Svc tells clients, where another one is mapped to this listener's; 0: the listener's own.
+	AdvertisedPort int `yaml:"advertised_port" default:"0" min:"0" max:"65535"`
 }
 
 // ListenerTLS is how a listener ends TLS.

@@ -302,7 +302,6 @@ func TestNotBuilt(t *testing.T) {
 	}
 	listener := func(s string) string { return `listeners: {a: {address: ":1", ` + s + `}}` }
 	route := func(s string) string { return minimal + `  r: {` + s + `}` }
-	refused(listener("http3: on"), "listeners.a.http3")
 	for _, s := range []string{"aggregate: {}", "grpc: {service: users}", "graphql: {}", "websocket:", "openapi: a.yaml"} {
 		name, _, _ := strings.Cut(s, ":")
 		refused(route(s), "routes.r."+name)
@@ -317,7 +316,7 @@ func TestNotBuilt(t *testing.T) {
 	refused("plans: {a: {}}\nconsumers: {c: {plan: a}}", "consumers.c.plan")
 	refused("compatibility: kong", "compatibility")
 
-	for _, s := range []string{listener("tls: off, http2: true, h2c: true, proxy_protocol: require, engine: fasthttp"), "state: {dir: \"\", redis: off}", "plans: {}", "teams:", route("service: users, aggregate: off, openapi: \"\"")} {
+	for _, s := range []string{listener("tls: off, http2: true, h2c: true, http3: off, proxy_protocol: require, engine: fasthttp"), "state: {dir: \"\", redis: off}", "plans: {}", "teams:", route("service: users, aggregate: off, openapi: \"\"")} {
 		parse(t, s, Options{})
 	}
 }

@@ -127,7 +127,21 @@ func (k *checker) listeners() {
 		}
 		if l != nil {
 			k.listenerTLS(path, l, obtained)
+			k.listenerHTTP3(path, l)
 		}
+	}
+}
+
+func (k *checker) listenerHTTP3(path string, l *Listener) {
+	path += ".http3"
+	switch {
+	case l.HTTP3.Off:
+	case strings.HasPrefix(l.Address, "unix:"):
+		k.fail(path, "HTTP/3 is spoken over UDP and this listener is a file; give it an address host:port or leave http3 out")
+	case l.TLS.Off:
+		k.fail(path, "HTTP/3 is always encrypted and this listener has no tls; write tls: {certificates: [{cert: FILE, key: FILE}]} or leave http3 out")
+	case l.ProxyProtocol != "" && l.ProxyProtocol != "off":
+		k.fail(path, "a PROXY protocol header says where a TCP connection came from and HTTP/3 has none; give http3 a listener of its own")
 	}
 }
 

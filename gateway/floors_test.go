@@ -32,6 +32,7 @@ var heavy = map[string]string{
 	"go.uber.org/zap":                  "gateway/acme",
 	"github.com/corazawaf/coraza":      "gateway/policy/waf",
 	"cel.dev/cel-go":                   "gateway/policy/authorize",
+	"github.com/quic-go/quic-go":       "gateway/listener",
 }
 
 func TestImportsGoUpwards(t *testing.T) {

@@ -247,22 +247,37 @@ type ListenError struct{ Err error }
 func (e *ListenError) Error() string { return e.Err.Error() }
 func (e *ListenError) Unwrap() error { return e.Err }
 
-// listen opens the sockets of c that are not open yet.
-func (g *Gateway) listen(c *config.Config) (map[string]*listener.Server, error) {
-	opened := make(map[string]*listener.Server)
-	for _, name := range slices.Sorted(maps.Keys(c.Listeners)) {
-		address := c.Listeners[name].Address
-		if g.servers[address] != nil {
-			continue
-		}
-		l, err := listener.Listen(name, address, g.log)
+// listen opens the sockets of c that are not open yet. What it opened before an
+// error is closed.
+func (g *Gateway) listen(c *config.Config) (opened map[string]*listener.Server, err error) {
+	opened = make(map[string]*listener.Server)
+	var undo []func()
+	defer func() {
 		if err != nil {
-			for _, s := range opened {
-				_ = s.Listener().Discard()
+			for _, f := range undo {
+				f()
 			}
-			return nil, &ListenError{fmt.Errorf("listeners.%s: %w", name, err)}
 		}
-		opened[address] = listener.NewServer(l, g, g.pool, int(c.Limits.MaxHeaderSize), g.log)
+	}()
+	for _, name := range slices.Sorted(maps.Keys(c.Listeners)) {
+		lc := c.Listeners[name]
+		s := g.servers[lc.Address]
+		if s == nil {
+			l, err := listener.Listen(name, lc.Address, g.log)
+			if err != nil {
+				return nil, &ListenError{fmt.Errorf("listeners.%s: %w", name, err)}
+			}
+			s = listener.NewServer(l, g, g.pool, int(c.Limits.MaxHeaderSize), g.log)
+			opened[lc.Address] = s
+			undo = append(undo, func() { _ = l.Discard() })
+		}
+		if !lc.HTTP3.Off {
+			close, err := s.OpenHTTP3()
+			if err != nil {
+				return nil, &ListenError{fmt.Errorf("listeners.%s: %w", name, err)}
+			}
+			undo = append(undo, close)
+		}
 	}
 	return opened, nil
 }
@@ -293,6 +308,7 @@ func (g *Gateway) rearrange(c *config.Config, opened map[string]*listener.Server
 			s.Start()
 			g.log.Info("listening", "listener", name, "address", s.Listener().Addr().String())
 		}
+		g.switchHTTP3(s, name, !lc.HTTP3.Off)
 	}
 	for address, s := range g.servers {
 		if !wanted[address] {
@@ -305,6 +321,26 @@ func (g *Gateway) rearrange(c *config.Config, opened map[string]*listener.Server
 		open = append(open, g.servers[address])
 	}
 	g.open.Store(&open)
+}
+
+// switchHTTP3 has a server speak HTTP/3 or cease to; requests in flight end well.
+func (g *Gateway) switchHTTP3(s *listener.Server, name string, on bool) {
+	if !on {
+		if s.StopHTTP3() {
+			g.chores.Go(func() {
+				ctx, cancel := context.WithTimeout(context.Background(), g.o.DrainTimeout)
+				defer cancel()
+				s.DrainHTTP3(ctx)
+			})
+		}
+		return
+	}
+	switch begun, err := s.ServeHTTP3(); {
+	case err != nil:
+		g.log.Error("listeners." + name + ".http3: " + err.Error())
+	case begun:
+		g.log.Info("listening for HTTP/3", "listener", name, "address", s.Listener().Addr().String())
+	}
 }
 
 // watchConnections measures a listener under the name that a generation gives it.

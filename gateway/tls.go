@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strconv"
 	"time"
@@ -110,7 +111,7 @@ func (s *security) build() (c *tls.Config, ca [sha256.Size]byte, err error) {
 }
 
 // protocols are what a listener speaks; s is nil without TLS.
-func protocols(c *config.Config, lc *config.Listener, s *security) listener.Protocols {
+func protocols(l *listener.Listener, c *config.Config, lc *config.Listener, s *security) listener.Protocols {
 	p := listener.Protocols{H2C: lc.H2C, Loop: lc.Engine == engineLoop, Proxy: proxyModes[lc.ProxyProtocol]}
 	if p.Proxy != listener.ProxyOff {
 		for _, n := range c.TrustedProxies {
@@ -122,8 +123,24 @@ func protocols(c *config.Config, lc *config.Listener, s *security) listener.Prot
 		if d := lc.TLS.HSTS; d > 0 {
 			p.HSTS = strconv.AppendInt([]byte("max-age="), int64(d/time.Second), 10)
 		}
+		p.AltSvc = alternative(l, lc)
 	}
 	return p
+}
+
+// alternativeFor is how long clients remember that HTTP/3 is spoken.
+const alternativeFor = 24 * time.Hour
+
+// alternative tells clients where HTTP/3 is spoken; nil where it is not.
+func alternative(l *listener.Listener, lc *config.Listener) []byte {
+	if lc.HTTP3.Off {
+		return nil
+	}
+	port := lc.HTTP3.AdvertisedPort
+	if a, ok := l.Addr().(*net.TCPAddr); ok && port == 0 {
+		port = a.Port
+	}
+	return fmt.Appendf(nil, `h3=":%d"; ma=%d`, port, alternativeFor/time.Second)
 }
 
 var proxyModes = map[string]listener.ProxyMode{"accept": listener.ProxyAccept, "require": listener.ProxyRequire}
@@ -158,7 +175,7 @@ func (g *Gateway) speak(l *listener.Listener, c *config.Config, lc *config.Liste
 		g.takeTickets(s, before)
 		s.tickets.Use(s.config)
 	}
-	l.Speak(protocols(c, lc, s))
+	l.Speak(protocols(l, c, lc, s))
 }
 
 // takeTickets gives s the ticket keys of the listener.
@@ -273,6 +290,6 @@ func (g *Gateway) refreshAuthorities(c *config.Config, name string, s *security,
 	s.config, s.ca = made, ca
 	s.tickets.Forget()
 	s.tickets.Use(made)
-	server.Listener().Speak(protocols(c, s.settings, s))
+	server.Listener().Speak(protocols(server.Listener(), c, s.settings, s))
 	g.log.Info("authorities of client certificates loaded", "listener", name, "file", s.settings.TLS.ClientAuth.CA)
 }

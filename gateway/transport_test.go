@@ -19,6 +19,7 @@ import (
 
 	"sluice/config"
 	"sluice/gateway"
+	"sluice/gateway/certs/certstest"
 	"sluice/gateway/registry"
 )
 
@@ -299,6 +300,9 @@ type gate struct {
 	*gateway.Gateway
 	t    testing.TB
 	addr string
+	// authority has signed the certificate of a listener with TLS, whose name is
+	// api.example; nil without.
+	authority *certstest.Authority
 }
 
 // serve runs a gateway with this configuration; a listener on a free port is

@@ -180,7 +180,7 @@ func (l *Listener) troubled(err error) {
 		if say {
 			l.log.Warn("out of file descriptors: closing idle connections; raise the limit (ulimit -n)", "listener", l.Name())
 		}
-		l.evictIdle(16)
+		l.evictIdle(16, true)
 	} else if say {
 		l.log.Warn("cannot accept a connection", "listener", l.Name(), "error", err.Error())
 	}
@@ -236,7 +236,7 @@ func (l *Listener) enroll(c *conn) (why refusal, ok bool) {
 	}
 	if m.MaxConns > 0 && l.conns >= m.MaxConns {
 		l.mu.Unlock()
-		evicted := l.evictIdle(1)
+		evicted := l.evictIdle(1, false)
 		l.mu.Lock()
 		if evicted == 0 {
 			return overConnections, false
@@ -279,10 +279,11 @@ func (l *Listener) snapshot(batch []*conn) []*conn {
 }
 
 // evictIdle closes up to n connections that are between requests, oldest
-// first; where those are not enough, what has said nothing for a while.
-func (l *Listener) evictIdle(n int) int {
+// first; where those are not enough, what has said nothing for a while. With
+// sockets, only those that have one of their own.
+func (l *Listener) evictIdle(n int, sockets bool) int {
 	evicted := 0
-	for _, c := range l.resting(n + 16) {
+	for _, c := range l.resting(n+16, sockets) {
 		if evicted == n {
 			break
 		}
@@ -295,12 +296,15 @@ func (l *Listener) evictIdle(n int) int {
 
 // resting lists connections that may be evicted: up to n of those that rest,
 // and behind them up to n of those that never spoke.
-func (l *Listener) resting(n int) []*conn {
+func (l *Listener) resting(n int, sockets bool) []*conn {
 	var rest, silent []*conn
 	since := l.coarse.Load() - int64(freshFor)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for c := l.ring.next; c != &l.ring && len(rest) < n; c = c.next {
+		if sockets && c.tcp == nil {
+			continue
+		}
 		switch c.phase.Load() {
 		case phaseIdle, phaseLinger, phaseStreams:
 			rest = append(rest, c)

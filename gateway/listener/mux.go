@@ -13,7 +13,7 @@ import (
 type multiplexed interface {
 	// goAway has the client send no more requests; those that have begun go on.
 	goAway()
-	// busy reports whether there are streams.
+	// busy reports whether the connection is not to be closed without need.
 	busy() bool
 	// idle reports whether it may be closed: none is at work, and none is taken
 	// to be on its way.

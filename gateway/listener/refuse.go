@@ -97,7 +97,7 @@ func (l *Listener) refuse(c *conn, why refusal) {
 		n.refused[why].Inc()
 	}
 	l.say.Log(slog.LevelWarn, refusalWords[why], refusalSays[why], "listener", l.Name(), "client", c.peer.String())
-	if answer := refusalAnswers[why]; answer != "" && !c.secured {
+	if answer := refusalAnswers[why]; answer != "" && !c.secured && c.tcp != nil {
 		_ = c.tcp.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 		_, _ = c.tcp.Write([]byte(answer))
 		c.discard()

@@ -40,6 +40,7 @@ type Server struct {
 	err     error
 
 	draining atomic.Bool
+	h3       h3
 }
 
 // NewServer returns a server that is not started. maxHead bounds a request
@@ -117,6 +118,7 @@ func (s *Server) Drain() {
 
 // StopAccepting closes the listening socket and waits until the accept loop has ended.
 func (s *Server) StopAccepting() {
+	s.StopHTTP3()
 	_ = s.l.Close()
 	<-s.served
 	_ = s.l.ln.Close()
@@ -128,6 +130,7 @@ func (s *Server) Listener() *Listener { return s.l }
 // Close ends all connections. Call StopAccepting first.
 func (s *Server) Close() {
 	s.l.CloseConns()
+	s.closeHTTP3()
 }
 
 // exchangeKey is the one user value of a request.

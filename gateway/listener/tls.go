@@ -20,6 +20,9 @@ type Protocols struct {
 	TLS *tls.Config
 	// HSTS is the value of Strict-Transport-Security for answers over TLS, nil for none.
 	HSTS []byte
+	// AltSvc is the value of Alt-Svc for answers over TCP: where HTTP/3 is
+	// spoken. nil is nowhere.
+	AltSvc []byte
 	// H2C takes HTTP/2 in plain text from clients that begin with its preface.
 	H2C bool
 	// Loop serves with the engine loop instead of fasthttp's server.
@@ -151,7 +154,11 @@ func (c *conn) identify(x *exchange.Exchange) {
 
 // adorns reports whether the head of every answer is changed by secure.
 func (s *Server) adorns(c *conn) bool {
-	return c.state != nil && len(s.l.protocols.Load().HSTS) > 0
+	if c.state == nil {
+		return false
+	}
+	p := s.l.protocols.Load()
+	return len(p.HSTS) > 0 || len(p.AltSvc) > 0
 }
 
 // secure adds what answers over TLS carry.
@@ -164,9 +171,19 @@ func (s *Server) secure(c *conn, x *exchange.Exchange) {
 		exchange.DelResponse(h, strictTransport)
 		h.AddBytesV(strictTransport, p.HSTS)
 	}
+	if len(p.AltSvc) > 0 {
+		// A backend's own is about its own address.
+		exchange.DelResponse(h, altSvc)
+		if !s.draining.Load() && x.Protocol != http3Version {
+			h.AddBytesV(altSvc, p.AltSvc)
+		}
+	}
 }
 
-const strictTransport = "Strict-Transport-Security"
+const (
+	strictTransport = "Strict-Transport-Security"
+	altSvc          = "Alt-Svc"
+)
 
 // sniffed is a connection whose first bytes were looked at.
 type sniffed struct {
