@@ -15,7 +15,6 @@ var notYet = []struct {
 	what    string
 	written bool
 }{
-	{path: "listeners.*.http3", values: []string{"true", "on", "yes"}, what: "HTTP/3"},
 	{path: "state.dir", what: "durable state"},
 	{path: "state.redis", what: "shared state in Redis"},
 	{path: "services.*.discovery", what: "service discovery"},

@@ -273,7 +273,7 @@ func TestHTTP3Conformance(t *testing.T) {
 			mu.Unlock()
 			f := g.frames3()
 			f.t = t
-			got := ""
+			var got string
 			if str := send(f); str != nil {
 				got = f.status(str)
 			} else {

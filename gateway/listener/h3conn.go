@@ -46,7 +46,7 @@ func (s *Server) serveHTTP3(qc *quic.Conn) {
 func (h *h3conn) report() {
 	var app *quic.ApplicationError
 	var transport *quic.TransportError
-	code := ""
+	var code string
 	switch cause := context.Cause(h.quic.Context()); {
 	case errors.As(cause, &app) && !app.Remote && app.ErrorCode != quic.ApplicationErrorCode(http3.ErrCodeNoError):
 		code = http3.ErrCode(app.ErrorCode).String()
