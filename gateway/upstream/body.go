@@ -40,11 +40,11 @@ func (c *call) WriteTo(w io.Writer) (written int64, err error) {
 			}
 			written += int64(n)
 			c.x.BytesOut += int64(n)
+			c.x.Begun = c.x.Begun || n > 0
 			if err != nil {
 				c.x.Aborted.Store(true)
 				return written, c.broken(exchange.ErrClientGone)
 			}
-			c.x.Begun = true
 		}
 		if last {
 			c.finish()
