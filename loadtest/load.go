@@ -132,7 +132,7 @@ func (t *trial) control(length time.Duration) *phase {
 
 // usual is the most that a latency may be: a multiple of the same quantile
 // without the gateway, and what a scheduler may add on its longer way.
-func (p *phase) usual(q float64) time.Duration { return 3*p.latency(q) + 100*time.Millisecond }
+func (p *phase) usual(q float64) time.Duration { return 5*p.latency(q) + 100*time.Millisecond }
 
 var ports = regexp.MustCompile(`127\.0\.0\.1:\d+`)
 
