@@ -90,7 +90,7 @@ func echo(w http.ResponseWriter, req *http.Request) {
 func (t *trial) converse(number, messages int, pause time.Duration, opened *atomic.Int64) error {
 	ctx, cancel := context.WithTimeout(t.ctx, time.Minute)
 	defer cancel()
-	c, _, err := websocket.Dial(ctx, strings.Replace(t.gateway.url, "http", "ws", 1)+"/echo", nil)
+	c, _, err := websocket.Dial(ctx, strings.Replace(t.gateway.url, "http", "ws", 1)+"/echo", nil) //nolint:bodyclose // Dial leaves nothing to close
 	if err != nil {
 		return fmt.Errorf("cannot connect: %w", err)
 	}
