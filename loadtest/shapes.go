@@ -227,10 +227,10 @@ func (s sample) within(most sample) bool {
 }
 
 // rest is what the gateway holds once nothing is in flight, garbage is
-// collected, and idle connections to the backend have had their second: at the
-// latest after 20 seconds.
+// collected, idle connections to the backend have had their second, and idle
+// workers of the engine their ten: at the latest after half a minute.
 func (t *trial) rest(enough func(sample) bool) (s sample, err error) {
-	const settle, most = 3 * time.Second, 20 * time.Second
+	const settle, most = 12 * time.Second, 30 * time.Second
 	began := time.Now()
 	err = wait(t.ctx, 2*most, "the gateway to answer", func() (bool, error) {
 		if s, err = t.sample(); err != nil {
