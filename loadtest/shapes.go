@@ -45,7 +45,7 @@ var steady = &scenario{
 	faults: []*fault{
 		{name: "a limit below the load", misses: "failed requests", set: []string{"policies.rate_limit.requests=300"}},
 		{name: "requests that wait for the limit", misses: "99th percentile",
-			set: []string{"policies.rate_limit.requests=400", "policies.rate_limit.excess=delay", "policies.rate_limit.max_delay=30s"}},
+			set: []string{"policies.rate_limit.requests=250", "policies.rate_limit.excess=delay", "policies.rate_limit.max_delay=30s"}},
 	},
 }
 
@@ -228,9 +228,9 @@ func (s sample) within(most sample) bool {
 
 // rest is what the gateway holds once nothing is in flight, garbage is
 // collected, idle connections to the backend have had their second, and idle
-// workers of the engine their ten: at the latest after half a minute.
+// workers of the engine their twenty: at the latest after 40.
 func (t *trial) rest(enough func(sample) bool) (s sample, err error) {
-	const settle, most = 12 * time.Second, 30 * time.Second
+	const settle, most = 22 * time.Second, 40 * time.Second
 	began := time.Now()
 	err = wait(t.ctx, 2*most, "the gateway to answer", func() (bool, error) {
 		if s, err = t.sample(); err != nil {
