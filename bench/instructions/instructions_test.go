@@ -99,9 +99,15 @@ func TestGate(t *testing.T) {
 			"now": {idle: {requests: 2000}, "a": {requests: 12400}, "b": {requests: 23200, scheduler: 500}},
 		},
 	}
-	if got := r.above(); !slices.Equal(got, []string{"b"}) {
+	if got := r.above(); !slices.Equal(got, []string{"b"}) || r.settled() {
 		t.Errorf("%v", got)
 	}
+	for limit, want := range map[float64]bool{10: false, 13: true} {
+		if r.limit = limit; r.settled() != want {
+			t.Errorf("with a limit of %g: settled is %v", limit, !want)
+		}
+	}
+	r.limit = 5
 	var b strings.Builder
 	r.write(&b)
 	for _, want := range []string{"a                   100          104    +4.00%", "b                   200          212    +6.00%", "ABOVE 5%"} {
