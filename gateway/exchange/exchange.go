@@ -179,10 +179,6 @@ type Exchange struct {
 // MaxParams bounds the parameters of a path template.
 const MaxParams = 16
 
-// BodyHook sees a chunk of a body and returns what goes on in its place. The
-// chunk is borrowed for the call; what is returned must live until the next call.
-type BodyHook func(x *Exchange, chunk []byte, last bool) ([]byte, error)
-
 // ClientConn is the engine's side of a client connection.
 type ClientConn interface {
 	// Gone reports whether the client has closed the connection. It costs a
@@ -400,25 +396,6 @@ func (x *Exchange) Param(name string) []byte {
 		}
 	}
 	return nil
-}
-
-// PushBodies adds a hook over the chunks of the response body. Hooks run in the order in which they were added.
-func (x *Exchange) PushBodies(h BodyHook) {
-	x.bodyHooks = append(x.bodyHooks, h)
-}
-
-// HasBodyHooks reports whether the response body has to pass through PushBody.
-func (x *Exchange) HasBodyHooks() bool { return len(x.bodyHooks) > 0 }
-
-// PushBody runs a chunk of the response body through the hooks.
-func (x *Exchange) PushBody(chunk []byte, last bool) ([]byte, error) {
-	var err error
-	for _, h := range x.bodyHooks {
-		if chunk, err = h(x, chunk, last); err != nil {
-			return nil, err
-		}
-	}
-	return chunk, nil
 }
 
 // Clock tells the time: wall-clock for protocol fields, monotonic nanoseconds

@@ -339,10 +339,10 @@ func (s *Snapshot) Answer(x *exchange.Exchange, err error) {
 	x.Render(err)
 	st.program.Response(x)
 	switch {
-	case x.Answer == exchange.Proxied && x.Response.IsBodyStream():
+	case x.Response.IsBodyStream():
 		// Hooks see the chunks as they pass.
-	case x.Answer == exchange.Proxied && x.HasBodyHooks() && !x.Response.SkipBody:
-		if body, err := x.PushBody(x.Response.Body(), true); err != nil {
+	case x.HasBodyHooks() && x.HasResponseBody():
+		if body, err := x.PushWhole(x.Response.Body()); err != nil {
 			x.Render(err)
 		} else {
 			x.Response.SetBodyRaw(body)

@@ -16,24 +16,64 @@ var _ fasthttp.BodyWriterTo = (*call)(nil)
 // SupportsBodyWriteTo tells fasthttp to use WriteTo.
 func (c *call) SupportsBodyWriteTo() bool { return true }
 
+var _ exchange.ResponseStream = (*call)(nil)
+
+// Hold implements exchange.ResponseStream.
+func (c *call) Hold(limit int) (body []byte, whole bool, err error) {
+	held := c.ahead
+	if held == nil {
+		held = c.large[:0]
+	}
+	for len(held) <= limit {
+		chunk, err := c.next()
+		last := err == io.EOF
+		if err == nil || last {
+			chunk, err = c.x.PushBody(chunk, last)
+		}
+		if err != nil {
+			return nil, false, c.broken(err)
+		}
+		held = append(held, chunk...)
+		if last {
+			c.large, c.ahead, c.ended = held, nil, true
+			c.finish()
+			return held, true, nil
+		}
+		c.consume()
+	}
+	c.ahead, c.aheadOf = held, c.x.BodyHooks()
+	return held[:limit], false, nil
+}
+
+// chunk returns what is to be written next, and whether it is the last.
+func (c *call) chunk() (chunk []byte, last bool, err error) {
+	if c.ahead != nil {
+		chunk, c.ahead = c.ahead, nil
+		chunk, err = c.x.PushBodyFrom(c.aheadOf, chunk, false)
+		return chunk, false, err
+	}
+	chunk, err = c.next()
+	if last = err == io.EOF; err != nil && !last {
+		return nil, false, err
+	}
+	if err = nil; c.x.HasBodyHooks() {
+		chunk, err = c.x.PushBody(chunk, last)
+	}
+	return chunk, last, err
+}
+
 // WriteTo relays the body. An error leaves the client's message unfinished, so
 // that it can not be mistaken for whole.
 func (c *call) WriteTo(w io.Writer) (written int64, err error) {
 	c.x.Begun = c.x.Response.ImmediateHeaderFlush
 	for {
-		chunk, err := c.next()
-		last := err == io.EOF
-		if err != nil && !last {
+		chunk, last, err := c.chunk()
+		if err != nil {
 			return written, c.broken(err)
-		}
-		if c.x.HasBodyHooks() {
-			if chunk, err = c.x.PushBody(chunk, last); err != nil {
-				return written, c.broken(err)
-			}
 		}
 		if len(chunk) > 0 {
 			var n int
-			if c.direct != nil {
+			if c.direct != nil && !c.x.ResizesBody {
 				n, err = c.direct.WriteBody(chunk)
 			} else {
 				n, err = w.Write(chunk)
@@ -63,15 +103,9 @@ func (c *call) Read(p []byte) (int, error) {
 			return 0, io.EOF
 		}
 		c.consume()
-		chunk, err := c.next()
-		last := err == io.EOF
-		if err != nil && !last {
+		chunk, last, err := c.chunk()
+		if err != nil {
 			return 0, c.broken(err)
-		}
-		if c.x.HasBodyHooks() {
-			if chunk, err = c.x.PushBody(chunk, last); err != nil {
-				return 0, c.broken(err)
-			}
 		}
 		if last {
 			// What the hooks gave last is theirs, not the read buffer's.

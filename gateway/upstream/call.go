@@ -51,6 +51,8 @@ type call struct {
 	pending int
 	unread  []byte
 	ended   bool
+	ahead   []byte // held of a body that is not whole, and has passed aheadOf hooks
+	aheadOf int
 	large   []byte     // a buffered body that did not fit the reader
 	direct  bodyWriter // where the body goes without a buffer between
 	head    []byte     // the one that goes on as it is
@@ -391,7 +393,7 @@ func (c *call) deliver() error {
 	n := res.framing.Length
 	if body, ok, err := c.held(); ok || err != nil {
 		if err == nil && x.HasBodyHooks() {
-			body, err = x.PushBody(body, true)
+			body, err = x.PushWhole(body)
 		}
 		if err != nil {
 			return err
