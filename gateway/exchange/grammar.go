@@ -36,13 +36,13 @@ func TokenLen(b []byte) int {
 }
 
 // IsFieldValue reports whether b may stand in the value of a header (RFC 9110, section 5.5): no control bytes but the tab.
-func IsFieldValue(b []byte) bool {
+func IsFieldValue(b []byte) bool { return FieldValueLen(b) == len(b) }
+
+// FieldValueLen returns how much of b may stand in the value of a header.
+func FieldValueLen(b []byte) int {
 	for i := 0; ; i++ {
-		if i += TextLen(b[i:], ' '); i == len(b) {
-			return true
-		}
-		if b[i] != '\t' {
-			return false
+		if i += TextLen(b[i:], ' '); i == len(b) || b[i] != '\t' {
+			return i
 		}
 	}
 }

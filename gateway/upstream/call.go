@@ -325,8 +325,6 @@ var (
 	errHeadTooLarge   = errors.New("the response head is too large")
 )
 
-var headEnd = []byte("\r\n\r\n")
-
 const protocol = "HTTP/1."
 
 // peekHead waits until a whole head is in the reader.
@@ -350,15 +348,27 @@ func (c *call) peekHead() ([]byte, error) {
 			// Not HTTP: there is no end of a head to wait for.
 			return nil, errStatusLine
 		}
-		if i := bytes.Index(b[searched:], headEnd); i >= 0 {
-			if end := searched + i + len(headEnd); end <= maxResponseHead {
-				return b[:end], nil
-			}
+		if end := endOfHead(b, searched); end > maxResponseHead {
 			return nil, errHeadTooLarge
+		} else if end > 0 {
+			return b[:end], nil
 		}
-		searched = max(0, len(b)-len(headEnd)+1)
-		// A response without header fields has one CRLF pair only, which the
-		// search finds as well: the status line ends with the first half of it.
+		searched = max(0, len(b)-2)
+	}
+}
+
+// endOfHead returns where the head that b begins with ends, behind its empty line; 0 where that has not come. No line
+// ends before from.
+func endOfHead(b []byte, from int) int {
+	for {
+		i := bytes.IndexByte(b[from:], '\n')
+		if i < 0 {
+			return 0
+		}
+		from += i + 1
+		if from+1 < len(b) && b[from] == '\r' && b[from+1] == '\n' {
+			return from + 2
+		}
 	}
 }
 

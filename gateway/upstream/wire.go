@@ -281,24 +281,20 @@ func ParseResponseHead(head []byte, h *responseHead) error {
 
 	lengths := 0
 	rest := head[end+1:]
-	for {
-		end = bytes.IndexByte(rest, '\n')
-		if end < 1 || rest[end-1] != '\r' {
-			return errFieldLine
-		}
-		if end == 1 {
-			break
-		}
+	for !bytes.HasPrefix(rest, lineEnd) {
 		at := len(head) - len(rest)
-		line, rest = rest[:end-1], rest[end+1:]
-		colon := exchange.TokenLen(line)
-		if colon == 0 || colon == len(line) || line[colon] != ':' {
+		colon := exchange.TokenLen(rest)
+		if colon == 0 || colon == len(rest) || rest[colon] != ':' {
 			return errFieldLine
 		}
-		name, value := line[:colon], exchange.TrimOWS(line[colon+1:])
-		if !exchange.IsFieldValue(value) {
+		name := rest[:colon]
+		rest = rest[colon+1:]
+		end = exchange.FieldValueLen(rest)
+		if !bytes.HasPrefix(rest[end:], lineEnd) {
 			return errFieldLine
 		}
+		value := exchange.TrimOWS(rest[:end])
+		rest = rest[end+len(lineEnd):]
 		kind := exchange.KindOf(name)
 		if isOwn(kind) {
 			h.remember(at, len(head)-len(rest))
@@ -344,6 +340,8 @@ func ParseResponseHead(head []byte, h *responseHead) error {
 	h.unframed = !h.framing.Chunked && lengths == 0
 	return nil
 }
+
+var lineEnd = []byte("\r\n")
 
 // AppendResponseHead appends a response head that ParseResponseHead has
 // accepted as it goes on: as HTTP/1.1, without framing, hop-by-hop fields and

@@ -115,11 +115,11 @@ func FuzzParseResponseHead(f *testing.F) {
 	f.Add([]byte("HTTP/1.0 404 \r\nConnection: keep-alive\r\nTrailer: X\r\n\r\n"))
 	f.Add([]byte("HTTP/1.1 304 X\r\nTransfer-Encoding: chunked\r\nUpgrade: a\r\n\r\n0\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		end := bytes.Index(data, headEnd)
-		if end < 0 {
+		end := endOfHead(data, 0)
+		if end == 0 {
 			return
 		}
-		head := data[:end+len(headEnd)]
+		head := data[:end]
 		var got responseHead
 		if ParseResponseHead(head, &got) != nil {
 			return
