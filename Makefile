@@ -133,6 +133,7 @@ profile: ## CPU and allocation profiles of sluice under the peers' load, into be
 PGOWORKS ?= proxy-300,proxy-10k,post-1k,jwt-limit,cached-300,tls-300,h2c-300
 pgo: ## a new cmd/sluice/default.pgo from profiles under mixed load, and what it gains
 	$(GO) run ./bench/peers -profile $(PROFILES)/pgo -seconds 10 -only $(PGOWORKS)
-	cp $(PROFILES)/pgo/mixed.cpu.pprof cmd/sluice/default.pgo
+	GOFLAGS=-tags=loop $(GO) run ./bench/peers -profile $(PROFILES)/pgo-loop -seconds 10 -only $(PGOWORKS)
+	$(GO) tool pprof -proto -output cmd/sluice/default.pgo $(PROFILES)/pgo/mixed.cpu.pprof $(PROFILES)/pgo-loop/mixed.cpu.pprof
 	$(GO) build -trimpath -pgo=off -ldflags '$(LDFLAGS)' -o $(PROFILES)/pgo/sluice-without ./cmd/sluice
 	$(GO) run ./bench/peers -gateways sluice -also without-pgo=$(PROFILES)/pgo/sluice-without -only $(PGOWORKS) -out $(PROFILES)/pgo $(PEERSFLAGS)
