@@ -10,7 +10,7 @@ import (
 // what stands on a line above it. Leaves of one line never import each other.
 var floors = [][]string{
 	{"gateway/stripe", "gateway/socket"},
-	{"gateway/lifetime", "gateway/limiter", "gateway/breaker", "gateway/cache", "gateway/certs", "gateway/acme", "gateway/upstream/balance"},
+	{"gateway/document", "gateway/lifetime", "gateway/limiter", "gateway/breaker", "gateway/cache", "gateway/certs", "gateway/acme", "gateway/upstream/balance"},
 	{"config"},
 	{"gateway/exchange"},
 	{"gateway/telemetry"},
