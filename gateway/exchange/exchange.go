@@ -122,6 +122,12 @@ type Exchange struct {
 	BodyLimit int64
 	// Replayable says that the request may be sent twice although its method is not idempotent.
 	Replayable bool
+	// OutlivesClient says that the backend's answer is waited for although the client has gone: somebody else has a use for it.
+	OutlivesClient bool
+	// APIVersion is the version of the API that the request speaks, "" where no policy tells versions apart. It is a string of the configuration.
+	APIVersion string
+	// CutFrom and CutTo are the part of Path that is not for the backend, with the slash before it; none if they are equal.
+	CutFrom, CutTo int
 
 	// Verbatim is set by an engine that sends a head as it came, and stays set while
 	// nobody needs it parsed. Then Head may be it: status line and fields, without
@@ -146,6 +152,8 @@ type Exchange struct {
 	Endpoint string
 	// Attempts counts the tries at a backend.
 	Attempts int
+	// UpstreamStatus is the status of the backend's answer, 0 while none has come; also where the client got something else in its place.
+	UpstreamStatus int
 	// UpstreamTime is the time spent waiting for backends until their response head, in nanoseconds.
 	UpstreamTime int64
 	// BytesIn and BytesOut count body bytes from and to the client.
@@ -272,8 +280,9 @@ func (x *Exchange) reset() {
 	x.ahead.reset()
 	x.Unread, x.Status, x.Verbatim, x.Head = false, 0, false, nil
 	x.BodyLimit, x.Replayable, x.ResizesBody, x.Tunnel = 0, false, false, nil
+	x.OutlivesClient, x.APIVersion, x.CutFrom, x.CutTo = false, "", 0, 0
 	x.Answer, x.Reject, x.Reply, x.CacheResult = Unanswered, nil, nil, ""
-	x.Service, x.Endpoint, x.Attempts, x.UpstreamTime = "", "", 0, 0
+	x.Service, x.Endpoint, x.Attempts, x.UpstreamStatus, x.UpstreamTime = "", "", 0, 0, 0
 	x.BytesIn, x.BytesOut, x.Reason = 0, 0, ""
 	x.Aborted.Store(false)
 	x.Begun = false

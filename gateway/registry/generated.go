@@ -21,6 +21,7 @@ import (
 	"sluice/gateway/policy/cors"
 	"sluice/gateway/policy/forwardauth"
 	"sluice/gateway/policy/hmacauth"
+	"sluice/gateway/policy/idempotency"
 	"sluice/gateway/policy/ipfilter"
 	"sluice/gateway/policy/jwt"
 	"sluice/gateway/policy/mtlsauth"
@@ -44,6 +45,7 @@ var policies = []*policy.Definition{
 	cors.Definition,
 	forwardauth.Definition,
 	hmacauth.Definition,
+	idempotency.Definition,
 	ipfilter.Definition,
 	jwt.Definition,
 	mtlsauth.Definition,

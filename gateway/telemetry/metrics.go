@@ -65,6 +65,11 @@ type Metrics struct {
 	WAFRequests        *Family[*Counter] // route; result: passed, detected, blocked or too_large
 	WAFMatches         *Family[*Counter] // route, rule
 
+	IdempotencyRequests *Family[*Counter] // route; result: first, replayed, in_flight, reused, lost, missing, malformed, too_large or full
+	IdempotencyBytes    *FuncFamily       // no labels
+	APIVersionRequests  *Family[*Counter] // route, version
+	APIVersionConsumers *Family[*Counter] // consumer, version
+
 	ConfigReloads    *Family[*Counter] // result: success or failure
 	ConfigLastReload *Gauge            // Unix time in seconds
 
@@ -183,6 +188,25 @@ func NewMetrics(o Options) *Metrics {
 		Name:   "sluice_waf_matches_total",
 		Help:   "Matches of rules of the WAF.",
 		Labels: []string{"route", "rule"},
+	})
+	m.IdempotencyRequests = r.Counter(Desc{
+		Name:   "sluice_idempotency_requests_total",
+		Help:   "Requests with an idempotency key, or without one where it is required, by what became of them.",
+		Labels: []string{"route", "result"},
+	})
+	m.IdempotencyBytes = r.GaugeFunc(Desc{
+		Name: "sluice_idempotency_bytes",
+		Help: "Bytes held by idempotency keys and their answers.",
+	})
+	m.APIVersionRequests = r.Counter(Desc{
+		Name:   "sluice_api_version_requests_total",
+		Help:   "Requests by the version of the API that they speak; unknown for one that does not exist.",
+		Labels: []string{"route", "version"},
+	})
+	m.APIVersionConsumers = r.Counter(Desc{
+		Name:   "sluice_api_version_consumer_requests_total",
+		Help:   "Requests of consumers by the version of the API that they speak.",
+		Labels: []string{"consumer", "version"},
 	})
 	m.ConfigReloads = r.Counter(Desc{
 		Name:   "sluice_config_reloads_total",

@@ -138,6 +138,9 @@ func (c *Conn) poll(fd uintptr) {
 func (c *Conn) begin(x *exchange.Exchange) {
 	c.mu.Lock()
 	c.active, c.client, c.aborted, c.verdict = true, x.Client, &x.Aborted, nil
+	if x.OutlivesClient {
+		c.client = nil // nobody asks whether it is there
+	}
 	c.reading, c.writing, c.answered = wait{}, wait{}, false
 	c.mu.Unlock()
 }

@@ -129,12 +129,14 @@ func (c *call) run() (breaker.Outcome, error) {
 			return breaker.Ignored, c.nowhere()
 		}
 		x.Attempts++
+		x.UpstreamStatus = 0
 		x.Endpoint = c.ep.name
 		got, wasStale, err := c.attempt()
 		c.now = x.Clock.Now()
 		c.latency = time.Duration(c.now - c.began)
 		x.UpstreamTime += int64(c.latency)
 		if err == nil {
+			x.UpstreamStatus = c.res.status
 			s.metrics.UpstreamDuration.Observe(c.latency)
 			if !s.retries.status(c.res.status) || !c.replayable() || !c.mayRetry(retry) || !s.budget.withdraw() {
 				return c.settle()
