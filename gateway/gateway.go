@@ -68,6 +68,7 @@ type Gateway struct {
 	failure atomic.Pointer[reloadFailure]
 	stop    chan struct{}
 	chores  sync.WaitGroup
+	repeats repeats
 
 	// worlds are those of the generations that the garbage collector has not
 	// taken yet: what they lease ends with the gateway at the latest.
@@ -192,6 +193,7 @@ func (g *Gateway) compile(c *config.Config, dry bool) (*generation, error) {
 		Metrics: g.metrics, Generation: g.metrics.Begin(),
 		Living: g.living, Leases: new(lifetime.Set),
 		Consumers: make(map[string]*exchange.Consumer),
+		Repeat:    g.repeat,
 		DryRun:    dry,
 	}
 	env := &upstream.Environment{
@@ -487,6 +489,7 @@ func (g *Gateway) Shutdown(ctx context.Context) {
 		all.Go(func() { g.drainServerUntil(ctx, s) })
 	}
 	all.Wait()
+	g.repeats.end(ctx)
 	select {
 	case <-g.stop:
 		return

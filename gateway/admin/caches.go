@@ -10,6 +10,7 @@ import (
 
 	"sluice/config"
 	"sluice/gateway/cache"
+	"sluice/gateway/router"
 )
 
 // purger is a living cache.
@@ -33,13 +34,15 @@ func (s *Server) purge(ctx *fasthttp.RequestCtx) {
 		switch string(name) {
 		case "prefix":
 			match = byPrefix(value)
+		case "url":
+			match = byURL(value)
 		case "tag":
 			match = cache.ByTag(value)
 		case "route":
 			route = string(value)
 			match = cache.ByRoute(route)
 		default:
-			fail(ctx, fasthttp.StatusBadRequest, "bad_parameter", "give one of prefix, tag, route, or nothing for everything")
+			fail(ctx, fasthttp.StatusBadRequest, "bad_parameter", "give one of url, prefix, tag, route, or nothing for everything")
 			return
 		}
 		if len(value) == 0 {
@@ -49,7 +52,7 @@ func (s *Server) purge(ctx *fasthttp.RequestCtx) {
 		}
 	}
 	if given > 1 {
-		fail(ctx, fasthttp.StatusBadRequest, "bad_parameter", "give only one of prefix, tag, route")
+		fail(ctx, fasthttp.StatusBadRequest, "bad_parameter", "give only one of url, prefix, tag, route")
 		return
 	}
 	caches, purged := 0, 0
@@ -79,18 +82,53 @@ func (s *Server) routeHint(name string) string {
 	return config.Hint(name, slices.Sorted(maps.Keys(c.Routes)))
 }
 
+// byURL matches one URL, with its query or, without one, with every query.
+func byURL(url []byte) func(*cache.Entry) bool {
+	host, rest := cutURL(url)
+	if host != nil {
+		if rest == nil {
+			rest = []byte("/")
+		}
+		return cache.ByURL(append(host, rest...))
+	}
+	path, query, queried := bytes.Cut(rest, []byte("?"))
+	return func(e *cache.Entry) bool {
+		p, q, _ := bytes.Cut(pathOf(e), []byte("?"))
+		return bytes.Equal(p, path) && (!queried || bytes.Equal(q, query))
+	}
+}
+
 // byPrefix matches HOST/PATH, also written as a URL; a prefix that begins with a slash is of paths on any host.
 func byPrefix(prefix []byte) func(*cache.Entry) bool {
-	if scheme, rest, ok := bytes.Cut(prefix, []byte("://")); ok && (string(scheme) == "http" || string(scheme) == "https") {
-		prefix = rest
+	host, path := cutURL(prefix)
+	if host != nil {
+		return cache.ByPrefix(append(host, path...))
 	}
-	if !bytes.HasPrefix(prefix, []byte("/")) {
-		return cache.ByPrefix(prefix)
+	return func(e *cache.Entry) bool { return bytes.HasPrefix(pathOf(e), path) }
+}
+
+// cutURL cuts a URL, with or without its scheme, into the host as it routes, which has no port, and the rest; the host is
+// nil in what begins with a slash.
+func cutURL(url []byte) (host, rest []byte) {
+	if scheme, after, ok := bytes.Cut(url, []byte("://")); ok && (string(scheme) == "http" || string(scheme) == "https") {
+		url = after
 	}
-	return func(e *cache.Entry) bool {
-		slash := bytes.IndexByte(e.Path(), '/')
-		return slash >= 0 && bytes.HasPrefix(e.Path()[slash:], prefix)
+	slash := bytes.IndexByte(url, '/')
+	switch {
+	case slash == 0:
+		return nil, url
+	case slash < 0:
+		return bytes.Clone(router.NormalizeHost(nil, url)), nil
 	}
+	return bytes.Clone(router.NormalizeHost(nil, url[:slash])), url[slash:]
+}
+
+// pathOf is the path of an entry with its query.
+func pathOf(e *cache.Entry) []byte {
+	if slash := bytes.IndexByte(e.Path(), '/'); slash >= 0 {
+		return e.Path()[slash:]
+	}
+	return nil
 }
 
 type cacheStats struct {

@@ -52,7 +52,7 @@ func (e *Entry) Key() []byte { return e.head[:e.selecting:e.selecting] }
 // Status is the status code.
 func (e *Entry) Status() int { return int(e.status) }
 
-// Path is the host and path it was recorded with.
+// Path is the host, path and query it was recorded with.
 func (e *Entry) Path() []byte { return e.head[e.path:e.tags:e.tags] }
 
 // Route is the name of the route it was recorded on.
@@ -141,5 +141,5 @@ func (e *Entry) Attach(v any, size int64) {
 func (e *Entry) Attached() any { return e.attached }
 
 func (e *Entry) hopelessAt(now int64) bool {
-	return e.hopeless(e.hasLastModified || e.etag != e.etagEnd, now)
+	return e.hopeless(e.HasValidator(), now)
 }

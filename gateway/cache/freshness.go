@@ -25,6 +25,10 @@ type Rules struct {
 	// Shared lets what an identified caller was answered be given to everyone.
 	Shared bool
 
+	// CDNCacheControl and SurrogateControl let the field of that name of a response take the place of its Cache-Control and
+	// Expires (RFC 9213, Edge Architecture Specification), in this order where it has both.
+	CDNCacheControl, SurrogateControl bool
+
 	// StaleWhileRevalidate and StaleIfError, in nanoseconds, hold where the response does not set its own and does not
 	// forbid staleness (RFC 5861).
 	StaleWhileRevalidate, StaleIfError int64
@@ -101,6 +105,9 @@ const heuristicMax = day * second
 // that the response may be shared. Without explicit freshness such a response is not stored, since nobody but the
 // gateway's defaults would have decided to give one client's cookie to another.
 func (r *Response) Judge(req *Request, rules *Rules) Verdict {
+	if !rules.IgnoreOrigin {
+		r.target(rules)
+	}
 	c := &r.Control
 	v := Verdict{Freshness: r.freshness(rules)}
 	f := &v.Freshness
@@ -181,7 +188,7 @@ func (r *Response) freshness(rules *Rules) Freshness {
 		f.Lifetime, f.Explicit = c.SMaxAge*second, true
 	case c.Has(MaxAge):
 		f.Lifetime, f.Explicit = c.MaxAge*second, true
-	case r.hasExpires:
+	case r.hasExpires && !r.targeted:
 		f.Explicit = true
 		if !r.expiresInvalid {
 			f.Lifetime = min(max(r.expires-r.dateOrReceived(), 0), MaxSeconds) * second
@@ -228,12 +235,19 @@ func (r *Response) dateOrReceived() int64 {
 	return floorDiv(r.Received, second)
 }
 
-// worthwhile tells whether it could ever answer a request.
+// worthwhile tells whether it could ever answer a request. What was fresh once, and came old, may answer one that accepts
+// it stale.
 func (f *Freshness) worthwhile(validator bool) bool {
 	if f.NoCache {
 		return validator
 	}
-	return validator || f.Lifetime > f.InitialAge || f.StaleWhileRevalidate > 0 || f.StaleIfError > 0
+	return validator || f.Lifetime > f.InitialAge || f.StaleWhileRevalidate > 0 || f.StaleIfError > 0 || f.Lifetime > 0 && !f.NoStale
+}
+
+// NeedsOrigin tells whether no request at all is answered without asking the origin now.
+func (f *Freshness) NeedsOrigin(now int64) bool {
+	over := -f.TTL(now)
+	return f.NoCache || over >= 0 && over >= f.StaleWhileRevalidate
 }
 
 // Age is the current age in nanoseconds (RFC 9111 4.2.3); the Age field carries it in whole seconds.

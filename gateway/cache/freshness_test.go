@@ -158,7 +158,8 @@ func TestJudge(t *testing.T) {
 	f(d, "", 200, "Cache-Control: must-understand, no-store, private, max-age=10", Nobody, ResponsePrivate)
 	// What can never be used is not stored.
 	f(d, "", 200, "Cache-Control: max-age=0", Nobody, NotFresh)
-	f(d, "", 200, "Cache-Control: max-age=5\nAge: 10", Nobody, NotFresh)
+	f(d, "", 200, "Cache-Control: max-age=5, must-revalidate\nAge: 10", Nobody, NotFresh)
+	f(d, "", 200, "Cache-Control: max-age=5\nAge: 10", Everyone, Stored) // for max-stale
 	f(d, "", 200, "Expires: 0", Nobody, NotFresh)
 	f(d, "", 200, "Cache-Control: no-cache", Nobody, NotFresh)
 	f(Rules{}, "", 200, "", Nobody, NotFresh)

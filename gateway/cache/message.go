@@ -12,10 +12,11 @@ type Request struct {
 	Control Control
 
 	hasControl, pragma, authorization bool
-	conditionsForOrigin, hasRange     bool
+	conditionsForOrigin               bool
 	noneMatch                         lines
-	modifiedSince                     []byte
+	modifiedSince, ranges, ifRange    []byte
 	modifiedSinceLines                int
+	rangeLines, ifRangeLines          int
 }
 
 // Reset forgets everything.
@@ -26,15 +27,20 @@ func (r *Request) Field(name, value []byte) {
 	switch len(name) {
 	case 5:
 		if is(name, "range") {
-			r.hasRange = true
+			r.ranges = value
+			r.rangeLines++
 		}
 	case 6:
 		if is(name, "pragma") {
 			r.pragma = r.pragma || listed([][]byte{value}, []byte("no-cache"))
 		}
 	case 8:
-		if is(name, "if-match") {
+		switch {
+		case is(name, "if-match"):
 			r.conditionsForOrigin = true
+		case is(name, "if-range"):
+			r.ifRange = value
+			r.ifRangeLines++
 		}
 	case 13:
 		switch {
@@ -66,9 +72,14 @@ func (r *Request) Conditional() bool { return r.noneMatch.n > 0 || r.modifiedSin
 // (RFC 9111 4.3.2): it is forwarded, neither answered from the store nor joined with others.
 func (r *Request) ForOrigin() bool { return r.conditionsForOrigin }
 
-// Ranged tells that the request has a Range field. A stored 200 may answer it whole (RFC 9110 14.2), but a fill that it
-// leads would bring a 206, which is not stored: it must not lead a flight with the field left in.
-func (r *Request) Ranged() bool { return r.hasRange }
+// Ranged tells that the request has a Range field. A fill that it leads would bring a 206, which is not stored: it must not
+// lead a flight with the field left in.
+func (r *Request) Ranged() bool { return r.rangeLines > 0 }
+
+// Unconditional forgets conditions, ranges and directives: for a request that goes on without its client.
+func (r *Request) Unconditional() {
+	*r = Request{Identified: r.Identified, authorization: r.authorization}
+}
 
 // OnlyIfCached tells that the client wants 504 rather than a forwarded request (RFC 9111 5.2.1.7).
 func (r *Request) OnlyIfCached() bool { return r.Control.Has(OnlyIfCached) }
@@ -98,10 +109,11 @@ type Response struct {
 	date, expires, lastModified          int64 // unix seconds
 	hasDate, hasExpires, hasLastModified bool
 	expiresInvalid, hasAge, setCookie    bool
-	sawDate                              bool
+	sawDate, targeted, hidesSurrogate    bool
 	age                                  int64 // seconds
 	expiresLine                          []byte
 	vary, connection, keys, tags         lines
+	cdn, surrogate                       lines
 }
 
 // Reset starts a new response.
@@ -165,6 +177,13 @@ func (r *Response) Field(name, value []byte) {
 		if is(name, "content-length") {
 			r.ContentLength = length(trim(value))
 		}
+	case 17:
+		switch {
+		case is(name, "cdn-cache-control"):
+			r.cdn.add(value)
+		case is(name, "surrogate-control"):
+			r.surrogate.add(value)
+		}
 	}
 }
 
@@ -220,7 +239,7 @@ func (r *Response) Keep(name []byte) bool {
 			return false
 		}
 	case 17:
-		if is(name, "transfer-encoding") {
+		if is(name, "transfer-encoding") || r.hidesSurrogate && is(name, "surrogate-control") {
 			return false
 		}
 	case 18:

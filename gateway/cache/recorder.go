@@ -23,7 +23,7 @@ type Draft struct {
 	// Epoch is what Store.Epoch said before the request was forwarded.
 	Epoch uint64
 
-	// Route and Path, the host and canonical path, are for purging.
+	// Route and Path, which is HOST/PATH with a canonical path and ?QUERY if there is one, are for purging.
 	Route string
 	Path  []byte
 

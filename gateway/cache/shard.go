@@ -71,6 +71,18 @@ func (s *shard) deleteKey(hash uint64, key []byte, epoch uint64) (n int, freed i
 	return n, freed
 }
 
+func (s *shard) drop(e *Entry) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for v := s.table.Load().find(e.hash, e.Key()); v != nil; v = v.next.Load() {
+		if v == e {
+			s.remove(e)
+			return true
+		}
+	}
+	return false
+}
+
 func (s *shard) purge(match func(*Entry) bool) (n int, freed int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -147,6 +147,18 @@ func (s *Store) Delete(key []byte) int {
 	return n
 }
 
+// Remove takes e out, if it is in, and tells whether it was.
+func (s *Store) Remove(e *Entry) bool {
+	if e.hash == 0 {
+		return false
+	}
+	ok := s.shard(e.hash).drop(e)
+	if ok {
+		s.bytes.Add(-e.size)
+	}
+	return ok
+}
+
 // Purge removes every entry that match wants removed and returns how many there were. match is called under a shard's
 // lock: it must be quick and must not call the store. Readers are not held up.
 func (s *Store) Purge(match func(*Entry) bool) int {
@@ -174,6 +186,14 @@ func ByRoute(route string) func(*Entry) bool {
 // ByPrefix matches the entries whose Path begins with prefix.
 func ByPrefix(prefix []byte) func(*Entry) bool {
 	return func(e *Entry) bool { return bytes.HasPrefix(e.Path(), prefix) }
+}
+
+// ByURL matches the entries of one URL: HOST/PATH?QUERY, or HOST/PATH for whatever query.
+func ByURL(url []byte) func(*Entry) bool {
+	return func(e *Entry) bool {
+		path := e.Path()
+		return bytes.HasPrefix(path, url) && (len(path) == len(url) || path[len(url)] == '?' && bytes.IndexByte(url, '?') < 0)
+	}
 }
 
 // ByTag matches the entries that the origin tagged (Surrogate-Key, Cache-Tag).

@@ -35,7 +35,8 @@ func (l *lines) matchesTag(tag []byte) bool {
 	}
 	want := opaque(tag)
 	if want == nil {
-		return false
+		// Malformed, as without its quotes: an origin that sends such means it back as it is.
+		return len(tag) > 0 && l.n == 1 && bytes.Equal(trim(l.value[0]), tag)
 	}
 	for _, list := range l.all() {
 		for len(list) > 0 {

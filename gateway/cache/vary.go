@@ -51,7 +51,12 @@ func appendSelecting(dst []byte, r *Response, sel Selector) []byte {
 			at = len(dst)
 			dst = append(dst, 0, 0, 0, 0)
 			present := false
-			for i := 0; sel != nil; i++ {
+			var p preferences
+			if isPreference(canonical) && sel != nil && p.read(canonical, sel) {
+				present = true
+				dst = p.append(dst)
+			}
+			for i := 0; sel != nil && p.n == 0; i++ {
 				value, ok := sel(canonical, i)
 				if !ok {
 					break
@@ -102,6 +107,15 @@ func matches(selecting []byte, sel Selector) bool {
 				return false
 			}
 			continue
+		}
+		if isPreference(name) {
+			var p preferences
+			if p.read(name, sel) {
+				if size < 0 || !p.equal(stored) {
+					return false
+				}
+				continue
+			}
 		}
 		i, first := 0, true
 		for ; ; i++ {

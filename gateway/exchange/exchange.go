@@ -171,8 +171,9 @@ type Exchange struct {
 	// Begun says that a part of an answer that streams is with the client.
 	Begun bool
 
-	// Steps is how many request steps of the program were reached; the program's own.
-	Steps int
+	// Steps is how many request steps of the program were reached, First the first of them that is this exchange's, which
+	// is not 0 for a repetition; the program's own.
+	Steps, First int
 
 	ahead     ahead
 	arena     []byte
@@ -286,7 +287,7 @@ func (x *Exchange) reset() {
 	x.BytesIn, x.BytesOut, x.Reason = 0, 0, ""
 	x.Aborted.Store(false)
 	x.Begun = false
-	x.Steps, x.Ended = 0, 0
+	x.Steps, x.First, x.Ended = 0, 0, 0
 	clear(x.bodyHooks)
 	x.bodyHooks = x.bodyHooks[:0]
 	if cap(x.arena) > maxArena {

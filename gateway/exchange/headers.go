@@ -46,6 +46,12 @@ func (h *HeaderEdits) Remove(name string) {
 	h.list = append(h.list, HeaderEdit{Name: name, Op: EditRemove})
 }
 
+// Restore puts the list in place of all edits.
+func (h *HeaderEdits) Restore(list []HeaderEdit) {
+	h.reset()
+	h.list = append(h.list, list...)
+}
+
 // List returns the edits in order. It is borrowed.
 func (h *HeaderEdits) List() []HeaderEdit { return h.list }
 

@@ -206,6 +206,10 @@ type World struct {
 	Leases *lifetime.Set
 	// Consumers are the consumers of the generation by name.
 	Consumers map[string]*exchange.Consumer
+	// Repeat lets a Request hook have its request fetched once more, in the background: a copy goes on behind the hook, after
+	// prepare has seen it, with the hooks from this one on, and its response is read to the end. It returns false if there
+	// are too many already. Nil where there is no gateway.
+	Repeat func(x *exchange.Exchange, prepare func(*exchange.Exchange)) bool
 	// DryRun: the generation is only validated; nothing may be opened or started.
 	DryRun bool
 	// Warn collects remarks about settings that work and are unwise.

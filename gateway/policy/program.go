@@ -140,6 +140,9 @@ func (p *Program) Reenter(x *exchange.Exchange) (entered bool, err error) {
 	return false, p.authenticate(x)
 }
 
+// Behind runs the request hooks behind the last one that was reached.
+func (p *Program) Behind(x *exchange.Exchange) error { return p.run(x, x.Steps) }
+
 // Resume goes on with the hook that has paused the exchange in Continue.
 func (p *Program) Resume(x *exchange.Exchange) error { return p.run(x, x.Steps-1) }
 
@@ -168,7 +171,7 @@ func (p *Program) ReadsResponse(a exchange.Answer) bool {
 // An error becomes the answer; hooks further out see it as such.
 func (p *Program) Response(x *exchange.Exchange) {
 	for _, i := range p.response {
-		if i < x.Steps {
+		if i < x.Steps && i >= x.First {
 			if err := p.steps[i].Hooks.Response(x); err != nil {
 				x.Render(err)
 			}
@@ -179,7 +182,7 @@ func (p *Program) Response(x *exchange.Exchange) {
 // Done runs the done hooks of the steps that were reached.
 func (p *Program) Done(x *exchange.Exchange) {
 	for _, i := range p.done {
-		if i < x.Steps {
+		if i < x.Steps && i >= x.First {
 			p.steps[i].Hooks.Done(x)
 		}
 	}

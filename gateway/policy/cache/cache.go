@@ -3,9 +3,12 @@
 // miss the same entry at a time one goes to the backend, and that no more memory is held than the operator allows.
 //
 // The rules and the store are those of sluice/gateway/cache; this package says what a response depends on, and joins them
-// to the way of a request. What is stale is fetched anew: there is no revalidation with the backend. A
-// change (a successful POST, PUT, DELETE, …) takes away what is stored for its URI in all caches, if the policy stands on
-// the route of the change too.
+// to the way of a request. What is stale is validated with the backend where it has a validator (RFC 9111 4.3), and fetched
+// anew where not; within stale-while-revalidate that happens in the background. A change (a successful POST, PUT, DELETE, …)
+// takes away what is stored for its URI in all caches, if the policy stands on the route of the change too.
+//
+// Three things that RFC 9111 allows are not done: a 206 is not stored, several ranges of one request are answered whole,
+// and trailers are passed on but not stored.
 package cache
 
 import (
@@ -28,17 +31,19 @@ import (
 type Config struct {
 	// TTL of responses that carry no freshness of their own; 0s: by their Last-Modified (RFC 9111 section 4.2.2), a tenth of their age and at most a day.
 	TTL config.Duration `yaml:"ttl" default:"300s"`
-	// Methods that are answered from the cache and stored.
+	// Methods that are answered from the cache and stored. With GET, the response to a POST that names its own URI in Content-Location and says how long it is fresh is stored for later GETs as well (RFC 9110 section 9.3.3).
 	Methods []string `yaml:"methods" enum:"GET|HEAD" default:"GET,HEAD"`
-	// Statuses that are stored without freshness of their own.
-	Statuses []int `yaml:"statuses" default:"200" min:"200" max:"599"`
+	// Statuses that are stored without freshness of their own. Default: 200; with `ttl: 0s` those that RFC 9110 section 15.1 calls heuristically cacheable.
+	Statuses []int `yaml:"statuses" min:"200" max:"599"`
 	// ContentTypes that are stored without freshness of their own, such as `application/json` or `text/*`. Default: all.
 	ContentTypes []string `yaml:"content_types"`
-	// RespectOrigin follows Cache-Control, Expires and Age of the response, and Cache-Control of the request. Without it TTL, Statuses and ContentTypes decide alone.
+	// RespectOrigin follows Cache-Control, Expires and Age of the response, and Cache-Control of the request. Without it TTL, Statuses and ContentTypes decide alone. A response with Set-Cookie is stored only if it says itself how long it is fresh.
 	RespectOrigin bool `yaml:"respect_origin" default:"true"`
+	// Targeted fields of a response that take the place of its Cache-Control and Expires (RFC 9213). Surrogate-Control does not reach clients where it is followed.
+	Targeted []string `yaml:"targeted" enum:"CDN-Cache-Control|Surrogate-Control" default:"CDN-Cache-Control"`
 	// Vary names request headers that select a response although its Vary does not say so.
 	Vary []string `yaml:"vary"`
-	// StaleWhileRevalidate is how long a stale response is still given while it is fetched anew.
+	// StaleWhileRevalidate is how long a stale response is still given while it is fetched anew in the background, unless the response says otherwise.
 	StaleWhileRevalidate config.Duration `yaml:"stale_while_revalidate" default:"0s"`
 	// StaleIfError is how long a stale response stands in for an error of the backend, unless the response says otherwise: no answer, or 500, 502, 503, 504.
 	StaleIfError config.Duration `yaml:"stale_if_error" default:"0s"`
@@ -72,15 +77,17 @@ type cacher struct {
 	responses *Responses
 	resized   atomic.Bool
 	first     sync.Once
+	repeat    func(x *exchange.Exchange, prepare func(*exchange.Exchange)) bool
 
-	hit, miss, stale, bypass *telemetry.Counter
+	hit, miss, stale, bypass, revalidated *telemetry.Counter
 }
 
 func build(b *policy.Build, s *Config) (policy.Hooks, error) {
 	c := &cacher{
 		rules: store.Rules{
 			TTL: int64(s.TTL), Statuses: s.Statuses, ContentTypes: s.ContentTypes, IgnoreOrigin: !s.RespectOrigin, Shared: s.Shared,
-			StaleIfError: int64(s.StaleIfError),
+			StaleWhileRevalidate: int64(s.StaleWhileRevalidate), StaleIfError: int64(s.StaleIfError),
+			CDNCacheControl: slices.Contains(s.Targeted, "CDN-Cache-Control"), SurrogateControl: slices.Contains(s.Targeted, "Surrogate-Control"),
 		},
 		get: slices.Contains(s.Methods, "GET"), head: slices.Contains(s.Methods, "HEAD"),
 		maxSize: int64(s.MaxSize), maxEntry: int64(s.MaxEntry),
@@ -88,6 +95,10 @@ func build(b *policy.Build, s *Config) (policy.Hooks, error) {
 	if err := c.check(s); err != nil {
 		return policy.Hooks{}, err
 	}
+	if len(s.Statuses) == 0 && s.TTL > 0 {
+		c.rules.Statuses = []int{fasthttp.StatusOK}
+	}
+	c.repeat = b.World.Repeat
 	if len(s.Vary) > 0 {
 		names := slices.Clone(s.Vary)
 		slices.Sort(names)
@@ -125,8 +136,6 @@ const maxVary = 8
 
 func (c *cacher) check(s *Config) error {
 	switch {
-	case s.StaleWhileRevalidate > 0:
-		return policy.Wrong("stale_while_revalidate", "is not built yet")
 	case s.MaxEntry > s.MaxSize:
 		return policy.Wrong("max_entry", "is larger than max_size, so that it bounds nothing")
 	case !s.RespectOrigin && s.TTL == 0:
@@ -166,6 +175,7 @@ func (c *cacher) count(w *policy.World) {
 	c.miss = results.With(w.Generation, c.route, "miss")
 	c.stale = results.With(w.Generation, c.route, "stale")
 	c.bypass = results.With(w.Generation, c.route, "bypass")
+	c.revalidated = results.With(w.Generation, c.route, "revalidated")
 }
 
 // begin does what a new generation may not do before it is in force: bounding a store that the old one still fills.

@@ -37,7 +37,8 @@ func placeOf(b *policy.Build, c *Config) (place [placeLen]byte) {
 	return place
 }
 
-// dimension is something about a request, beside its URI, that an answer depends on.
+// dimension is something about a request, beside its URI, that an answer depends on. Whatever else callers come to be told
+// apart by is one more kind: its word in dimensionsOf, what it adds to a key in append.
 type dimension struct {
 	kind dimensionKind
 	name string
@@ -210,6 +211,16 @@ func (u *uris) slot(uri []byte) *atomic.Uint32 {
 }
 
 func (u *uris) stamp(uri []byte) uint32 { return u.slot(uri).Load() >> 1 }
+
+// succeed invalidates what is stored under uri, and returns the stamp for what takes its place; false if anything else
+// invalidated it since stamp was read and touched.
+func (u *uris) succeed(uri []byte, stamp uint32) (next uint32, ok bool) {
+	if u.slot(uri).CompareAndSwap(stamp<<1|1, (stamp+1)<<1|1) {
+		return stamp + 1, true
+	}
+	u.invalidate(uri)
+	return 0, false
+}
 
 // touch says that something is going to be stored under uri. It is called before the request is forwarded, so that an
 // invalidation in the meantime is not missed.

@@ -59,14 +59,47 @@ func rounded(n int) int64 {
 
 // notModified is the 304 that stands for a stored reply (RFC 9110 section 15.4.5).
 func (st *state) notModified(full *exchange.Reply) *exchange.Reply {
+	r := st.derived(full, fasthttp.StatusNotModified)
+	for _, name := range [...]string{"Content-Type", "Content-Encoding", "Content-Length", "Content-Language", "Content-Range"} {
+		exchange.DelResponse(&r.Head, name)
+	}
+	return r
+}
+
+// partial is the 206 with a part of a stored reply (RFC 9110 section 15.3.7).
+func (st *state) partial(x *exchange.Exchange, full *exchange.Reply, first, last int64) *exchange.Reply {
+	r := st.derived(full, fasthttp.StatusPartialContent)
+	r.Body = full.Body[first : last+1 : last+1]
+	b := strconv.AppendInt(append(x.Scratch(), "bytes "...), first, 10)
+	b = strconv.AppendInt(append(b, '-'), last, 10)
+	st.setContentRange(r, x.Keep(appendSize(b, full)))
+	return r
+}
+
+// unsatisfiable is the 416 for a range that a stored reply does not have (RFC 9110 section 15.5.17).
+func (st *state) unsatisfiable(x *exchange.Exchange, full *exchange.Reply) *exchange.Reply {
+	r := st.notModified(full)
+	r.Head.SetStatusCode(fasthttp.StatusRequestedRangeNotSatisfiable)
+	st.setContentRange(r, x.Keep(appendSize(append(x.Scratch(), "bytes *"...), full)))
+	return r
+}
+
+func appendSize(dst []byte, full *exchange.Reply) []byte {
+	return strconv.AppendInt(append(dst, '/'), int64(len(full.Body)), 10)
+}
+
+func (st *state) setContentRange(r *exchange.Reply, value []byte) {
+	exchange.DelResponse(&r.Head, "Content-Range")
+	r.Head.AddBytesV("Content-Range", value)
+}
+
+// derived begins the answer of another status that the exchange makes of a stored reply for itself.
+func (st *state) derived(full *exchange.Reply, status int) *exchange.Reply {
 	if st.reply == nil {
 		st.reply = &exchange.Reply{Answer: exchange.Stored}
 	}
-	h := &st.reply.Head
-	full.Head.CopyTo(h)
-	h.SetStatusCode(fasthttp.StatusNotModified)
-	for _, name := range [...]string{"Content-Type", "Content-Encoding", "Content-Length", "Content-Language", "Content-Range"} {
-		exchange.DelResponse(h, name)
-	}
+	full.Head.CopyTo(&st.reply.Head)
+	st.reply.Head.SetStatusCode(status)
+	st.reply.Body = nil
 	return st.reply
 }

@@ -25,22 +25,28 @@ type state struct {
 
 // turn is the part of the state that each exchange begins without.
 type turn struct {
-	c         *cacher
-	req       store.Request
-	key       []byte // with the owner, if there is one
-	common    int    // the length of the key that all callers share
-	owned     bool   // the key has an owner
-	byOwner   bool   // what the gateway stores for the caller on its own account is for an owner
-	asked     bool   // the store was asked, and the response may be stored
-	served    bool
-	forward   string // why the request was forwarded, in words of RFC 9211 section 2.2
-	stale     *store.Entry
-	requested int64 // unix nanoseconds
-	epoch     uint64
-	flight    *store.Flight
-	ownFlight bool // flight is for the owner only
-	recorder  *store.Recorder
-	edits     []exchange.HeaderEdit // those of x.ToClient that are not part of what is stored
+	c       *cacher
+	req     store.Request
+	key     []byte // with the owner, if there is one
+	common  int    // the length of the key that all callers share
+	owned   bool   // the key has an owner
+	byOwner bool   // what the gateway stores for the caller on its own account is for an owner
+	asked   bool   // the store was asked, and the response may be stored
+	served  bool
+	forward string // why the request was forwarded, in words of RFC 9211 section 2.2
+	// stale is what is stored for the request and may not answer it now: it stands in for an error, and where validating is
+	// set the request asks the backend whether it is still good.
+	stale      *store.Entry
+	validating bool
+	posted     bool  // a POST whose response may be stored
+	requested  int64 // unix nanoseconds
+	epoch      uint64
+	flight     *store.Flight
+	ownFlight  bool // flight is for the owner only
+	recorder   *store.Recorder
+	edits      []exchange.HeaderEdit // those of x.ToClient that are not part of what is stored
+	lines      []store.Line          // of a response that confirms what is stored
+	draft      store.Draft
 }
 
 var states = exchange.NewSlot[state]()
@@ -54,7 +60,8 @@ func (st *state) Reset() {
 		key = nil
 	}
 	clear(st.edits)
-	st.turn = turn{key: key, edits: st.edits[:0]}
+	clear(st.lines)
+	st.turn = turn{key: key, edits: st.edits[:0], lines: st.lines[:0]}
 	if st.judged {
 		st.res, st.judged = store.Response{}, false
 	}
@@ -101,9 +108,7 @@ func (c *cacher) request(x *exchange.Exchange) error {
 	case c.head && string(method) == "HEAD":
 		class = classHEAD
 	default:
-		// An unsafe method invalidates the URI as it is now, before the path is changed for the backend.
-		st.key = appendURI(st.key[:0], x.Scheme, x.Host, x.Path, x.BackendQuery())
-		st.forward, x.CacheResult = "method", "bypass"
+		c.change(st, x, method)
 		return nil
 	}
 	waits := c.read(st, x)
@@ -114,15 +119,21 @@ func (c *cacher) request(x *exchange.Exchange) error {
 	c.makeKey(st, x, class)
 	now := x.Arrived.UnixNano()
 	e := c.find(st, now)
-	switch {
-	case e == nil:
+	if e == nil {
 		st.forward = "uri-miss"
-	case c.usable(st, e, now):
-		return c.serve(st, x, e, now, "")
-	case e.TTL(now) > 0:
-		st.forward, waits = "request", false
-	default:
-		st.forward, st.stale = "stale", e
+	} else {
+		switch e.Reuse(&st.req, now) {
+		case store.Serve, store.ServeStale:
+			return c.serve(st, x, e, now, "")
+		case store.ServeWhileRevalidating:
+			if c.refresh(st, x, e, now) {
+				return c.serve(st, x, e, now, "")
+			}
+		}
+		st.stale = e
+		if st.forward = "stale"; e.TTL(now) > 0 && !e.NoCache {
+			st.forward, waits = "request", false
+		}
 	}
 	x.CacheResult = "miss"
 	if st.req.OnlyIfCached() {
@@ -132,21 +143,110 @@ func (c *cacher) request(x *exchange.Exchange) error {
 		st.forward = "vary-miss"
 	}
 	st.asked = true
-	c.shared.uris.touch(st.key[uriAt:][:uriLen(st.key[uriAt:])])
-	// Answers that take away what is being fetched count from here on.
-	st.epoch = c.responses.Epoch()
-	if waits {
+	c.touch(st)
+	// What it brings when it is forwarded as it is must be a whole response, to answer others as well.
+	if waits && (e != nil && e.HasValidator() || !st.req.Ranged() && !st.req.Conditional()) {
 		if err := c.join(st, x); err != nil {
 			return err
 		}
 	}
-	st.edits = append(st.edits, x.ToClient.List()...)
-	st.requested = x.Clock.Time().UnixNano()
+	st.prepare(x)
 	return nil
 }
 
-// read reads the request's header. It returns whether the request may wait for others, and others for it: what it brings
-// when it is forwarded as it is must be a whole response that answers them as well.
+// prepare readies the request for its way to the backend.
+func (st *state) prepare(x *exchange.Exchange) {
+	if st.stale != nil {
+		st.validate(x)
+	}
+	st.edits = append(st.edits, x.ToClient.List()...)
+	st.requested = x.Clock.Time().UnixNano()
+}
+
+// validate makes the request ask whether the stale response is still good (RFC 9111 section 4.3.1), in the place of what the
+// client asks about its own copy: that is answered from what the backend says.
+func (st *state) validate(x *exchange.Exchange) {
+	etag, modified := st.stale.Validators()
+	if etag == nil && modified == nil {
+		return
+	}
+	st.validating = true
+	if st.req.Ranged() {
+		x.ToBackend.Remove("Range")
+		x.ToBackend.Remove("If-Range")
+	}
+	if st.req.Conditional() {
+		x.ToBackend.Remove("If-None-Match")
+		x.ToBackend.Remove("If-Modified-Since")
+	}
+	if etag != nil {
+		x.ToBackend.Set("If-None-Match", etag)
+	}
+	if modified != nil {
+		x.ToBackend.Set("If-Modified-Since", modified)
+	}
+}
+
+// change notes what an unsafe method may invalidate: the URI as it is now, before the path is changed for the backend.
+func (c *cacher) change(st *state, x *exchange.Exchange, method []byte) {
+	st.forward, x.CacheResult = "method", "bypass"
+	if c.get && !c.rules.IgnoreOrigin && string(method) == "POST" {
+		st.posted = true
+		c.read(st, x)
+		c.makeKey(st, x, classGET)
+		c.touch(st)
+		st.prepare(x)
+		return
+	}
+	st.key = append(st.key[:0], make([]byte, uriAt)...)
+	st.key = appendURI(st.key, x.Scheme, x.Host, x.Path, x.BackendQuery())
+}
+
+// touch marks that the response may be stored; what is purged from here on keeps it from that.
+func (c *cacher) touch(st *state) {
+	c.shared.uris.touch(st.uri())
+	st.epoch = c.responses.Epoch()
+}
+
+// uri is the part of the key that is invalidated as one.
+func (st *state) uri() []byte { return st.key[uriAt:][:uriLen(st.key[uriAt:])] }
+
+// refresh has the response fetched anew in the background, by one request at a time. It returns false when it can not be.
+func (c *cacher) refresh(st *state, x *exchange.Exchange, e *store.Entry, now int64) bool {
+	if c.repeat == nil || st.req.Control.Has(store.NoStore) {
+		return false
+	}
+	own := len(e.Key()) > st.common
+	flight, role := c.responses.flights.Begin(now, st.keyOf(own))
+	switch role {
+	case store.Follow:
+		return true
+	case store.Alone:
+		return false
+	}
+	begun := c.repeat(x, func(copied *exchange.Exchange) {
+		of := states.Of(copied)
+		of.begin(c, copied)
+		of.req = st.req
+		of.req.Unconditional()
+		of.key, of.common, of.owned, of.byOwner = append(of.key[:0], st.key...), st.common, st.owned, st.byOwner
+		of.asked, of.forward, of.stale = true, "stale", e
+		of.flight, of.ownFlight = flight, own
+		c.touch(of)
+		copied.ToBackend.Remove("Range")
+		copied.ToBackend.Remove("If-Range")
+		copied.ToBackend.Remove("If-None-Match")
+		copied.ToBackend.Remove("If-Modified-Since")
+		of.prepare(copied)
+	})
+	if !begun {
+		flight.Abort()
+	}
+	return begun
+}
+
+// read reads the request's header. It returns whether the request may wait for others, and others for it, as far as the
+// client has a say in it.
 func (c *cacher) read(st *state, x *exchange.Exchange) (waits bool) {
 	waits = true
 	for i := range x.Fields {
@@ -160,8 +260,7 @@ func (c *cacher) read(st *state, x *exchange.Exchange) (waits bool) {
 		st.req.Field(f.Name, f.Value)
 	}
 	st.req.Identified = x.Identity.Authenticated || x.Identity.Consumer != nil
-	control := &st.req.Control
-	return waits && !st.req.Ranged() && !st.req.Conditional() && !control.Has(store.NoStore|store.NoCache|store.NoCacheFields|store.MinFresh)
+	return waits && !st.req.Control.Has(store.NoStore|store.NoCache|store.NoCacheFields|store.MinFresh)
 }
 
 func hasBody(x *exchange.Exchange) bool {
@@ -196,15 +295,17 @@ func (c *cacher) find(st *state, now int64) *store.Entry {
 
 func (c *cacher) findClass(st *state, now int64) *store.Entry {
 	e, ok := c.responses.Get(now, st.keyOf(false), st.sel)
-	if ok && c.mayHave(st, e) {
+	if !ok || !c.mayHave(st, e) {
+		e = nil
+	}
+	if !st.owned || e != nil && e.TTL(now) > 0 {
 		return e
 	}
-	if st.owned {
-		if e, ok = c.responses.Get(now, st.keyOf(true), st.sel); ok {
-			return e
-		}
+	// A stale one that is for everyone does not hide a later one of the caller's own.
+	if own, ok := c.responses.Get(now, st.keyOf(true), st.sel); ok && (e == nil || own.Received >= e.Received) {
+		return own
 	}
-	return nil
+	return e
 }
 
 // mayHave tells whether an entry that is for everyone is for this caller too. One who brings a credential that the gateway
@@ -254,15 +355,23 @@ func (c *cacher) join(st *state, x *exchange.Exchange) error {
 			now = x.Clock.Time().UnixNano()
 			var e *store.Entry
 			if e, outcome = flight.Result(st.sel); outcome == store.Filled {
-				if (own || c.mayHave(st, e)) && c.usable(st, e, now) {
+				switch {
+				case !own && !c.mayHave(st, e):
+				case e.Reuse(&st.req, now) != store.Revalidate:
+					return c.serve(st, x, e, now, "; collapsed")
+				case e == st.stale && e.OnError(&st.req, now):
+					// The leader has met an error that this stands in for.
 					return c.serve(st, x, e, now, "; collapsed")
 				}
 				return nil
 			}
 		}
 		if outcome == store.Again {
-			if e := c.find(st, now); e != nil && c.usable(st, e, now) {
-				return c.serve(st, x, e, now, "")
+			if e := c.find(st, now); e != nil {
+				if c.usable(st, e, now) {
+					return c.serve(st, x, e, now, "")
+				}
+				st.stale = e
 			}
 			continue
 		}
@@ -281,6 +390,9 @@ func (c *cacher) lead(st *state, x *exchange.Exchange, flight *store.Flight, own
 		st.flight, st.ownFlight = flight, own
 		// What was purged while the request waited is not to be minded any more.
 		st.epoch = c.responses.Epoch()
+		if e != nil {
+			st.stale = e
+		}
 		return nil
 	}
 	if string(e.Key()) == string(st.keyOf(own)) {
@@ -290,27 +402,42 @@ func (c *cacher) lead(st *state, x *exchange.Exchange, flight *store.Flight, own
 	return c.serve(st, x, e, now, "")
 }
 
-// serve answers from the store. It allocates nothing.
-func (c *cacher) serve(st *state, x *exchange.Exchange, e *store.Entry, now int64, collapsed string) error {
-	reply := e.Attached().(*exchange.Reply)
-	if e.NotModified(&st.req) {
-		reply = st.notModified(reply)
-	}
+// serve answers from the store. how goes on with Cache-Status behind the reason of a request that was forwarded; it is ""
+// for one that was not. It allocates nothing.
+func (c *cacher) serve(st *state, x *exchange.Exchange, e *store.Entry, now int64, how string) error {
 	st.asked, st.served = false, true
-	x.Reply = reply
+	x.Reply = st.replyFrom(x, e)
 	x.ToClient.Add("Age", x.Keep(strconv.AppendInt(x.Scratch(), e.Age(now)/int64(time.Second), 10)))
 	ttl := e.TTL(now)
 	if x.CacheResult = "hit"; ttl <= 0 {
 		x.CacheResult = "stale"
 	}
 	status := x.Scratch()
-	if collapsed == "" {
+	if how == "" {
 		status = append(status, "sluice; hit"...)
 	} else {
-		status = append(append(append(status, "sluice; fwd="...), st.forward...), collapsed...)
+		status = append(append(append(status, "sluice; fwd="...), st.forward...), how...)
 	}
 	x.ToClient.Add("Cache-Status", x.Keep(appendTTL(status, ttl)))
 	return exchange.Replied
+}
+
+// replyFrom is what of the entry answers the request: conditions come before ranges (RFC 9110 section 13.2.2).
+func (st *state) replyFrom(x *exchange.Exchange, e *store.Entry) *exchange.Reply {
+	reply := e.Attached().(*exchange.Reply)
+	if e.NotModified(&st.req) {
+		return st.notModified(reply)
+	}
+	if !st.req.Ranged() || !x.Request.Header.IsGet() {
+		return reply
+	}
+	switch first, last, portion := e.Range(&st.req); portion {
+	case store.Part:
+		return st.partial(x, reply, first, last)
+	case store.Unsatisfiable:
+		return st.unsatisfiable(x, reply)
+	}
+	return reply
 }
 
 func appendTTL(dst []byte, ttl int64) []byte {
@@ -333,6 +460,8 @@ func (c *cacher) done(x *exchange.Exchange) {
 		c.stale.Inc()
 	case "bypass":
 		c.bypass.Inc()
+	case "revalidated":
+		c.revalidated.Inc()
 	}
 }
 

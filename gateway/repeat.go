@@ -1,0 +1,72 @@
+package gateway
+
+import (
+	"context"
+	"sync"
+
+	"sluice/gateway/exchange"
+	"sluice/gateway/snapshot"
+)
+
+// maxRepeats bounds the requests that are repeated in the background at once.
+const maxRepeats = 256
+
+// repeats are the requests that go on without a client.
+type repeats struct {
+	mu    sync.Mutex
+	n     int
+	ended bool
+	idle  chan struct{} // closed when ended and n is 0
+}
+
+func (r *repeats) enter() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ended || r.n == maxRepeats {
+		return false
+	}
+	r.n++
+	return true
+}
+
+func (r *repeats) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.n--; r.n == 0 && r.ended {
+		close(r.idle)
+	}
+}
+
+// end lets no more begin and waits for those that are under way.
+func (r *repeats) end(ctx context.Context) {
+	r.mu.Lock()
+	if !r.ended {
+		r.ended, r.idle = true, make(chan struct{})
+		if r.n == 0 {
+			close(r.idle)
+		}
+	}
+	idle := r.idle
+	r.mu.Unlock()
+	select {
+	case <-idle:
+	case <-ctx.Done():
+	}
+}
+
+// repeat implements policy.World.Repeat.
+func (g *Gateway) repeat(x *exchange.Exchange, prepare func(*exchange.Exchange)) bool {
+	if !g.repeats.enter() {
+		return false
+	}
+	c := snapshot.Repeat(g.pool, x)
+	prepare(c)
+	go func() {
+		defer g.repeats.leave()
+		defer func() { _ = c.Close() }()
+		var err error
+		defer g.survive(c, &err)
+		snapshot.Of(c).Finish(c)
+	}()
+	return true
+}
