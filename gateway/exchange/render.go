@@ -46,6 +46,7 @@ var problemJSON = []byte("application/problem+json")
 
 func (x *Exchange) renderReject(r *Reject) {
 	x.Reject, x.Answer, x.Reason, x.Head = r, Own, r.Reason, nil
+	x.dropBodyHooks()
 	res := x.Response
 	res.Reset()
 	res.Header.DisableNormalizing()
@@ -67,6 +68,7 @@ func (x *Exchange) renderReject(r *Reject) {
 
 func (x *Exchange) renderReply(r *Reply) {
 	x.Answer, x.Head = r.Answer, nil
+	x.dropBodyHooks()
 	if x.Verbatim && r.Verbatim != nil {
 		x.Head = r.Verbatim
 		x.Response.SetStatusCode(r.Head.StatusCode())

@@ -2,8 +2,8 @@ package exchange
 
 import "github.com/valyala/fasthttp"
 
-// ErrResponseBody is what HoldResponse says of a body that a backend did not
-// send to its end; the hook returns it as it is.
+// ErrResponseBody is the answer in the place of one whose body a backend did not
+// send to its end.
 var ErrResponseBody error = NewReject(fasthttp.StatusBadGateway, "upstream_truncated", "the service's answer could not be read to its end")
 
 // BodyHook sees a chunk of a body and returns what goes on in its place. The
@@ -14,8 +14,14 @@ type BodyHook func(x *Exchange, chunk []byte, last bool) ([]byte, error)
 type ResponseStream interface {
 	// Hold reads ahead until the body ends or there are more than limit bytes of
 	// it, through the hooks that are there. Unless it is whole, those who read the
-	// stream later get what was held first. body is borrowed from the stream.
+	// stream later get what was held first. body is borrowed from the stream. An
+	// error is an answer: what stands for a body that did not come to its end, or
+	// what a hook returned.
 	Hold(limit int) (body []byte, whole bool, err error)
+	// More reports, to a hook, whether more of the body or its end is at hand
+	// behind the chunk that the hook is given, so that the client does not wait
+	// for a backend if the hook keeps the chunk until then.
+	More() bool
 }
 
 // PushBodies adds a hook over the chunks of the response body. Hooks run in the order in which they were added.
@@ -48,9 +54,15 @@ func (x *Exchange) PushBodyFrom(n int, chunk []byte, last bool) ([]byte, error) 
 // PushWhole runs a whole body through the hooks, which have done their part then.
 func (x *Exchange) PushWhole(body []byte) ([]byte, error) {
 	body, err := x.PushBody(body, true)
-	clear(x.bodyHooks)
-	x.bodyHooks = x.bodyHooks[:0]
+	x.dropBodyHooks()
 	return body, err
+}
+
+// dropBodyHooks forgets the hooks: they have done their part, or the answer that
+// they were for is not given.
+func (x *Exchange) dropBodyHooks() {
+	clear(x.bodyHooks)
+	x.bodyHooks, x.ResizesBody = x.bodyHooks[:0], false
 }
 
 // HasResponseBody reports whether the answer brings a body to the client.
@@ -86,7 +98,8 @@ func (x *Exchange) FilterBody(h BodyHook, resizes bool) error {
 }
 
 // HoldResponse reads the response body ahead, up to limit bytes, and returns
-// them, borrowed from the Exchange; whole tells that this is all of it, and that
+// them, borrowed from the Exchange and not to be written to, since a stored
+// answer's are shared; whole tells that this is all of it, and that
 // it is held from then on: SetBodyRaw replaces it. What is not whole streams on as
 // it would have without. Only a Response hook of a Blocking policy may call it. A
 // trailer section of a body that is held is lost.
@@ -115,11 +128,10 @@ func (x *Exchange) HoldResponse(limit int) (body []byte, whole bool, err error) 
 	}
 	body, whole, err = stream.Hold(limit)
 	if err != nil {
-		return nil, false, ErrResponseBody
+		return nil, false, err
 	}
 	if whole {
-		clear(x.bodyHooks)
-		x.bodyHooks = x.bodyHooks[:0]
+		x.dropBodyHooks()
 		for _, name := range x.Response.Header.PeekTrailerKeys() {
 			x.Response.Header.DelBytes(name)
 		}

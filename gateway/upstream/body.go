@@ -20,9 +20,11 @@ var _ exchange.ResponseStream = (*call)(nil)
 
 // Hold implements exchange.ResponseStream.
 func (c *call) Hold(limit int) (body []byte, whole bool, err error) {
-	held := c.ahead
-	if held == nil {
-		held = c.large[:0]
+	held := c.large[:0]
+	if c.ahead != nil {
+		if held, err = c.reheld(); err != nil {
+			return nil, false, c.holdFailure(err)
+		}
 	}
 	for len(held) <= limit {
 		chunk, err := c.next()
@@ -31,7 +33,7 @@ func (c *call) Hold(limit int) (body []byte, whole bool, err error) {
 			chunk, err = c.x.PushBody(chunk, last)
 		}
 		if err != nil {
-			return nil, false, c.broken(err)
+			return nil, false, c.holdFailure(err)
 		}
 		held = append(held, chunk...)
 		if last {
@@ -41,8 +43,42 @@ func (c *call) Hold(limit int) (body []byte, whole bool, err error) {
 		}
 		c.consume()
 	}
-	c.ahead, c.aheadOf = held, c.x.BodyHooks()
+	c.large, c.ahead, c.aheadOf = held, held, c.x.BodyHooks()
 	return held[:limit], false, nil
+}
+
+// reheld runs what was held before through the hooks that have come since.
+func (c *call) reheld() ([]byte, error) {
+	if c.aheadOf == c.x.BodyHooks() {
+		return c.ahead, nil
+	}
+	out, err := c.x.PushBodyFrom(c.aheadOf, c.ahead, false)
+	// A hook's bytes are good until its next call.
+	return append([]byte(nil), out...), err
+}
+
+// holdFailure is the answer where a body could not be held.
+func (c *call) holdFailure(err error) error {
+	reject, ofHook := err.(*exchange.Reject)
+	err = c.broken(err)
+	switch {
+	case err == exchange.ErrClientGone || c.isClientFault(err):
+		return c.rejectFor(err)
+	case ofHook:
+		return reject
+	case err == errStalled:
+		return rejectTimeout
+	}
+	return exchange.ErrResponseBody
+}
+
+// More implements exchange.ResponseStream.
+func (c *call) More() bool {
+	rest := c.br.Buffered() - c.pending
+	if c.res.framing.Chunked {
+		return rest > len("\r\n") // the end of the chunk itself
+	}
+	return rest > 0 || c.left >= 0 && c.left == int64(c.pending)
 }
 
 // chunk returns what is to be written next, and whether it is the last.
