@@ -10,13 +10,14 @@ import (
 // what stands on a line above it. Leaves of one line never import each other.
 var floors = [][]string{
 	{"gateway/stripe", "gateway/socket"},
-	{"gateway/document", "gateway/lifetime", "gateway/limiter", "gateway/breaker", "gateway/cache", "gateway/certs", "gateway/acme", "gateway/upstream/balance"},
+	{"gateway/lifetime", "gateway/limiter", "gateway/breaker", "gateway/cache", "gateway/certs", "gateway/acme", "gateway/coding", "gateway/document", "gateway/upstream/balance"},
 	{"config"},
 	{"gateway/exchange"},
 	{"gateway/telemetry"},
 	{"gateway/router"},
 	{"gateway/upstream"},
 	{"gateway/policy"},
+	{"gateway/transform"},
 	{"gateway/action"},
 	{"gateway/policy/*", "gateway/action/*"},
 	{"gateway/snapshot", "gateway/listener", "gateway/source"},
@@ -33,6 +34,8 @@ var heavy = map[string]string{
 	"github.com/corazawaf/coraza":      "gateway/policy/waf",
 	"cel.dev/cel-go":                   "gateway/policy/authorize",
 	"github.com/quic-go/quic-go":       "gateway/listener",
+	"github.com/klauspost/compress":    "gateway/coding",
+	"github.com/molecule-man/go-brrr":  "gateway/coding",
 }
 
 func TestImportsGoUpwards(t *testing.T) {

@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"errors"
+	"sync/atomic"
 
 	"github.com/valyala/fasthttp"
 )
@@ -18,6 +19,17 @@ type Reply struct {
 	// Verbatim is Head as it may be sent, lines of text without the empty one at
 	// the end; nil where that is not known.
 	Verbatim []byte
+	// Coded are content codings of Body that somebody has made of it and may make
+	// again, each under a number of theirs.
+	Coded [4]atomic.Pointer[Coded]
+}
+
+// Coded is the body of a Reply in a content coding.
+type Coded struct {
+	// Body is nil where the coding is not worth it.
+	Body []byte
+	// Used is set with each use, for whoever bounds what is kept.
+	Used atomic.Bool
 }
 
 // Replied is what a hook returns after it put its answer into Exchange.Reply.

@@ -16,6 +16,7 @@ import (
 	"sluice/gateway/policy/basicauth"
 	"sluice/gateway/policy/botfilter"
 	"sluice/gateway/policy/cache"
+	"sluice/gateway/policy/compression"
 	"sluice/gateway/policy/concurrency"
 	"sluice/gateway/policy/correlationid"
 	"sluice/gateway/policy/cors"
@@ -40,6 +41,7 @@ var policies = []*policy.Definition{
 	basicauth.Definition,
 	botfilter.Definition,
 	cache.Definition,
+	compression.Definition,
 	concurrency.Definition,
 	correlationid.Definition,
 	cors.Definition,

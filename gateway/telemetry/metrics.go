@@ -62,6 +62,8 @@ type Metrics struct {
 	RateLimited        *Family[*Counter]
 	AuthFailures       *Family[*Counter]
 	CacheRequests      *Family[*Counter]
+	CompressedBytes    *Family[*Counter] // route; coding; side: in before it, out behind it
+	CompressionBytes   *FuncFamily       // no labels
 	WAFRequests        *Family[*Counter] // route; result: passed, detected, blocked or too_large
 	WAFMatches         *Family[*Counter] // route, rule
 
@@ -178,6 +180,15 @@ func NewMetrics(o Options) *Metrics {
 		Name:   "sluice_cache_requests_total",
 		Help:   "Requests that asked the response cache.",
 		Labels: []string{"route", "result"},
+	})
+	m.CompressedBytes = r.Counter(Desc{
+		Name:   "sluice_compressed_bytes_total",
+		Help:   "Bytes of response bodies that were compressed: in before and out behind the coding.",
+		Labels: []string{"route", "coding", "side"},
+	})
+	m.CompressionBytes = r.GaugeFunc(Desc{
+		Name: "sluice_compression_kept_bytes",
+		Help: "Bytes held by compressed forms of stored responses.",
 	})
 	m.WAFRequests = r.Counter(Desc{
 		Name:   "sluice_waf_requests_total",
