@@ -16,6 +16,8 @@ build: ## the binary, bin/sluice
 run: build ## the demo: gateway, three services, curl lines to paste
 	./bin/sluice demo
 
+# Without the profile: with it everything is compiled once more for the command.
+test: export GOFLAGS += -pgo=off
 test: tools-test ## all tests, against both engines: allocation counts without, everything else with the race detector
 	$(GO) test ./...
 	$(GO) test -tags loop ./gateway ./gateway/listener ./config/examples
