@@ -72,6 +72,9 @@ type conn struct {
 	gather      bool
 	gathered    *[engineBuffer]byte
 	gatheredLen int
+	// instead: what goes out in the place of the next write. answers: how many requests have ended.
+	instead *verbatim
+	answers uint32
 
 	once       sync.Once
 	prev, next *conn
@@ -192,6 +195,9 @@ const writeSlice = 64 << 10
 // Write writes to the client.
 func (c *conn) Write(p []byte) (int, error) {
 	c.unflushed = false
+	if c.instead != nil {
+		return c.writeInstead(p)
+	}
 	if c.gather {
 		if c.gathered == nil {
 			c.gathered = gatherBuffers.Get().(*[engineBuffer]byte)
@@ -332,6 +338,7 @@ func (c *conn) answered() {
 	c.since.Store(c.owner.coarse.Load())
 	c.phase.CompareAndSwap(phaseServing, phaseDone)
 	c.unflushed = true
+	c.answers++
 }
 
 // Gone reports whether the client has closed its side. An early half-close

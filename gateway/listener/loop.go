@@ -2,11 +2,9 @@ package listener
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
 	"io"
 	"net"
-	"strconv"
 
 	"github.com/valyala/fasthttp"
 
@@ -30,7 +28,7 @@ type turn struct {
 	conn *conn
 	br   *bufio.Reader
 	bw   *bufio.Writer
-	out  []byte // an answer that is sent without bw
+	out  verbatim // an answer that is sent without bw
 	req  fasthttp.Request
 	res  fasthttp.Response
 	body requestBody
@@ -218,61 +216,9 @@ func (t *turn) end(x *exchange.Exchange) {
 
 // answerVerbatim sends an answer whose head is not parsed.
 func (t *turn) answerVerbatim(x *exchange.Exchange, closing bool) error {
-	edits := x.ToClient.List()
-	b := t.out[:0]
-	if len(edits) == 0 || !x.ToClient.Decides() {
-		b = append(b, x.Head...)
-	} else {
-		line, rest := cutLine(x.Head)
-		b = append(b, line...)
-		for len(rest) > 0 {
-			if line, rest = cutLine(rest); !x.ToClient.Names(line[:exchange.TokenLen(line)]) {
-				b = append(b, line...)
-			}
-		}
-	}
-	for i := range edits {
-		if e := &edits[i]; e.Op != exchange.EditRemove {
-			b = append(append(b, e.Name...), ": "...)
-			b = appendValue(b, e.Value)
-			b = append(b, "\r\n"...)
-		}
-	}
-	if closing {
-		b = append(b, "Connection: close\r\n"...)
-	}
-	body := t.res.Body()
-	b = strconv.AppendInt(append(b, "Content-Length: "...), int64(len(body)), 10)
-	b = append(b, "\r\n\r\n"...)
-	if len(b)+len(body) <= loopBuffer {
-		b, body = append(b, body...), nil
-	}
-	if t.out = b[:0]; cap(b) > loopBuffer {
-		t.out = nil
-	}
-	return t.conn.writeBoth(b, body)
-}
-
-// cutLine cuts the first line off, with its end.
-func cutLine(b []byte) (line, rest []byte) {
-	i := bytes.IndexByte(b, '\n') + 1
-	return b[:i], b[i:]
-}
-
-// appendValue appends a field value. A line end in it, which must not be, would
-// begin another field.
-func appendValue(dst, value []byte) []byte {
-	n := len(dst)
-	dst = append(dst, value...)
-	if exchange.TextLen(value, ' ') == len(value) {
-		return dst
-	}
-	for i := n; i < len(dst); i++ {
-		if dst[i] == '\r' || dst[i] == '\n' {
-			dst[i] = ' '
-		}
-	}
-	return dst
+	t.out.compose(x, closing)
+	defer t.out.sent()
+	return t.conn.writeBoth(t.out.head, t.out.body)
 }
 
 // answerUnframed sends a body of unknown length to a client that does not know

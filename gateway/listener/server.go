@@ -151,6 +151,8 @@ func (s *Server) handle(ctx *fasthttp.RequestCtx) {
 	if err == nil {
 		err = s.handler.Decide(x)
 	}
+	c := x.Client.(*conn)
+	x.Verbatim = c.mayReplace() && ctx.Request.Header.IsHTTP11() && !ctx.IsHead() && !s.adorns(c)
 	s.answer(ctx, x, err)
 }
 
@@ -188,6 +190,8 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, x *exchange.Exchange, err erro
 		ctx.SetConnectionClose()
 	}
 	switch {
+	case x.Head != nil:
+		c.replaceAnswer(x, &ctx.Response, ctx.Request.Header.ConnectionClose() || ctx.Response.ConnectionClose())
 	case !ctx.Response.IsBodyStream() && !ctx.Response.SkipBody && !ctx.IsHead() && len(ctx.Response.Body()) >= engineBuffer && c.state == nil:
 		c.gatherAnswer()
 	case x.Answer == exchange.Tunnel && x.Tunnel != nil:

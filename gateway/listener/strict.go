@@ -26,6 +26,7 @@ type strict struct {
 	upgrade bool
 	trailer bool // the fields are those behind a chunked body
 
+	ended uint32           // requests that have come whole
 	left  int64            // of the body, or of the chunk
 	extra int32            // bytes of chunk extensions and trailers
 	bad   *exchange.Reject // the verdict; nothing is let through any more
@@ -91,7 +92,7 @@ func (s *strict) inHead() bool { return s.state <= atEndLF && !s.trailer }
 
 // next makes s ready for the next request.
 func (s *strict) next() {
-	*s = strict{}
+	*s = strict{ended: s.ended + 1}
 }
 
 // refuse notes the verdict.

@@ -1,0 +1,111 @@
+package listener
+
+import (
+	"bytes"
+	"strconv"
+	"sync"
+
+	"github.com/valyala/fasthttp"
+
+	"sluice/gateway/exchange"
+)
+
+// verbatim is an answer whose head goes on as it came, in two parts: body lies where it lay, or is part of head.
+type verbatim struct{ head, body []byte }
+
+// verbatimBuffer is up to which size an answer is one part, and kept room for the next.
+const verbatimBuffer = 16 << 10
+
+// compose puts an answer together. Its head is appended to a buffer that has been used for others.
+func (v *verbatim) compose(x *exchange.Exchange, closing bool) {
+	edits := x.ToClient.List()
+	b := v.head[:0]
+	if len(edits) == 0 || !x.ToClient.Decides() {
+		b = append(b, x.Head...)
+	} else {
+		line, rest := cutLine(x.Head)
+		b = append(b, line...)
+		for len(rest) > 0 {
+			if line, rest = cutLine(rest); !x.ToClient.Names(line[:exchange.TokenLen(line)]) {
+				b = append(b, line...)
+			}
+		}
+	}
+	for i := range edits {
+		if e := &edits[i]; e.Op != exchange.EditRemove {
+			b = append(append(b, e.Name...), ": "...)
+			b = appendValue(b, e.Value)
+			b = append(b, "\r\n"...)
+		}
+	}
+	if closing {
+		b = append(b, "Connection: close\r\n"...)
+	}
+	body := x.Response.Body()
+	b = strconv.AppendInt(append(b, "Content-Length: "...), int64(len(body)), 10)
+	b = append(b, "\r\n\r\n"...)
+	if len(b)+len(body) <= verbatimBuffer {
+		b, body = append(b, body...), nil
+	}
+	v.head, v.body = b, body
+}
+
+// sent lets go of what was sent, but for room for the next.
+func (v *verbatim) sent() {
+	if v.body = nil; cap(v.head) > verbatimBuffer {
+		v.head = nil
+	}
+	v.head = v.head[:0]
+}
+
+// cutLine cuts the first line off, with its end.
+func cutLine(b []byte) (line, rest []byte) {
+	i := bytes.IndexByte(b, '\n') + 1
+	return b[:i], b[i:]
+}
+
+// appendValue appends a field value. A line end in it, which must not be, would
+// begin another field.
+func appendValue(dst, value []byte) []byte {
+	n := len(dst)
+	dst = append(dst, value...)
+	if exchange.TextLen(value, ' ') == len(value) {
+		return dst
+	}
+	for i := n; i < len(dst); i++ {
+		if dst[i] == '\r' || dst[i] == '\n' {
+			dst[i] = ' '
+		}
+	}
+	return dst
+}
+
+var verbatims = sync.Pool{New: func() any { return new(verbatim) }}
+
+// mayReplace reports whether the next write of fasthttp is the answer to this request and nothing else: no other request
+// has come behind it, and no earlier answer waits in fasthttp's buffer.
+func (c *conn) mayReplace() bool {
+	return !c.unflushed && c.strict.state == atStart && c.strict.ended == c.answers+1
+}
+
+// replaceAnswer has an answer go out in the place of the one that fasthttp is going to write, which is to be as short as
+// can be. fasthttp has no other way to send a head as it is.
+func (c *conn) replaceAnswer(x *exchange.Exchange, res *fasthttp.Response, closing bool) {
+	v := verbatims.Get().(*verbatim)
+	v.compose(x, closing)
+	c.instead = v
+	res.SetBodyRaw(nil)
+}
+
+// writeInstead sends the answer that stands in for p.
+func (c *conn) writeInstead(p []byte) (int, error) {
+	v := c.instead
+	c.instead = nil
+	err := c.writeBoth(v.head, v.body)
+	v.sent()
+	verbatims.Put(v)
+	if err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
