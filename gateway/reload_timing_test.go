@@ -1,0 +1,46 @@
+package gateway_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"sluice/config"
+	"sluice/gateway"
+	"sluice/gateway/registry"
+)
+
+// A reload, from the bytes of the file to the generation in force; ms-read is what reading it takes of that.
+func BenchmarkReload(b *testing.B) {
+	for _, n := range []int{10, 10_000} {
+		b.Run(fmt.Sprint(n, " routes"), func(b *testing.B) {
+			text := []byte(manyRoutes(n))
+			g := gateway.New(gateway.Options{Registry: registry.All()})
+			b.Cleanup(func() { g.Shutdown(b.Context()) })
+			var reading time.Duration
+			for b.Loop() {
+				began := time.Now()
+				c, err := config.Parse("sluice.yaml", text, config.Options{})
+				reading += time.Since(began)
+				if err == nil {
+					err = g.Apply(c)
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(reading.Milliseconds())/float64(b.N), "ms-read/op")
+		})
+	}
+}
+
+// manyRoutes is a configuration of n routes to one service.
+func manyRoutes(n int) string {
+	var t strings.Builder
+	t.WriteString("version: 1\nlisteners: {main: {address: \"127.0.0.1:0\"}}\nservices:\n  backend:\n    endpoints: [\"http://127.0.0.1:1\"]\nroutes:\n")
+	for i := range n {
+		fmt.Fprintf(&t, "  route-%d:\n    match:\n      hosts: [\"api.example.com\"]\n      paths: [\"/api/v1/resource-%d\"]\n      methods: [GET, POST]\n    service: backend\n", i, i)
+	}
+	return t.String()
+}
