@@ -431,6 +431,13 @@ func TestPurge(t *testing.T) {
 	f("?prefix=b.example/", 1)
 	f("?prefix=https://a.example/users/", 2)
 	f("?prefix=/nothing", 0)
+	f("?prefix=https://A.example:8443/users/", 2)
+	f("?url=https://a.example/users/1", 1)
+	f("?url=a.example:8080/users/1", 1)
+	f("?url=/users/1", 1)
+	f("?url=/users/1%3Fa=b", 0)
+	f("?url=a.example/users", 0)
+	f("?url=b.example", 0)
 	f("?tag=x", 0)
 	f("?route=posts", 1) // it is not configured any more, and has entries
 	if got := w.want(404, "DELETE", "/api/cache?route=user", ""); !strings.Contains(got, `there is no route \"user\"`) || !strings.Contains(got, "users") {

@@ -34,7 +34,7 @@ func (s *Server) endpoints() []endpoint {
 		{"GET", "/api/stats", "/api/stats", "requests, rates, latencies, connections, cache", s.stats},
 		{"GET", "/api/limits", "/api/limits?key=", "living rate limits with what remains; key is a prefix", s.limits},
 		{"POST", "/api/explain", "/api/explain", `what would happen to {"method", "url", "headers", "ip", "listener", "consumer"}`, s.explain},
-		{"DELETE", "/api/cache", "/api/cache?prefix=|tag=|route=", "purges cached answers; without a parameter all", s.purge},
+		{"DELETE", "/api/cache", "/api/cache?url=|prefix=|tag=|route=", "purges cached answers; without a parameter all", s.purge},
 		{"GET,POST", "/debug/pprof/{profile:*}", "/debug/pprof/", "profiles of the process", s.pprof},
 		{"PUT", "/api/routes/{name}/split", "", "", notBuilt},
 		{"GET,POST,PUT,DELETE", "/api/consumers/{name}/keys", "", "", notBuilt},

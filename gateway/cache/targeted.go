@@ -13,7 +13,9 @@ func (r *Response) target(rules *Rules) {
 		}
 	}
 	if rules.SurrogateControl && r.surrogate.n > 0 && !r.surrogate.over {
-		r.Control, r.targeted = parseSurrogate(r.surrogate.all()), true
+		if c := parseSurrogate(r.surrogate.all()); c.Present != 0 {
+			r.Control, r.targeted = c, true
+		}
 	}
 }
 

@@ -72,6 +72,44 @@ func TestAllocations(t *testing.T) {
 	}, "Accept-Encoding: gzip", "User-Agent: test", `If-None-Match: "v1"`)
 }
 
+// A scan over many times what fits leaves the heap within a tenth of the bound.
+func TestScanStaysWithinTheBound(t *testing.T) {
+	if testing.Short() {
+		t.Skip("collects garbage")
+	}
+	for _, size := range []int{100, 4000, 200_000} {
+		const bound = 16 << 20
+		w := policytest.New(t, "")
+		h := w.MustBuild(t, Definition, "max_size: 16MiB")
+		body := make([]byte, size)
+		scan := func(n int) {
+			for i := range n {
+				x := w.Exchange("/" + strconv.Itoa(n) + "/" + strconv.Itoa(i))
+				_ = h.Request(x)
+				answer(x, h, body, sampleHead...)
+				h.Done(x)
+				x.Close()
+			}
+		}
+		before := heapSize()
+		scan(4 * bound / (size + 1200))
+		if took := heapSize() - before; took > bound*11/10 {
+			t.Errorf("bodies of %d: the heap grew by %d for a bound of %d", size, took, bound)
+		} else {
+			t.Logf("bodies of %d: the heap grew by %d%% of the bound", size, took*100/bound)
+		}
+		runtime.KeepAlive(h)
+	}
+}
+
+func heapSize() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
 // What the store counts is what the heap holds.
 func TestMemoryIsCounted(t *testing.T) {
 	if testing.Short() {
@@ -87,14 +125,7 @@ func TestMemoryIsCounted(t *testing.T) {
 		}
 		return true
 	})
-	heap := func() int64 {
-		var m runtime.MemStats
-		runtime.GC()
-		runtime.GC()
-		runtime.ReadMemStats(&m)
-		return int64(m.HeapAlloc)
-	}
-	before := heap()
+	before := heapSize()
 	for i := range n {
 		x := w.Exchange("/" + strconv.Itoa(i))
 		_ = h.Request(x)
@@ -102,7 +133,7 @@ func TestMemoryIsCounted(t *testing.T) {
 		h.Done(x)
 		x.Close()
 	}
-	took := heap() - before
+	took := heapSize() - before
 	if responses.Len() != n {
 		t.Fatalf("%d entries of %d", responses.Len(), n)
 	}

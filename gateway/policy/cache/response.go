@@ -170,7 +170,10 @@ func (c *cacher) renewed(st *state, x *exchange.Exchange, old *store.Entry, now 
 		res.Field(varyName, c.vary)
 	}
 	verdict := res.Judge(&st.req, &c.rules)
-	own := c.scope(st, x, &verdict) == store.Owner
+	if c.scope(st, x, &verdict) == store.Everyone && len(old.Key()) > st.common {
+		verdict.Scope = store.Owner // by a field that the confirmation does not repeat, such as Vary
+	}
+	own := verdict.Scope == store.Owner
 	key := st.keyOf(own && st.owned)
 	class := st.key[0]
 	if st.key[0] = classGET; old.HeadOnly() {
