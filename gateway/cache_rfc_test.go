@@ -57,7 +57,7 @@ type cacheSite struct {
 	ahead  atomic.Int64
 
 	mu     sync.Mutex
-	answer []string       // the items of the answer
+	answer []string                 // the items of the answer
 	calls  map[string]int           // by case
 	asked  map[string]*http.Request // by case, the last
 }
@@ -376,6 +376,7 @@ func TestCacheByTheRFCs(t *testing.T) {
 	if n := len(cacheCases); n < 200 {
 		t.Errorf("%d cases", n)
 	}
+	t.Logf("%d cases", len(cacheCases))
 	for i, c := range cacheCases {
 		s.play(t, i, c)
 	}
