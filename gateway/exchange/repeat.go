@@ -34,7 +34,7 @@ func (p *Pool) Repeat(x *Exchange, done func(*Exchange)) *Exchange {
 		c.UpstreamPath = c.Copy(x.UpstreamPath)
 	}
 	c.UpstreamQuery, c.queryReplaced = c.Copy(x.UpstreamQuery), x.queryReplaced
-	c.BodyLimit = x.BodyLimit
+	c.BodyLimit, c.APIVersion, c.CutFrom, c.CutTo = x.BodyLimit, x.APIVersion, x.CutFrom, x.CutTo
 	c.Steps, c.First = x.Steps, x.Steps-1
 	return c
 }
