@@ -200,23 +200,35 @@ func hasScheme(credential []byte, scheme string) bool {
 
 // uris lets all that is stored under a URI, whatever else its keys hold, be invalidated at once: keys carry a stamp of
 // their URI, and another stamp makes them unreachable, so that the store evicts them in time. URIs share stamps by their
-// hash; that costs no more than a miss.
+// hash; each marks two bits beside the stamp when something may be stored under it, so that a change of a URI under which
+// nothing is leaves the others alone. Where it does not, that costs no more than a miss.
 type uris struct {
 	seed  maphash.Seed
-	slots [1 << 16]atomic.Uint32 // stamp * 2, plus one if anything may have been stored under the stamp
+	slots [1 << 18]atomic.Uint64 // stamp and, below, the marks
 }
 
-func (u *uris) slot(uri []byte) *atomic.Uint32 {
-	return &u.slots[maphash.Bytes(u.seed, uri)%uint64(len(u.slots))]
+const uriMarks = 36 // bits of a slot
+
+// slot is where the stamp of the URI is, and its marks.
+func (u *uris) slot(uri []byte) (at *atomic.Uint64, marks uint64) {
+	h := maphash.Bytes(u.seed, uri)
+	return &u.slots[h%uint64(len(u.slots))], 1<<(h>>18%uriMarks) | 1<<(h>>40%uriMarks)
 }
 
-func (u *uris) stamp(uri []byte) uint32 { return u.slot(uri).Load() >> 1 }
+func (u *uris) stamp(uri []byte) uint32 {
+	at, _ := u.slot(uri)
+	return uint32(at.Load() >> uriMarks)
+}
 
 // succeed invalidates what is stored under uri, and returns the stamp for what takes its place; false if anything else
 // invalidated it since stamp was read and touched.
 func (u *uris) succeed(uri []byte, stamp uint32) (next uint32, ok bool) {
-	if u.slot(uri).CompareAndSwap(stamp<<1|1, (stamp+1)<<1|1) {
-		return stamp + 1, true
+	at, marks := u.slot(uri)
+	for v := at.Load(); uint32(v>>uriMarks) == stamp; v = at.Load() {
+		after := (v>>uriMarks + 1) << uriMarks
+		if at.CompareAndSwap(v, after|marks) {
+			return uint32(after >> uriMarks), true
+		}
 	}
 	u.invalidate(uri)
 	return 0, false
@@ -225,14 +237,14 @@ func (u *uris) succeed(uri []byte, stamp uint32) (next uint32, ok bool) {
 // touch says that something is going to be stored under uri. It is called before the request is forwarded, so that an
 // invalidation in the meantime is not missed.
 func (u *uris) touch(uri []byte) {
-	s := u.slot(uri)
-	for v := s.Load(); v&1 == 0 && !s.CompareAndSwap(v, v|1); v = s.Load() {
+	at, marks := u.slot(uri)
+	for v := at.Load(); v&marks != marks && !at.CompareAndSwap(v, v|marks); v = at.Load() {
 	}
 }
 
 // invalidate makes what is stored under uri, and what is being fetched, unreachable.
 func (u *uris) invalidate(uri []byte) {
-	s := u.slot(uri)
-	for v := s.Load(); v&1 == 1 && !s.CompareAndSwap(v, v+1); v = s.Load() {
+	at, marks := u.slot(uri)
+	for v := at.Load(); v&marks == marks && !at.CompareAndSwap(v, (v>>uriMarks+1)<<uriMarks); v = at.Load() {
 	}
 }

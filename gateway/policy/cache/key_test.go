@@ -2,6 +2,8 @@ package cache
 
 import (
 	"bytes"
+	"hash/maphash"
+	"strconv"
 	"testing"
 
 	"sluice/gateway/exchange"
@@ -155,5 +157,43 @@ func TestURIs(t *testing.T) {
 	u.invalidate(a)
 	if u.stamp(a) == first {
 		t.Error("the stamp does not change")
+	}
+}
+
+// Changes of some URIs took away what was stored for others, whose hash was like theirs.
+func TestChangesLeaveOthersAlone(t *testing.T) {
+	u := &uris{seed: maphash.MakeSeed()}
+	const n = 2000
+	uri := func(kind string, i int) []byte { return []byte(kind + strconv.Itoa(i)) }
+	for i := range n {
+		u.touch(uri("stored", i))
+	}
+	for i := range n {
+		u.invalidate(uri("changed", i))
+	}
+	lost := 0
+	for i := range n {
+		if u.stamp(uri("stored", i)) != 0 {
+			lost++
+		}
+		u.invalidate(uri("stored", i))
+		if u.stamp(uri("stored", i)) == 0 {
+			t.Fatal("it is not invalidated")
+		}
+	}
+	if lost > 3 {
+		t.Errorf("%d of %d are lost", lost, n)
+	}
+
+	// What follows a change is found under the next stamp, unless something else came between.
+	a := []byte("a")
+	u.touch(a)
+	stamp := u.stamp(a)
+	next, ok := u.succeed(a, stamp)
+	if !ok || next == stamp || u.stamp(a) != next {
+		t.Errorf("%d, %v after %d", next, ok, stamp)
+	}
+	if _, ok := u.succeed(a, stamp); ok || u.stamp(a) == next {
+		t.Error("a change in the meantime is not noticed")
 	}
 }
