@@ -376,6 +376,8 @@ var cacheCases = []cacheCase{
 	reused("8941 3.2", "of two the last counts", "CDN-Cache-Control: max-age=0, max-age=60"),
 	reused("9213 2.1", "empty is ignored", "CDN-Cache-Control:  | Cache-Control: max-age=60"),
 	stored("9213 2.2", "it is passed on", "< CDN-Cache-Control: max-age=60", "miss -> CDN-Cache-Control: max-age=60", "hit -> CDN-Cache-Control: max-age=60"),
+	reused("8941 3.2", "on two lines", "CDN-Cache-Control: public | CDN-Cache-Control: max-age=60"),
+	refused("9213 2.1", "on more lines than are read", "CDN-Cache-Control: a | CDN-Cache-Control: b | CDN-Cache-Control: no-store | Cache-Control: max-age=60"),
 	on("notcdn", "9213 2.2", "not where it is off", "< CDN-Cache-Control: max-age=60 | Cache-Control: max-age=0", "miss", "miss"),
 	refused("edge-arch", "Surrogate-Control is not followed of itself", "Surrogate-Control: max-age=60"),
 	on("sur", "edge-arch", "Surrogate-Control", "< Surrogate-Control: max-age=60 | Cache-Control: max-age=0", "miss -> !Surrogate-Control", "+59s", "hit -> !Surrogate-Control", "+1s", "miss"),

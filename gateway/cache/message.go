@@ -113,7 +113,7 @@ type Response struct {
 	age                                  int64 // seconds
 	expiresLine                          []byte
 	vary, connection, keys, tags         lines
-	cdn, surrogate                       lines
+	cdn, surrogate                       target
 }
 
 // Reset starts a new response.

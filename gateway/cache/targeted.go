@@ -2,17 +2,36 @@ package cache
 
 import "bytes"
 
+// target is the lines of a targeted field. Nobody sends it on more than two; then the response is not stored.
+type target struct {
+	value [2][]byte
+	n     int
+}
+
+func (t *target) add(v []byte) {
+	if t.n < len(t.value) {
+		t.value[t.n] = v
+	}
+	t.n++
+}
+
+func (t *target) all() [][]byte { return t.value[:t.n] }
+
 // target reads the targeted field that takes the place of Cache-Control and Expires (RFC 9213 2.2), the first in the
 // rules' order that there is and that is well formed.
 func (r *Response) target(rules *Rules) {
 	r.hidesSurrogate = rules.SurrogateControl
-	if rules.CDNCacheControl && r.cdn.n > 0 && !r.cdn.over {
+	if rules.CDNCacheControl && r.cdn.n > len(r.cdn.value) || rules.SurrogateControl && r.surrogate.n > len(r.surrogate.value) {
+		r.Control, r.targeted = Control{Present: NoStore}, true
+		return
+	}
+	if rules.CDNCacheControl && r.cdn.n > 0 {
 		if c, ok := parseDictionary(r.cdn.all()); ok {
 			r.Control, r.targeted = c, true
 			return
 		}
 	}
-	if rules.SurrogateControl && r.surrogate.n > 0 && !r.surrogate.over {
+	if rules.SurrogateControl && r.surrogate.n > 0 {
 		if c := parseSurrogate(r.surrogate.all()); c.Present != 0 {
 			r.Control, r.targeted = c, true
 		}
