@@ -217,12 +217,12 @@ func (s *cacheSite) play(t *testing.T, number int, c cacheCase) {
 	base := "/" + c.route + "/" + which
 	for i, step := range c.steps {
 		step = s.expand(step, base)
-		switch {
-		case step[0] == '<':
+		switch step[0] {
+		case '<':
 			s.mu.Lock()
 			s.answer = strings.Split(strings.TrimSpace(step[1:]), " | ")
 			s.mu.Unlock()
-		case step[0] == '+':
+		case '+':
 			d, err := time.ParseDuration(step[1:])
 			if err != nil {
 				t.Fatal(err)
