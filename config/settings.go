@@ -15,6 +15,13 @@ type Setting struct {
 	Value any `json:"value"`
 	// Source is file:line, the name of an environment variable, a flag, or "default".
 	Source string `json:"source"`
+
+	hidden string // as in leaf
+}
+
+// Same reports whether two settings have the same value, wherever it comes from, also where it is not shown.
+func (s Setting) Same(other Setting) bool {
+	return s.hidden == other.hidden && reflect.DeepEqual(s.Value, other.Value)
 }
 
 // Settings lists what is in force in the block, sorted by path. settings is the type that its owner decodes it, or each
@@ -47,14 +54,15 @@ func (b *Block) view(settings reflect.Type) any {
 func flattenView(all []Setting, path string, shown any) []Setting {
 	switch shown := shown.(type) {
 	case leaf:
-		return append(all, Setting{path, shown.Value, shown.Source})
+		return append(all, Setting{path, shown.Value, shown.Source, shown.hidden})
 	case map[string]any:
 		for _, key := range slices.Sorted(maps.Keys(shown)) {
 			all = flattenView(all, joinKey(path, key), shown[key])
 		}
 	case []any:
-		if values, source, ok := plainList(shown); ok {
-			return append(all, Setting{path, values, source})
+		if one, ok := plainList(shown); ok {
+			one.Path = path
+			return append(all, one)
 		}
 		for i, item := range shown {
 			all = flattenView(all, joinIndex(path, i), item)
@@ -64,18 +72,21 @@ func flattenView(all []Setting, path string, shown any) []Setting {
 }
 
 // plainList takes a list of single values from one source as one value.
-func plainList(list []any) (values []any, source string, ok bool) {
+func plainList(list []any) (all Setting, ok bool) {
+	var values []any
 	for _, item := range list {
 		one, isLeaf := item.(leaf)
 		if !isLeaf {
-			return nil, "", false
+			return Setting{}, false
 		}
 		if values == nil {
-			source = one.Source
+			all.Source = one.Source
 		}
 		values = append(values, one.Value)
+		all.hidden += one.hidden
 	}
-	return values, source, len(list) > 0
+	all.Value = values
+	return all, len(list) > 0
 }
 
 // SoundsSecret tells whether the value under a key, or in a header of that name, is to be hidden where nothing better is

@@ -2,9 +2,11 @@ package config
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"fmt"
 	"reflect"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -21,6 +23,40 @@ func (c *Config) View() any {
 type leaf struct {
 	Value  any    `json:"value"`
 	Source string `json:"source"`
+
+	hidden string // what a masked value stands for
+}
+
+// mask is a leaf that tells nothing but whether it is the same as another.
+func mask(hidden, origin string) leaf { return leaf{masked, origin, digest(hidden)} }
+
+func digest(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return string(sum[:])
+}
+
+// plain is a text without what URLs in it hide.
+func plain(text, origin string) leaf {
+	shown := redactURL(text)
+	if shown == text {
+		return leaf{Value: shown, Source: origin}
+	}
+	return leaf{shown, origin, digest(text)}
+}
+
+// reveal is the text of a value that is not shown.
+func reveal(v reflect.Value) string {
+	if s, ok := v.Interface().(Secret); ok {
+		return s.Reveal()
+	}
+	if v.Kind() != reflect.Slice {
+		return fmt.Sprint(v.Interface())
+	}
+	var all strings.Builder
+	for i := range v.Len() {
+		all.WriteString(strconv.Quote(reveal(v.Index(i))))
+	}
+	return all.String()
 }
 
 func (n *node) origin() string {
@@ -45,10 +81,13 @@ func viewValue(v reflect.Value, n *node, origin string, f *planField) any {
 			return viewNode(b.node, false)
 		}
 		return viewValue(v.Elem(), n, origin, f)
-	case f != nil && f.secret && !v.IsZero():
-		return leaf{masked, origin}
+	case (t == secretType || f != nil && f.secret) && !v.IsZero():
+		return mask(reveal(v), origin)
 	case isScalar(t):
-		return leaf{viewScalar(v), origin}
+		if text, ok := v.Interface().(string); ok {
+			return plain(text, origin)
+		}
+		return leaf{Value: viewScalar(v), Source: origin}
 	case t.Kind() == reflect.Interface:
 		// A setting of any form: what is written, or nothing.
 		if n == nil {
@@ -65,7 +104,7 @@ func viewValue(v reflect.Value, n *node, origin string, f *planField) any {
 			name := fmt.Sprint(key.Interface())
 			value := v.MapIndex(key)
 			if holdsText(value.Type()) && soundsSecret(name) {
-				shown[name] = leaf{masked, cmp.Or(n.child(name), n, fromDefault).origin()}
+				shown[name] = mask(reveal(value), cmp.Or(n.child(name), n, fromDefault).origin())
 				continue
 			}
 			from := origin
@@ -101,7 +140,7 @@ func viewStruct(v reflect.Value, n *node) any {
 		origin = n.origin()
 	}
 	if p.off >= 0 && v.Field(p.off).Bool() {
-		return leaf{"off", origin}
+		return leaf{Value: "off", Source: origin}
 	}
 	short := ""
 	if n != nil && n.kind == scalar {
@@ -149,8 +188,6 @@ func viewScalar(v reflect.Value) any {
 		return value.Format(time.RFC3339)
 	case fmt.Stringer:
 		return value.String()
-	case string:
-		return redactURL(value)
 	}
 	return v.Interface()
 }
@@ -173,14 +210,14 @@ func viewNode(n *node, secret bool) any {
 	case scalar:
 		if secret && n.text != "" {
 			if _, isBool := n.value().(bool); !isBool {
-				return leaf{masked, n.origin()}
+				return mask(n.text, n.origin())
 			}
 		}
 		if text, ok := n.value().(string); ok {
-			return leaf{redactURL(text), n.origin()}
+			return plain(text, n.origin())
 		}
 	}
-	return leaf{n.value(), n.origin()}
+	return leaf{Value: n.value(), Source: n.origin()}
 }
 
 var secretWords = map[string]bool{

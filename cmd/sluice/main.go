@@ -45,8 +45,8 @@ func run(args []string) int {
 		},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(runCommand(), demoCommand(), validateCommand(), explainCommand(), tokenCommand(), schemaCommand(), versionCommand())
-	for _, name := range []string{"diff", "convert", "keys", "top", "audit"} {
+	root.AddCommand(runCommand(), demoCommand(), validateCommand(), explainCommand(), tokenCommand(), schemaCommand(), versionCommand(), diffCommand())
+	for _, name := range []string{"convert", "keys", "top", "audit"} {
 		root.AddCommand(notBuilt(name))
 	}
 	for _, c := range root.Commands() {

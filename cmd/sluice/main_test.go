@@ -76,7 +76,7 @@ func TestCommands(t *testing.T) {
 	f(2, `which configuration`, "validate")
 	f(2, `unknown flag`, "validate", "--nope")
 	f(2, `unknown command`, "frobnicate")
-	f(2, `diff is not built yet`, "diff", "a", "b")
+	f(2, `top is not built yet`, "top")
 	f(2, `must be PATH=VALUE`, "validate", "-c", good, "--set", "limits")
 	f(0, `\.`, "token", "--sub", "x", "--secret", "s", "--ttl", "1d")
 	f(0, `\.`, "token", "--sub", "x", "--secret", "s", "--ttl", "-1h")

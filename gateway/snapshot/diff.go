@@ -1,0 +1,159 @@
+package snapshot
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+
+	"sluice/config"
+)
+
+// Difference is what a change of configuration means for one thing that it names.
+type Difference struct {
+	// Kind is route, service, consumer, or the section of the configuration; Name is empty for a section without names.
+	Kind string `json:"kind"`
+	Name string `json:"name,omitempty"`
+	// Change is added, removed or changed.
+	Change string `json:"change"`
+	// Settings are those that changed, below the thing itself. For a route its policies are those in force, whoever wrote them.
+	Settings []config.Change `json:"settings,omitempty"`
+}
+
+// Diff says what would change for requests if the configuration of `to` replaced that of s: first routes, then services and
+// consumers, then all else. A policy that changed for all is a change of each route where it is in force.
+func (s *Snapshot) Diff(to *Snapshot) []Difference {
+	from, next := s.Config.View().(map[string]any), to.Config.View().(map[string]any)
+	var out []Difference
+	for _, section := range []string{"routes", "services", "consumers"} {
+		a, _ := from[section].(map[string]any)
+		b, _ := next[section].(map[string]any)
+		for _, name := range both(a, b) {
+			d := Difference{Kind: strings.TrimSuffix(section, "s"), Name: name, Change: "changed"}
+			switch {
+			case a[name] == nil:
+				d.Change = "added"
+			case b[name] == nil:
+				d.Change = "removed"
+			default:
+				d.Settings = config.DiffValues("", below(a[name], section), below(b[name], section))
+				if section == "routes" {
+					d.Settings = append(d.Settings, diffPrograms(s.program(name), to.program(name))...)
+				}
+				if len(d.Settings) == 0 {
+					continue
+				}
+			}
+			out = append(out, d)
+		}
+		delete(from, section)
+		delete(next, section)
+	}
+	for _, section := range both(from, next) {
+		if section == "policies" {
+			continue // in the routes
+		}
+		if changes := config.DiffValues("", from[section], next[section]); len(changes) > 0 {
+			out = append(out, Difference{Kind: section, Change: "changed", Settings: changes})
+		}
+	}
+	return out
+}
+
+// below is what of a block is compared as it is written: the policies of routes and services show in the programs.
+func below(block any, section string) any {
+	fields, ok := block.(map[string]any)
+	if !ok || section == "consumers" {
+		return block
+	}
+	fields = maps.Clone(fields)
+	delete(fields, "policies")
+	return fields
+}
+
+// both are the names of two maps, sorted.
+func both[V any](a, b map[string]V) []string {
+	names := slices.AppendSeq(slices.Collect(maps.Keys(a)), maps.Keys(b))
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// program lists the policies in force on a route, those that depend on the service under its name.
+func (s *Snapshot) program(name string) map[string]ExplainedPolicy {
+	all := make(map[string]ExplainedPolicy)
+	for _, r := range s.routes {
+		if r.Name != name {
+			continue
+		}
+		services := s.servicesOf(r)
+		for i := range r.members {
+			for _, p := range s.explainSteps(r.members[i].program.Steps(), "") {
+				path := "policies." + p.Policy
+				if i > 0 {
+					if maps.EqualFunc(settingsOf(all[path]), settingsOf(p), config.Setting.Same) {
+						continue
+					}
+					path += "@" + services[i]
+				}
+				all[path] = p
+			}
+		}
+	}
+	return all
+}
+
+// settingsOf are the settings of a policy by path.
+func settingsOf(p ExplainedPolicy) map[string]config.Setting {
+	settings := make(map[string]config.Setting, len(p.Settings))
+	for _, s := range p.Settings {
+		settings[s.Path] = s
+	}
+	return settings
+}
+
+func diffPrograms(from, to map[string]ExplainedPolicy) []config.Change {
+	var changes []config.Change
+	for _, name := range both(from, to) {
+		a, had := from[name]
+		b, has := to[name]
+		old, new := settingsOf(a), settingsOf(b)
+		switch {
+		case !had:
+			changes = append(changes, config.Change{Path: name, New: marshalAll(new)})
+			continue
+		case !has:
+			changes = append(changes, config.Change{Path: name, Old: marshalAll(old)})
+			continue
+		}
+		for _, setting := range both(old, new) {
+			if old[setting].Same(new[setting]) {
+				continue
+			}
+			path := name
+			if setting != "" {
+				path += "." + setting
+			}
+			changes = append(changes, config.Change{Path: path, Old: marshal(old[setting].Value), New: marshal(new[setting].Value)})
+		}
+	}
+	return changes
+}
+
+func marshalAll(settings map[string]config.Setting) json.RawMessage {
+	shown := make(map[string]any, len(settings))
+	for path, s := range settings {
+		shown[path] = s.Value
+	}
+	return marshal(shown)
+}
+
+func marshal(v any) json.RawMessage {
+	if v == nil {
+		return nil
+	}
+	text, err := json.Marshal(v)
+	if err != nil {
+		panic("BUG: " + err.Error())
+	}
+	return text
+}
