@@ -43,9 +43,9 @@ type Config struct {
 	Routes map[string]*Route `yaml:"routes"`
 	// Policies apply to every route, unless the route, its service or the consumer has the same policy.
 	Policies Policies `yaml:"policies"`
-	// Plans are named sets of limits that consumers and tenants share.
-	Plans map[string]*Plan `yaml:"plans"`
-	// Tenants are the parties that share this gateway, by name.
+	// Plans are named sets of policies that consumers and tenants take, written as under `policies`: `gold: {rate_limit: {requests: 1000, per: 1m}}`. Only policies of the stages after Authenticate. A limit by `consumer`, which is the default, is each taker's own.
+	Plans map[string]Policies `yaml:"plans"`
+	// Tenants are the parties that share this gateway, by name. A request is of its consumer's tenant; where the caller is no consumer with a tenant it is of the tenant whose host it asks. A consumer of one tenant on a host of another is refused with 403. Of each policy the block of the consumer goes first, then that of its plan, of the tenant, of the tenant's plan, of the route, of the service, and the global one. Buckets, counts and stored answers of one tenant are no other's.
 	Tenants map[string]*Tenant `yaml:"tenants"`
 	// Consumers are the known callers with their credentials, by name.
 	Consumers map[string]*Consumer `yaml:"consumers"`
@@ -178,7 +178,7 @@ type Limits struct {
 
 // State is where what has to outlive the process is kept.
 type State struct {
-	// Dir is the folder for keys made at run time, durable quotas, usage and the last good configuration. Without it those are refused.
+	// Dir is the folder for what outlives the process: quotas with `durable: true`. Without it those are refused. It is made when it is not there; one process writes in it at a time.
 	Dir string `yaml:"dir"`
 	// Redis shares limits, quotas and idempotency between gateways. Off when left out: they live in memory.
 	Redis Redis `yaml:"redis" default:"off"`

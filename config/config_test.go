@@ -306,14 +306,10 @@ func TestNotBuilt(t *testing.T) {
 		name, _, _ := strings.Cut(s, ":")
 		refused(route(s), "routes.r."+name)
 	}
-	refused("state: {dir: /x}", "state.dir")
 	refused("state: {redis: {addresses: [\"a:1\"]}}", "state.redis")
 	refused("services: {a: {protocol: grpc, endpoints: [\"http://a\"]}}", "services.a.protocol")
 	refused("services: {a: {discovery: {dns: {}}}}", "services.a.discovery")
-	refused("plans: {a: {}}", "plans")
-	refused("tenants: {a: {}}", "tenants")
 	refused("teams: {a: {}}", "teams")
-	refused("plans: {a: {}}\nconsumers: {c: {plan: a}}", "consumers.c.plan")
 	refused("compatibility: kong", "compatibility")
 
 	for _, s := range []string{listener("tls: off, http2: true, h2c: true, http3: off, proxy_protocol: require, engine: fasthttp"), "state: {dir: \"\", redis: off}", "plans: {}", "teams:", route("service: users, aggregate: off, openapi: \"\"")} {

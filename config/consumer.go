@@ -6,9 +6,9 @@ import "time"
 type Consumer struct {
 	// Name of the consumer; X-Consumer-ID tells it to backends.
 	Name string `yaml:"-" key:"true"`
-	// Tenant the consumer belongs to.
+	// Tenant the consumer belongs to. Its requests are the tenant's, whatever host they ask; on a host of another tenant they are refused.
 	Tenant string `yaml:"tenant"`
-	// Plan whose limits apply.
+	// Plan whose policies apply, unless the consumer has the same policy itself.
 	Plan string `yaml:"plan"`
 	// Groups for `authorize`; X-Consumer-Groups tells them to backends.
 	Groups []string `yaml:"groups"`
@@ -64,27 +64,17 @@ type HMACCredential struct {
 	Secret Secret `yaml:"secret" required:"true"`
 }
 
-// Plan is a named set of limits.
-type Plan struct {
-	// Name of the plan.
-	Name string `yaml:"-" key:"true"`
-	// RateLimit as the policy `rate_limit`.
-	RateLimit *Block `yaml:"rate_limit"`
-	// Quota as the policy `quota`.
-	Quota *Block `yaml:"quota"`
-}
-
 // Tenant is a party that shares the gateway with others.
 type Tenant struct {
 	// Name of the tenant.
 	Name string `yaml:"-" key:"true"`
-	// Hosts that belong to the tenant.
+	// Hosts that belong to the tenant, `api.acme.example` or `*.acme.example`. A host belongs to one tenant.
 	Hosts []string `yaml:"hosts"`
-	// Plan of the tenant's consumers that have none.
+	// Plan of the tenant: its policies apply where neither the consumer, nor its plan, nor the tenant has the same policy.
 	Plan string `yaml:"plan"`
-	// ConcurrencyShare bounds the tenant's share of requests in flight.
+	// ConcurrencyShare is how much of a bound of `concurrency` that several tenants share this one may use, and its weight among those that wait.
 	ConcurrencyShare Percent `yaml:"concurrency_share" default:"100%"`
-	// Policies of the tenant's consumers, unless a consumer has the same policy.
+	// Policies of the tenant's requests, unless a consumer or its plan has the same policy; only of stages after Authenticate.
 	Policies Policies `yaml:"policies"`
 }
 

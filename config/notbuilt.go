@@ -15,7 +15,6 @@ var notYet = []struct {
 	what    string
 	written bool
 }{
-	{path: "state.dir", what: "durable state"},
 	{path: "state.redis", what: "shared state in Redis"},
 	{path: "services.*.discovery", what: "service discovery"},
 	{path: "services.*.protocol", values: []string{"h2c", "grpc", "grpcs", "graphql"}, what: "this protocol"},
@@ -24,11 +23,7 @@ var notYet = []struct {
 	{path: "routes.*.graphql", what: "the action graphql", written: true},
 	{path: "routes.*.websocket", what: "the action websocket", written: true},
 	{path: "routes.*.openapi", what: "checking requests against an OpenAPI document"},
-	{path: "plans", what: "this section"},
-	{path: "tenants", what: "this section"},
 	{path: "teams", what: "this section"},
-	{path: "consumers.*.tenant", what: "a consumer's tenant"},
-	{path: "consumers.*.plan", what: "a consumer's plan"},
 	{path: "compatibility", values: []string{"kong"}, what: "compatibility with Kong"},
 }
 

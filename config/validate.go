@@ -36,6 +36,7 @@ func (c *Config) check() Errors {
 		k.route(joinKey("routes", name), c.Routes[name])
 	}
 	k.consumers()
+	k.tenants()
 	return k.errs
 }
 
@@ -492,11 +493,6 @@ func (k *checker) consumers() {
 			if u, err := url.Parse(jwt.JWKSURL); jwt.JWKSURL != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
 				k.fail(at+".jwks_url", "%q is no URL; write https://host/path", redactURL(jwt.JWKSURL))
 			}
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(c.Tenants)) {
-		if plan := c.Tenants[name].Plan; plan != "" {
-			reference(k, joinKey("tenants", name)+".plan", "plan", plan, c.Plans)
 		}
 	}
 }

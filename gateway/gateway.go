@@ -192,9 +192,9 @@ func (g *Gateway) compile(c *config.Config, dry bool) (*generation, error) {
 		Config: c, Log: g.log, Clock: g.clock,
 		Metrics: g.metrics, Generation: g.metrics.Begin(),
 		Living: g.living, Leases: new(lifetime.Set),
-		Consumers: make(map[string]*exchange.Consumer),
-		Repeat:    g.repeat,
-		DryRun:    dry,
+		Consumers: make(map[string]*exchange.Consumer), Tenants: make(map[string]*exchange.Tenant),
+		Repeat: g.repeat,
+		DryRun: dry,
 	}
 	env := &upstream.Environment{
 		Living: g.living, Leases: world.Leases,

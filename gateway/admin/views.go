@@ -7,12 +7,13 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/valyala/fasthttp"
 
 	"sluice/config"
-	"sluice/gateway/policy/ratelimit"
+	"sluice/gateway/policy"
 	"sluice/gateway/snapshot"
 	"sluice/gateway/upstream"
 )
@@ -78,10 +79,12 @@ func (s *Server) listConsumers(ctx *fasthttp.RequestCtx) {
 	if current == nil {
 		return
 	}
-	consumers := current.Config.Consumers
+	consumers, tenant := current.Config.Consumers, string(ctx.QueryArgs().Peek("tenant"))
 	views := make([]consumerView, 0, len(consumers))
 	for _, name := range slices.Sorted(maps.Keys(consumers)) {
-		views = append(views, viewConsumer(name, consumers[name]))
+		if tenant == "" || consumers[name].Tenant == tenant {
+			views = append(views, viewConsumer(name, consumers[name]))
+		}
 	}
 	reply(ctx, map[string]any{"consumers": views})
 }
@@ -121,14 +124,17 @@ func (s *Server) limits(ctx *fasthttp.RequestCtx) {
 		}
 		most = n
 	}
-	prefix, now := string(query.Peek("key")), s.o.Gateway.Now()
-	entries := []ratelimit.Entry{}
+	// One more than fits tells that there are more.
+	q := policy.LimitQuery{Now: s.o.Gateway.Now(), Prefix: string(query.Peek("key")), Tenant: string(query.Peek("tenant")), Most: most + 1}
+	entries := []policy.LimitEntry{}
 	s.o.Gateway.EachLiving(func(_ string, v any) bool {
-		if i, ok := v.(ratelimit.Inspector); ok {
-			// One more than fits tells that there are more.
-			entries = append(entries, i.Inspect(now, prefix, most+1-len(entries))...)
+		if i, ok := v.(policy.LimitInspector); ok {
+			entries = append(entries, i.Inspect(q)...)
 		}
-		return len(entries) <= most
+		return true
+	})
+	slices.SortStableFunc(entries, func(a, b policy.LimitEntry) int {
+		return cmp.Or(strings.Compare(a.Scope, b.Scope), strings.Compare(a.Tenant, b.Tenant), strings.Compare(a.Key, b.Key))
 	})
 	more := len(entries) > most
 	reply(ctx, map[string]any{"limits": entries[:min(len(entries), most)], "more": more})

@@ -98,6 +98,9 @@ type Exchange struct {
 	// MatchedPrefix is the length of the part of Path that the route's prefix covers.
 	MatchedPrefix int
 
+	// Tenant is whose request it is: the tenant of its host until the caller is
+	// known, then that of its consumer if it has one. Nil for nobody's.
+	Tenant *Tenant
 	// Identity is what authentication found.
 	Identity Identity
 	// AuthFailure is why the last credential was refused, "" if none was. It is for logs and metrics, never for the client.
@@ -271,7 +274,7 @@ func (x *Exchange) reset() {
 	clear(x.Params[:len(x.ParamNames)])
 	x.ParamNames = nil
 	x.Route, x.Member, x.MatchedPrefix = nil, 0, 0
-	x.Identity = Identity{}
+	x.Identity, x.Tenant = Identity{}, nil
 	x.AuthFailure = ""
 	x.RequestID = nil
 	x.ToBackend.reset()

@@ -39,8 +39,23 @@ type Consumer struct {
 	GroupsHeader []byte
 	// NameHeader is the name as bytes, for headers and keys.
 	NameHeader []byte
-	// PolicySet numbers the set of policies of its own, 0 for none; consumers
-	// with equal sets share the number.
+	// Tenant is whose consumer it is, nil for nobody's.
+	Tenant *Tenant
+	// PolicySet numbers the set of policies that it brings along: its own, its
+	// plan's and its tenant's; 0 for none. Consumers with equal sets share the number.
+	PolicySet int
+	// OwnSet numbers the policies of a consumer without a tenant among those of
+	// others like it, 0 for none: on a host of a tenant the tenant's stand behind them.
+	OwnSet int
+}
+
+// Tenant is a configured tenant as the request path knows it.
+type Tenant struct {
+	// Name is its name in the configuration.
+	Name string
+	// Index numbers the tenants of a generation.
+	Index int
+	// PolicySet numbers the set of policies of its requests that have no consumer, 0 for none.
 	PolicySet int
 }
 

@@ -210,6 +210,8 @@ type World struct {
 	// prepare has seen it, with the hooks from this one on, and its response is read to the end. It returns false if there
 	// are too many already. Nil where there is no gateway.
 	Repeat func(x *exchange.Exchange, prepare func(*exchange.Exchange)) bool
+	// Tenants are the tenants of the generation by name.
+	Tenants map[string]*exchange.Tenant
 	// DryRun: the generation is only validated; nothing may be opened or started.
 	DryRun bool
 	// Warn collects remarks about settings that work and are unwise.
@@ -225,8 +227,12 @@ type Build struct {
 	// Policy is the name of the policy.
 	Policy string
 	// Scope says whose block it is: "global", "services.NAME", "routes.NAME",
-	// "consumers.NAME". With Policy it is the identity of state that survives reloads.
+	// "tenants.NAME", "plans.NAME", or "consumers#" and a hash of the blocks, which
+	// equal ones share. With Policy it is the identity of state that survives reloads.
 	Scope string
+	// Taker is who brings the block along: "consumer" or "tenant"; "" for a block
+	// of the gateway, a service or a route. A plan has either.
+	Taker string
 	// Path is the configuration path of the block.
 	Path string
 	// Route is the route it is compiled for.

@@ -14,6 +14,7 @@ import (
 type Step struct {
 	Name  string
 	Scope string
+	Taker string
 	Hooks Hooks
 
 	// Block is what the hooks were built from, Settings the type it decodes into; for explanations.

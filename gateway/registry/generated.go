@@ -26,6 +26,7 @@ import (
 	"sluice/gateway/policy/ipfilter"
 	"sluice/gateway/policy/jwt"
 	"sluice/gateway/policy/mtlsauth"
+	"sluice/gateway/policy/quota"
 	"sluice/gateway/policy/ratelimit"
 	"sluice/gateway/policy/requestsize"
 	"sluice/gateway/policy/requesttransform"
@@ -51,6 +52,7 @@ var policies = []*policy.Definition{
 	ipfilter.Definition,
 	jwt.Definition,
 	mtlsauth.Definition,
+	quota.Definition,
 	ratelimit.Definition,
 	requestsize.Definition,
 	requesttransform.Definition,

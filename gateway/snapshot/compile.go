@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"sluice/config"
 	"sluice/gateway/action"
@@ -67,7 +66,7 @@ func Compile(world *policy.World, env *upstream.Environment, registry *Registry,
 		c.trusted = append(c.trusted, p.Prefix)
 	}
 	c.maxBody = int64(world.Config.Limits.MaxBodySize)
-	c.consumers()
+	c.compileCallers()
 	c.compileServices()
 	c.checkPolicyNames()
 	c.unrouted = c.program(nil, c.Config.Policies, nil, nil, 0, policy.Edge)
@@ -117,39 +116,6 @@ func (c *compiler) add(errs config.Errors) {
 		if !slices.ContainsFunc(c.errs, func(o *config.Error) bool { return *o == *e }) {
 			c.errs = append(c.errs, e)
 		}
-	}
-}
-
-// consumerSet is a distinct set of policies that consumers bring along.
-type consumerSet struct {
-	policies config.Policies
-	scope    string
-}
-
-// consumers makes the consumers of the world and numbers their sets of policies.
-func (c *compiler) consumers() {
-	c.sets = []consumerSet{{}}
-	numbers := make(map[string]int)
-	for i, name := range slices.Sorted(maps.Keys(c.Config.Consumers)) {
-		cc := c.Config.Consumers[name]
-		consumer := &exchange.Consumer{
-			Name: name, Index: i, Groups: cc.Groups,
-			GroupsHeader: []byte(strings.Join(cc.Groups, ",")), NameHeader: []byte(name),
-		}
-		if len(cc.Policies) > 0 {
-			id := canonical(cc.Policies)
-			n, ok := numbers[id]
-			if !ok {
-				n = len(c.sets)
-				numbers[id] = n
-				sum := sha256.Sum256([]byte(id))
-				c.sets = append(c.sets, consumerSet{cc.Policies, "consumers#" + hex.EncodeToString(sum[:8])})
-			}
-			consumer.PolicySet = n
-		}
-		c.world.Consumers[name] = consumer
-		c.onlyStages("consumers."+name+".policies", cc.Policies, func(s policy.Stage) bool { return s > policy.Authenticate },
-			"a consumer may set only policies of the stages after Authenticate")
 	}
 }
 
@@ -214,11 +180,18 @@ func (c *compiler) checkPolicyNames() {
 	for name, k := range c.Config.Consumers {
 		check("consumers."+name+".policies", k.Policies)
 	}
+	for name, t := range c.Config.Tenants {
+		check("tenants."+name+".policies", t.Policies)
+	}
+	for name, plan := range c.Config.Plans {
+		check("plans."+name, plan)
+	}
 }
 
 // layer is one level of precedence.
 type layer struct {
 	scope    string
+	taker    string // who brings it along, as policy.Build.Taker
 	policies config.Policies
 }
 
@@ -226,17 +199,14 @@ type layer struct {
 // the block of the first layer that has it wins whole, and off removes it.
 // Policies of stages after last are left out.
 func (c *compiler) program(r *route, global config.Policies, member *config.Service, routed *config.Route, set int, last policy.Stage) *policy.Program {
-	var layers []layer
-	if set > 0 {
-		layers = append(layers, layer{c.sets[set].scope, c.sets[set].policies})
-	}
+	layers := slices.Clone(c.callers.layers(set))
 	if routed != nil {
-		layers = append(layers, layer{"routes." + routed.Name, routed.Policies})
+		layers = append(layers, layer{scope: "routes." + routed.Name, policies: routed.Policies})
 	}
 	if member != nil {
-		layers = append(layers, layer{"services." + member.Name, member.Policies})
+		layers = append(layers, layer{scope: "services." + member.Name, policies: member.Policies})
 	}
-	layers = append(layers, layer{"global", global})
+	layers = append(layers, layer{scope: "global", policies: global})
 
 	winners := make(map[string]layer)
 	for _, l := range layers {
@@ -250,6 +220,9 @@ func (c *compiler) program(r *route, global config.Policies, member *config.Serv
 	var answers policy.Answers
 	if r != nil && r.action != nil {
 		answers.Varies = r.action.Varies
+	}
+	if len(c.world.Tenants) > 0 {
+		answers.Varies = slices.Concat(answers.Varies, []string{"tenant"})
 	}
 	for _, place := range buildOrder {
 		d := c.registry.Policies[place.Name]
@@ -266,7 +239,7 @@ func (c *compiler) program(r *route, global config.Policies, member *config.Serv
 		case !ok:
 			block, l = emptyBlock("policies."+place.Name), layer{scope: "default"}
 		}
-		b := &policy.Build{World: c.world, Policy: place.Name, Scope: l.scope, Path: block.Path(), RouteConfig: routed}
+		b := &policy.Build{World: c.world, Policy: place.Name, Scope: l.scope, Taker: l.taker, Path: block.Path(), RouteConfig: routed}
 		if r != nil {
 			b.Route = r.Route
 		}
@@ -279,7 +252,7 @@ func (c *compiler) program(r *route, global config.Policies, member *config.Serv
 		hooks, errs := d.Build(b, block)
 		c.add(errs)
 		answers = answersBehind(answers, place, block, hooks)
-		steps = append(steps, policy.Step{Name: place.Name, Scope: l.scope, Hooks: hooks, Block: block, Settings: d.Settings})
+		steps = append(steps, policy.Step{Name: place.Name, Scope: l.scope, Taker: l.taker, Hooks: hooks, Block: block, Settings: d.Settings})
 	}
 	return policy.NewProgram(steps)
 }
@@ -422,13 +395,13 @@ func (c *compiler) compileMember(r *route, rc *config.Route, sc *config.Service)
 	m := member{
 		program: c.program(r, c.Config.Policies, sc, rc, 0, policy.Transform),
 		metrics: c.world.Metrics.Route(c.world.Generation, r.Name, service),
-		own:     make([]atomic.Pointer[policy.Program], len(c.sets)),
+		own:     new(programs),
 		mu:      new(sync.Mutex),
 	}
-	// Later, a consumer's program is built by a compiler of its own: errors of
+	// Later, a caller's program is built by a compiler of its own: errors of
 	// its blocks are found now, by building every set once for the first route.
 	if r.ID == 0 {
-		for set := 1; set < len(c.sets); set++ {
+		for set := 1; set < len(c.callers.sets); set++ {
 			c.program(r, c.Config.Policies, sc, rc, set, policy.Transform)
 		}
 	}

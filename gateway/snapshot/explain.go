@@ -65,7 +65,8 @@ type Explanation struct {
 	Problem string `json:"problem,omitempty"`
 	// Request is what the gateway makes of it.
 	Request ExplainedRequest `json:"request"`
-	// Status is what the gateway answers by itself before any policy of a route: 400, 404, 405; 0 when a route takes the request.
+	// Status is what the gateway answers by itself before any policy of a route: 400, 404, 405; 0 when a route takes the
+	// request. With a route it is 403: the consumer is one of another tenant.
 	Status int    `json:"status,omitempty"`
 	Why    string `json:"why,omitempty"`
 	Allow  string `json:"allow,omitempty"`
@@ -94,13 +95,15 @@ type ExplainedRequest struct {
 	TrustedProxy bool   `json:"trusted_proxy"`
 	Client       string `json:"client"`
 	Consumer     string `json:"consumer,omitempty"`
+	Tenant       string `json:"tenant,omitempty"`
 }
 
 // ExplainedPolicy is a policy in force.
 type ExplainedPolicy struct {
 	Policy string `json:"policy"`
 	Stage  string `json:"stage"`
-	// From is whose block won: "consumer NAME", "route NAME", "service NAME", "global", or "default" for what is on by itself.
+	// From is whose block won: "consumer NAME", "plan NAME of consumer NAME", "tenant NAME", "plan NAME of tenant NAME",
+	// "route NAME", "service NAME", "global", or "default" for what is on by itself.
 	From string `json:"from"`
 	// Source is where the block stands, as file:line.
 	Source   string           `json:"source"`
@@ -153,10 +156,13 @@ func (s *Snapshot) Explain(req ExplainRequest) *Explanation {
 	path, err := router.Canonical(nil, x.Path)
 	if err != nil {
 		e.Status, e.Why = rejectPath.Status, err.Error()
-		e.Policies = s.explainSteps(s.unrouted.Steps(), "")
+		e.Policies = s.explainSteps(s.unrouted.Steps(), caller{})
 		return e
 	}
 	x.Path, seen.Path = path, string(path)
+	if x.Tenant = s.callers.ofHost(x.Host); x.Tenant != nil {
+		seen.Tenant = x.Tenant.Name
+	}
 
 	query := router.Request{
 		Host: x.Host, Path: x.Path, RawQuery: x.Query, Method: []byte(req.Method),
@@ -170,19 +176,19 @@ func (s *Snapshot) Explain(req ExplainRequest) *Explanation {
 	switch s.table.Match(&query, &found) {
 	case router.NotFound:
 		e.Status, e.Why = rejectNoRoute.Status, "no route matches"
-		e.Policies = s.explainSteps(s.unrouted.Steps(), "")
+		e.Policies = s.explainSteps(s.unrouted.Steps(), caller{})
 		return e
 	case router.MethodNotAllowed:
 		e.Status, e.Why = rejectMethod.Status, "routes match, but not with this method"
 		e.Allow = string(s.table.AppendAllow(nil, &found))
-		e.Policies = s.explainSteps(s.unrouted.Steps(), "")
+		e.Policies = s.explainSteps(s.unrouted.Steps(), caller{})
 		return e
 	}
 	r := s.routes[found.ID]
 	if !r.traces && req.Method == fasthttp.MethodTrace {
 		e.Status, e.Why = rejectTrace.Status, "TRACE is taken by routes alone whose match.methods name it"
 		e.Allow = string(rejectTrace.Headers[0].Value)
-		e.Policies = s.explainSteps(s.unrouted.Steps(), "")
+		e.Policies = s.explainSteps(s.unrouted.Steps(), caller{})
 		return e
 	}
 	s.explainRoute(e, x, r, &found, req.Consumer)
@@ -292,15 +298,21 @@ func (s *Snapshot) explainRoute(e *Explanation, x *exchange.Exchange, r *route, 
 			x.Params[i] = found.Param(x.Path, i)
 		}
 	}
-	set := 0
-	if consumer != "" {
-		set = s.world.Consumers[consumer].PolicySet
+	x.Identity.Consumer = s.world.Consumers[consumer]
+	set, err := s.callers.setOf(x)
+	if err != nil {
+		e.Status, e.Why = rejectTenant.Status, fmt.Sprintf("consumer %s is of the tenant %s, and the host is of the tenant %s", consumer, x.Identity.Consumer.Tenant.Name, x.Tenant.Name)
+	}
+	who := caller{consumer: consumer}
+	if x.Tenant != nil {
+		who.tenant = x.Tenant.Name
+		e.Request.Tenant = who.tenant
 	}
 	var steps [][]policy.Step
 	for i := range r.members {
 		p := r.members[i].program
 		if set > 0 {
-			own, err := r.members[i].forSet(set)
+			own, err := r.members[i].forSet(set, s.callers.count())
 			if err != nil {
 				e.Problem = err.Error()
 				return
@@ -328,7 +340,7 @@ func (s *Snapshot) explainRoute(e *Explanation, x *exchange.Exchange, r *route, 
 		}
 		return some
 	}
-	e.Policies = s.explainSteps(split(steps[0], true), consumer)
+	e.Policies = s.explainSteps(split(steps[0], true), who)
 
 	name, block := r.config.Action()
 	e.Action = &ExplainedAction{Action: name, Source: e.Source}
@@ -343,7 +355,7 @@ func (s *Snapshot) explainRoute(e *Explanation, x *exchange.Exchange, r *route, 
 	for i, service := range services {
 		v := s.explainService(r, service)
 		if len(services) > 1 && i < len(steps) {
-			v.Policies = s.explainSteps(split(steps[i], false), consumer)
+			v.Policies = s.explainSteps(split(steps[i], false), who)
 		}
 		e.Services = append(e.Services, v)
 	}
@@ -382,7 +394,10 @@ func (s *Snapshot) explainService(r *route, name string) ExplainedService {
 	return v
 }
 
-func (s *Snapshot) explainSteps(steps []policy.Step, consumer string) []ExplainedPolicy {
+// caller is whose policies are shown.
+type caller struct{ consumer, tenant string }
+
+func (s *Snapshot) explainSteps(steps []policy.Step, who caller) []ExplainedPolicy {
 	out := make([]ExplainedPolicy, 0, len(steps))
 	for _, step := range steps {
 		p := ExplainedPolicy{Policy: step.Name, Stage: policy.Order[policy.PlaceOf(step.Name)].Stage.String(), Source: "default"}
@@ -392,10 +407,16 @@ func (s *Snapshot) explainSteps(steps []policy.Step, consumer string) []Explaine
 			p.From = "route " + name
 		case kind == "services":
 			p.From = "service " + name
+		case kind == "tenants":
+			p.From = "tenant " + name
+		case kind == "plans" && step.Taker == takenByTenant:
+			p.From = "plan " + name + " of tenant " + who.tenant
+		case kind == "plans":
+			p.From = "plan " + name + " of consumer " + who.consumer
 		case strings.HasPrefix(step.Scope, "consumers#"):
 			// Consumers with equal policies share a program; this one wrote its own.
-			p.From = "consumer " + consumer
-			if own := s.Config.Consumers[consumer]; own != nil && own.Policies[step.Name] != nil {
+			p.From = "consumer " + who.consumer
+			if own := s.Config.Consumers[who.consumer]; own != nil && own.Policies[step.Name] != nil {
 				block = own.Policies[step.Name]
 			}
 		default:

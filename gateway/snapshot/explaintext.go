@@ -50,6 +50,9 @@ func (e *Explanation) textRequest(b *strings.Builder) {
 		if r.Consumer != "" {
 			fmt.Fprintf(w, "\n  consumer\t%s", r.Consumer)
 		}
+		if r.Tenant != "" {
+			fmt.Fprintf(w, "\n  tenant\t%s", r.Tenant)
+		}
 		fmt.Fprintln(w)
 	})
 }
@@ -57,6 +60,9 @@ func (e *Explanation) textRequest(b *strings.Builder) {
 func (e *Explanation) textRouting(b *strings.Builder) {
 	if e.Route != "" {
 		fmt.Fprintf(b, "\nROUTE %s  (%s)\n", e.Route, e.Source)
+		if e.Status != 0 {
+			fmt.Fprintf(b, "  refused: %d, %s\n", e.Status, e.Why)
+		}
 	} else {
 		fmt.Fprintf(b, "\nNO ROUTE: %d, %s\n", e.Status, e.Why)
 		if e.Allow != "" {

@@ -38,7 +38,7 @@ type Snapshot struct {
 	services map[string]*upstream.Service
 	trusted  []netip.Prefix
 	maxBody  int64
-	sets     []consumerSet
+	callers  callers
 
 	checkers []*balance.Checker
 	world    *policy.World
@@ -69,11 +69,11 @@ type route struct {
 type member struct {
 	program *policy.Program
 	metrics *telemetry.RouteMetrics
-	// own are the programs of consumers with policies of their own, by the
-	// number of their set; made when the first such consumer comes by.
-	own []atomic.Pointer[policy.Program]
+	// own are the programs of callers who bring policies along, by the number of
+	// their set; made when the first such caller comes by.
+	own *programs
 	mu  *sync.Mutex
-	// build makes the program for a set of consumer policies.
+	// build makes the program for a set of callers' policies.
 	build func(set int) (*policy.Program, error)
 }
 
@@ -140,7 +140,7 @@ func (s *Snapshot) Decide(x *exchange.Exchange) error {
 		path = x.Keep(path)
 	}
 	x.Path = path
-	readHost(x)
+	s.readHost(x)
 
 	req := &st.request
 	req.Host, req.Path, req.RawQuery, req.Method = x.Host, x.Path, x.Query, x.Method()
@@ -198,11 +198,14 @@ func (s *Snapshot) preflighted(x *exchange.Exchange, st *state) *route {
 	return nil
 }
 
-func readHost(x *exchange.Exchange) {
+func (s *Snapshot) readHost(x *exchange.Exchange) {
 	host := x.Request.Header.Host()
 	x.Host = router.NormalizeHost(x.Scratch(), host)
 	if len(x.Host) > 0 && &x.Host[0] != &host[0] {
 		x.Host = x.Keep(x.Host)
+	}
+	if s.callers.tenants != nil {
+		x.Tenant = s.callers.ofHost(x.Host)
 	}
 }
 
@@ -212,7 +215,7 @@ func (s *Snapshot) Preempt(x *exchange.Exchange, reply *exchange.Reply) error {
 	st := states.Of(x)
 	st.snapshot = s
 	s.place(x)
-	readHost(x)
+	s.readHost(x)
 	st.program, st.metrics = s.watching, s.nowhere
 	st.metrics.Begin()
 	if err := st.program.Enter(x); err != nil {
@@ -274,14 +277,18 @@ func (s *Snapshot) Resume(x *exchange.Exchange) error {
 
 // proceed runs what follows authentication.
 func (s *Snapshot) proceed(x *exchange.Exchange, st *state, r *route) error {
+	set, err := s.callers.setOf(x)
+	if err != nil {
+		return err
+	}
 	m := &r.members[0]
 	if r.action.Choose != nil {
 		x.Member = r.action.Choose(x)
 		m = &r.members[x.Member]
 		st.program, st.metrics = m.program, m.metrics
 	}
-	if c := x.Identity.Consumer; c != nil && c.PolicySet > 0 {
-		p, err := m.forSet(c.PolicySet)
+	if set > 0 {
+		p, err := m.forSet(set, s.callers.count())
 		if err != nil {
 			return err
 		}
@@ -297,19 +304,19 @@ func (s *Snapshot) observe(x *exchange.Exchange, st *state) error {
 	return st.program.Enter(x)
 }
 
-// forSet returns the program for consumers with a set of policies of their own.
-func (m *member) forSet(set int) (*policy.Program, error) {
-	if p := m.own[set].Load(); p != nil {
+// forSet returns the program for callers with a set of policies, one of count.
+func (m *member) forSet(set, count int) (*policy.Program, error) {
+	if p := m.own.load(set); p != nil {
 		return p, nil
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if p := m.own[set].Load(); p != nil {
+	if p := m.own.load(set); p != nil {
 		return p, nil
 	}
 	p, err := m.build(set)
 	if err == nil {
-		m.own[set].Store(p)
+		m.own.store(set, count, p)
 	}
 	return p, err
 }
@@ -419,6 +426,9 @@ func (s *Snapshot) Done(x *exchange.Exchange) {
 		BytesIn:  x.BytesIn,
 		BytesOut: x.BytesOut,
 	})
+	if x.Tenant != nil {
+		s.callers.done(x)
+	}
 }
 
 // countAuthFailure counts a refused credential. The reasons are words of the

@@ -28,6 +28,7 @@ type Record struct {
 	Service   string
 	Endpoint  string
 	Consumer  []byte // consumer or authenticated subject
+	Tenant    string
 	Reason    string // why the gateway answered itself; a fixed word
 	Referer   []byte // combined only, without query and fragment
 	UserAgent []byte // combined only
@@ -100,7 +101,7 @@ func maxLine(r *Record) int {
 	text := 0
 	for _, n := range [...]int{
 		len(r.RequestID), len(r.Method), len(r.Host), len(r.Path), len(r.Protocol), len(r.Route), len(r.Service),
-		len(r.Endpoint), len(r.Consumer), len(r.Reason), len(r.Referer), len(r.UserAgent),
+		len(r.Endpoint), len(r.Consumer), len(r.Tenant), len(r.Reason), len(r.Referer), len(r.UserAgent),
 	} {
 		text += min(n, maxField)
 	}
@@ -136,6 +137,7 @@ func appendJSON(dst []byte, r *Record, hide fields) []byte {
 	dst = appendJSONField(dst, `","service":"`, r.Service, 0)
 	dst = appendJSONField(dst, `","endpoint":"`, r.Endpoint, hide&fieldEndpoint)
 	dst = appendJSONField(dst, `","consumer":"`, r.Consumer, hide&fieldConsumer)
+	dst = appendJSONField(dst, `","tenant":"`, r.Tenant, 0)
 	dst = appendJSONField(dst, `","reason":"`, r.Reason, 0)
 	return append(dst, '"', '}', '\n')
 }

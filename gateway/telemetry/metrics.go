@@ -66,6 +66,9 @@ type Metrics struct {
 	CompressionBytes   *FuncFamily       // no labels
 	WAFRequests        *Family[*Counter] // route; result: passed, detected, blocked or too_large
 	WAFMatches         *Family[*Counter] // route, rule
+	TenantRequests     *Family[*Counter] // tenant; code: the class of the status; use Tenant
+	TenantRefused      *Family[*Counter] // tenant, reason; use Tenant
+	TenantBytes        *Family[*Counter] // direction, tenant; use Tenant
 
 	IdempotencyRequests *Family[*Counter] // route; result: first, replayed, in_flight, reused, lost, missing, malformed, too_large or full
 	IdempotencyBytes    *FuncFamily       // no labels
@@ -218,6 +221,21 @@ func NewMetrics(o Options) *Metrics {
 		Name:   "sluice_api_version_consumer_requests_total",
 		Help:   "Requests of consumers by the version of the API that they speak.",
 		Labels: []string{"consumer", "version"},
+	})
+	m.TenantRequests = r.Counter(Desc{
+		Name:   "sluice_tenant_requests_total",
+		Help:   "Requests of a tenant that ended, by the class of the status code the client was answered.",
+		Labels: []string{"tenant", "code"},
+	})
+	m.TenantRefused = r.Counter(Desc{
+		Name:   "sluice_tenant_refused_total",
+		Help:   "Requests of a tenant that a limit, a quota, a bound or a deadline ended, or that came from a consumer of another tenant.",
+		Labels: []string{"tenant", "reason"},
+	})
+	m.TenantBytes = r.Counter(Desc{
+		Name:   "sluice_tenant_bytes_total",
+		Help:   "Bytes of a tenant's request bodies (in) and of the response bodies sent for them (out).",
+		Labels: []string{"direction", "tenant"},
 	})
 	m.ConfigReloads = r.Counter(Desc{
 		Name:   "sluice_config_reloads_total",

@@ -215,6 +215,9 @@ func (l *logger) done(x *exchange.Exchange) {
 	if x.Route != nil {
 		r.Route = x.Route.Name
 	}
+	if x.Tenant != nil {
+		r.Tenant = x.Tenant.Name
+	}
 	switch id := &x.Identity; {
 	case id.Consumer != nil:
 		r.Consumer = id.Consumer.NameHeader

@@ -52,6 +52,7 @@ const (
 	ofClaim
 	ofCaller
 	ofAddress
+	ofTenant
 )
 
 // dimensionsOf reads what policies and actions say that they vary on.
@@ -70,6 +71,8 @@ func dimensionsOf(varies []string) ([]dimension, error) {
 			out = append(out, dimension{ofCaller, ""})
 		case "ip":
 			out = append(out, dimension{ofAddress, ""})
+		case "tenant":
+			out = append(out, dimension{ofTenant, ""})
 		case "path", "host", "scheme", "method": // are in every key
 		case "request_id": // tells requests apart, not answers: each has one towards the backend
 		default:
@@ -136,6 +139,11 @@ func (d *dimension) append(dst []byte, x *exchange.Exchange) []byte {
 		dst = append(dst, 0)
 	case ofCaller:
 		dst, _ = appendName(dst, x)
+	case ofTenant:
+		if x.Tenant == nil {
+			return append(dst, 'n')
+		}
+		dst = appendPart(append(dst, 't'), x.Tenant.Name)
 	case ofAddress:
 		a := x.ClientAddr.As16()
 		dst = append(dst, a[:]...)

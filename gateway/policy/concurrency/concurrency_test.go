@@ -219,7 +219,7 @@ func TestBoundAtConcurrency(t *testing.T) {
 	}
 	wg.Wait()
 	w.Living.Range(func(key string, v any, _ int) bool {
-		if g := v.(*gate); g.state.Load() != 0 || g.queues != [classes]queue{} {
+		if g := v.(*gate); g.state.Load() != 0 || g.active != nil {
 			t.Errorf("%s: %v after all have ended", key, g)
 		}
 		return true
@@ -257,11 +257,11 @@ func TestNoAllocationsInTheQueue(t *testing.T) {
 	}
 	var g *gate
 	w.Living.Range(func(_ string, v any, _ int) bool { g = v.(*gate); return false })
-	l := &limit{gate: g, most: 1, queue: 1}
+	l := &limit{gate: g, most: 1, queue: 1, refusal: rejectOverload}
 	w.NoAllocations(t, "queue", func(x *exchange.Exchange) {
-		wait, _ := g.queue(l, normal)
-		g.leave()
-		if err := g.wait(x, wait, time.Minute); err != nil {
+		wait, _ := g.queue(l, entrant{normal, &g.common, noShare})
+		g.leave(&g.common)
+		if err := g.wait(x, wait, time.Minute, rejectOverload); err != nil {
 			t.Fatal(err)
 		}
 	})

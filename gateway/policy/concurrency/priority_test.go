@@ -188,7 +188,7 @@ func TestBoundAtConcurrencyWithPriorities(t *testing.T) {
 	}
 	wg.Wait()
 	w.Living.Range(func(key string, v any, _ int) bool {
-		if g := v.(*gate); g.state.Load() != 0 || g.queues != [classes]queue{} {
+		if g := v.(*gate); g.state.Load() != 0 || g.active != nil {
 			t.Errorf("%s: %v after all have ended", key, g)
 		}
 		return true

@@ -5,6 +5,7 @@ package policytest
 import (
 	"bytes"
 	"log/slog"
+	"maps"
 	"math"
 	"net/netip"
 	"runtime"
@@ -59,15 +60,20 @@ func New(t testing.TB, configuration string) *World {
 		Living:     living,
 		Leases:     new(lifetime.Set),
 		Consumers:  make(map[string]*exchange.Consumer),
+		Tenants:    make(map[string]*exchange.Tenant),
 		Warn: func(path, message string) {
 			w.mu.Lock()
 			w.warnings = append(w.warnings, path+": "+message)
 			w.mu.Unlock()
 		},
 	}
+	for i, name := range slices.Sorted(maps.Keys(c.Tenants)) {
+		w.Tenants[name] = &exchange.Tenant{Name: name, Index: i}
+	}
 	for name, consumer := range c.Consumers {
 		w.Consumers[name] = &exchange.Consumer{
 			Name: name, NameHeader: []byte(name), Groups: consumer.Groups, GroupsHeader: []byte(strings.Join(consumer.Groups, ",")),
+			Tenant: w.Tenants[consumer.Tenant],
 		}
 	}
 	t.Cleanup(func() {
@@ -103,7 +109,7 @@ func (w *World) Reload() (end func()) {
 	old := w.World
 	w.World = &policy.World{
 		Config: old.Config, Log: old.Log, Clock: old.Clock, Metrics: old.Metrics, Generation: new(telemetry.Generation),
-		Living: old.Living, Leases: new(lifetime.Set), Consumers: old.Consumers, Warn: old.Warn,
+		Living: old.Living, Leases: new(lifetime.Set), Consumers: old.Consumers, Tenants: old.Tenants, Warn: old.Warn,
 	}
 	return old.Leases.Close
 }

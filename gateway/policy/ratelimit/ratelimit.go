@@ -28,7 +28,7 @@ type Config struct {
 	Per config.Duration `yaml:"per" required:"true" min:"1ms" max:"366d"`
 	// Burst is how many requests may come at once. Default: `requests`.
 	Burst int64 `yaml:"burst" min:"0" max:"1000000000000"`
-	// By says who shares a bucket: `consumer` (the consumer, else the authenticated subject, else the client address), `ip` (IPv6 by its /64), `header:NAME`, `claim:NAME` (without that header or claim the client address), `route`, or `global` for all requests under this block. `tenant` is not built yet.
+	// By says who shares a bucket: `consumer` (the consumer, else the authenticated subject, else the client address), `ip` (IPv6 by its /64), `header:NAME`, `claim:NAME` (without that header or claim the client address), `tenant` (without a tenant the client address), `route`, or `global` for all requests under this block. Callers of different tenants never share a bucket; those by `route` and `global` do, unless the block is of a consumer, a plan or a tenant.
 	By string `yaml:"by" default:"consumer"`
 	// Cost of a request in tokens.
 	Cost int64 `yaml:"cost" default:"1" min:"1" max:"1000000000000"`
@@ -55,7 +55,7 @@ func (c *Config) Complete() {
 // Validate judges one window by itself.
 func (c *Config) Validate() error {
 	var errs []error
-	if _, err := parseBy(c.By); err != nil {
+	if _, err := policy.ParseBy(c.By); err != nil {
 		errs = append(errs, config.Errorf("by", "%v", err))
 	}
 	if c.Cost > c.Burst {
@@ -85,8 +85,7 @@ type limit struct {
 
 // group are windows that are charged together: one bucket key and one cost.
 type group struct {
-	by       by
-	prefix   string // of the bucket's key: scope and dimension
+	key      policy.Key
 	cost     int64
 	shadow   bool
 	maxDelay time.Duration // 0: excess is rejected
@@ -95,7 +94,10 @@ type group struct {
 	first    int // its place among the windows of all groups
 }
 
-var rejectExcess = exchange.NewReject(429, "rate_limited", "too many requests; try again later")
+var (
+	rejectExcess   = exchange.NewReject(429, "rate_limited", "too many requests; try again later")
+	rejectDeadline = exchange.NewReject(504, "deadline_exceeded", "the deadline of the request passes before its turn comes")
+)
 
 func build(b *policy.Build, cs []*Config) (policy.Hooks, error) {
 	if len(cs) > maxWindows {
@@ -155,16 +157,16 @@ func nameWindows(cs []*Config) ([]string, error) {
 
 func (l *limit) compile(b *policy.Build, cs []*Config, names []string) error {
 	for i, c := range cs {
-		parsed, err := parseBy(c.By)
+		by, err := policy.ParseBy(c.By)
 		if err != nil {
 			panic("BUG: Validate let by " + c.By + " pass")
 		}
-		g := group{by: parsed, cost: c.Cost, shadow: c.Shadow}
+		g := group{key: policy.Key{By: by}, cost: c.Cost, shadow: c.Shadow}
 		if c.Excess == "delay" {
 			g.maxDelay = c.MaxDelay
 		}
 		at := slices.IndexFunc(l.groups, func(have group) bool {
-			return have.by == g.by && have.cost == g.cost && have.shadow == g.shadow && have.maxDelay == g.maxDelay
+			return have.key.By == by && have.cost == g.cost && have.shadow == g.shadow && have.maxDelay == g.maxDelay
 		})
 		if at < 0 {
 			at = len(l.groups)
@@ -181,21 +183,17 @@ func (l *limit) compile(b *policy.Build, cs []*Config, names []string) error {
 	var announced []string
 	for i := range l.groups {
 		g := &l.groups[i]
-		g.prefix = b.Scope + "\x00" + g.by.text
 		// Groups by the same differ in cost or kind and need buckets of their own.
-		n := 0
+		n, more := 0, ""
 		for j := range l.groups[:i] {
-			if l.groups[j].by == g.by {
+			if l.groups[j].key.By == g.key.By {
 				n++
 			}
 		}
 		if n > 0 {
-			g.prefix += "#" + strconv.Itoa(n)
+			more = "#" + strconv.Itoa(n)
 		}
-		if g.by.kind == byRoute {
-			g.prefix += "\x00" + b.Route.Name
-		}
-		g.prefix += "\x00"
+		g.key = b.Key(g.key.By, more)
 		g.first = len(l.names)
 		if g.shadow {
 			continue
@@ -266,11 +264,11 @@ func (l *limit) charge(x *exchange.Exchange, now int64, results *[maxWindows]lim
 	store := l.state.store
 	passed = true
 	if len(groups) > 1 {
-		var key [keySize]byte
+		var key [policy.KeySize]byte
 		for i := range groups {
 			g := &groups[i]
 			out := results[g.first : g.first+len(g.limits)]
-			if !store.Peek(now, g.key(key[:0], x), g.limits, g.cost, out) && !g.mayWait(out) {
+			if !store.Peek(now, g.key.Append(key[:0], x), g.limits, g.cost, out) && !g.mayWait(out) {
 				passed = false
 			}
 		}
@@ -322,20 +320,20 @@ func (g *group) mayWait(out []limiter.Result) bool {
 }
 
 func (l *limit) take(x *exchange.Exchange, now int64, g *group, out []limiter.Result) bool {
-	var key [keySize]byte
-	return l.state.store.TakeAll(now, g.key(key[:0], x), g.limits, g.cost, out)
+	var key [policy.KeySize]byte
+	return l.state.store.TakeAll(now, g.key.Append(key[:0], x), g.limits, g.cost, out)
 }
 
 func (l *limit) reserve(x *exchange.Exchange, now int64, g *group, out []limiter.Result) bool {
-	var key [keySize]byte
-	return l.state.store.Reserve(now, g.key(key[:0], x), g.limits, g.cost, g.maxDelay, out)
+	var key [policy.KeySize]byte
+	return l.state.store.Reserve(now, g.key.Append(key[:0], x), g.limits, g.cost, g.maxDelay, out)
 }
 
 func (l *limit) giveBack(x *exchange.Exchange, now int64, groups []group) {
 	for i := range groups {
 		g := &groups[i]
-		var key [keySize]byte
-		l.state.store.Return(now, g.key(key[:0], x), g.limits, g.cost)
+		var key [policy.KeySize]byte
+		l.state.store.Return(now, g.key.Append(key[:0], x), g.limits, g.cost)
 	}
 }
 
@@ -350,9 +348,16 @@ func (l *limit) count(x *exchange.Exchange, now int64) {
 }
 
 // delay waits for the tokens that are debited already; a client that does not wait for them gives them back.
+// Nor does one wait whose deadline passes before.
 func (l *limit) delay(x *exchange.Exchange, now int64, wait time.Duration) error {
 	defer l.state.waiters.Leave()
-	if _, err := l.state.waiters.Wait(x, wait, nil); err != nil {
+	var err error
+	if at := x.Deadline(); at != 0 && at-now < int64(wait) {
+		err = rejectDeadline
+	} else {
+		_, err = l.state.waiters.Wait(x, wait, nil)
+	}
+	if err != nil {
 		for i := range l.groups {
 			if l.groups[i].shadow {
 				break

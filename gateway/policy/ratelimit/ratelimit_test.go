@@ -287,8 +287,8 @@ func TestInspect(t *testing.T) {
 		t.Helper()
 		var keys []string
 		w.Living.Range(func(_ string, v any, _ int) bool {
-			if i, ok := v.(Inspector); ok {
-				for _, e := range i.Inspect(w.Clock.Now(), prefix, limit) {
+			if i, ok := v.(policy.LimitInspector); ok {
+				for _, e := range i.Inspect(policy.LimitQuery{Now: w.Clock.Now(), Prefix: prefix, Most: limit}) {
 					keys = append(keys, e.Key+" "+strconv.FormatInt(e.Windows[0].Remaining, 10))
 				}
 			}

@@ -1,10 +1,7 @@
 package ratelimit
 
 import (
-	"encoding/hex"
-	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -85,149 +82,51 @@ func (s *State) register(name string, groups []group) (forget func()) {
 // Buckets is the number of buckets.
 func (s *State) Buckets() int { return s.store.Len() }
 
-// Inspector is what the living state of rate limits offers to operators.
-type Inspector interface {
-	// Inspect lists at most limit buckets whose key begins with prefix, with or without its kind: "alice", "consumer:alice", "ip:192.0.2.".
-	// now is a reading of the gateway's monotonic clock.
-	Inspect(now int64, prefix string, limit int) []Entry
-}
+var _ policy.LimitInspector = (*State)(nil)
 
-var _ Inspector = (*State)(nil)
-
-// Entry is one bucket.
-type Entry struct {
-	// Scope is the block it belongs to: "routes.users", "global".
-	Scope string `json:"scope"`
-	// Key says whose it is: "consumer:alice", "subject:42", "ip:192.0.2.1", "header:X-Tenant=acme", "claim:org=acme", "route:users", "global".
-	Key string `json:"key"`
-	// Windows are its windows.
-	Windows []WindowEntry `json:"windows"`
-}
-
-// WindowEntry is one window of a bucket.
-type WindowEntry struct {
-	Name     string `json:"name"`
-	Requests int64  `json:"requests"`
-	// Per and Reset are in seconds; Reset is the time until the bucket is full.
-	Per       float64 `json:"per"`
-	Burst     int64   `json:"burst"`
-	Remaining int64   `json:"remaining"`
-	Reset     float64 `json:"reset"`
-	Shadow    bool    `json:"shadow,omitempty"`
-}
-
-// Inspect implements Inspector. It looks through all buckets and is meant for operators, not for the path of a request.
-func (s *State) Inspect(now int64, prefix string, limit int) []Entry {
-	s.mu.Lock()
+// Inspect implements policy.LimitInspector.
+func (s *State) Inspect(q policy.LimitQuery) []policy.LimitEntry {
 	type named struct {
-		name string
-		*scope
+		scope string
+		*group
 	}
-	var scopes []named
+	groups := make(map[string]named) // by prefix; the youngest generation's
+	s.mu.Lock()
 	for name, all := range s.scopes {
-		seen := map[string]bool{}
-		for i := len(all) - 1; i >= 0; i-- {
-			// Blocks for several routes have equal groups, but for the key by route.
-			if id := all[i].identity(); !seen[id] {
-				seen[id] = true
-				scopes = append(scopes, named{name, all[i]})
+		for _, sc := range all {
+			for i := range sc.groups {
+				groups[sc.groups[i].key.Prefix] = named{name, &sc.groups[i]}
 			}
 		}
 	}
 	s.mu.Unlock()
-	slices.SortFunc(scopes, func(a, b named) int { return strings.Compare(a.name, b.name) })
-	var entries []Entry
-	for _, sc := range scopes {
-		for i := range sc.groups {
-			g := &sc.groups[i]
-			s.store.Range([]byte(g.prefix), limiter.DefaultMaxKeys, func(e limiter.Entry) bool {
-				if len(entries) >= limit {
-					return false
-				}
-				if key := g.show(string(e.Key[len(g.prefix):])); matches(key, prefix) {
-					entries = append(entries, Entry{Scope: sc.name, Key: key, Windows: s.windows(now, g, e.Key)})
-				}
-				return true
-			})
+	list := policy.NewLimitList(q)
+	s.store.Range(nil, limiter.DefaultMaxKeys, func(e limiter.Entry) bool {
+		g, rest, ok := policy.SplitKey(string(e.Key), groups)
+		if !ok {
+			return true
 		}
-	}
-	slices.SortFunc(entries, func(a, b Entry) int {
-		if c := strings.Compare(a.Scope, b.Scope); c != 0 {
-			return c
+		if tenant, who := g.key.Show(rest); list.Wants(tenant, who) {
+			list.Add(policy.LimitEntry{Policy: "rate_limit", Scope: g.scope, Tenant: tenant, Key: who, Windows: s.windows(q.Now, g.group, e.Key)})
 		}
-		return strings.Compare(a.Key, b.Key)
+		return true
 	})
-	return entries
+	return list.Entries()
 }
 
-// identity is the same for scopes with the same bucket keys.
-func (s *scope) identity() string {
-	var b strings.Builder
-	for i := range s.groups {
-		b.WriteString(s.groups[i].prefix)
-	}
-	return b.String()
-}
-
-func matches(key, prefix string) bool {
-	if strings.HasPrefix(key, prefix) {
-		return true
-	}
-	_, value, _ := strings.Cut(key, ":")
-	if strings.HasPrefix(value, prefix) {
-		return true
-	}
-	_, value, _ = strings.Cut(value, "=")
-	return strings.HasPrefix(value, prefix)
-}
-
-func (s *State) windows(now int64, g *group, key []byte) []WindowEntry {
+func (s *State) windows(now int64, g *group, key []byte) []policy.LimitWindow {
 	var out [limiter.MaxWindows]limiter.Result
 	s.store.Peek(now, key, g.limits, 0, out[:])
-	ws := make([]WindowEntry, len(g.limits))
+	ws := make([]policy.LimitWindow, len(g.limits))
 	for i, l := range g.limits {
 		burst := l.Burst
 		if burst == 0 {
 			burst = l.Requests
 		}
-		ws[i] = WindowEntry{
+		ws[i] = policy.LimitWindow{
 			Name: g.names[i], Requests: l.Requests, Per: l.Per.Seconds(), Burst: burst,
 			Remaining: out[i].Remaining, Reset: out[i].Reset.Seconds(), Shadow: g.shadow,
 		}
 	}
 	return ws
-}
-
-// show makes what follows the prefix of a key readable.
-func (g *group) show(key string) string {
-	switch g.by.kind {
-	case byRoute:
-		parts := strings.Split(g.prefix, "\x00")
-		return "route:" + parts[len(parts)-2]
-	case byGlobal:
-		return "global"
-	}
-	kind, value, ok := strings.Cut(key, ":")
-	if !ok {
-		return key
-	}
-	switch kind {
-	case "c":
-		return "consumer:" + value
-	case "s":
-		return "subject:" + value
-	case "v":
-		return g.by.text + "=" + value
-	case "h":
-		return g.by.text + "=sha256:" + hex.EncodeToString([]byte(value))
-	case "4":
-		if a, ok := netip.AddrFromSlice([]byte(value)); ok {
-			return "ip:" + a.String()
-		}
-	case "6":
-		var b [16]byte
-		copy(b[:], value)
-		return "ip:" + netip.PrefixFrom(netip.AddrFrom16(b), 64).String()
-	}
-	return key
 }
