@@ -102,7 +102,7 @@ func TestEveryExampleIsValid(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatal(files, err)
 	}
-	environ := []string{"DEMO_SECRET=s", "DEMO_USERS_URL=http://a:1", "DEMO_ORDERS_URL=http://b:1", "DEMO_PRODUCTS_URL=http://c:1", "ACCESS_LOG=" + filepath.Join(t.TempDir(), "access.log"), "ACME_STORAGE=" + t.TempDir()}
+	environ := []string{"DEMO_SECRET=s", "DEMO_USERS_URL=http://a:1", "DEMO_ORDERS_URL=http://b:1", "DEMO_PRODUCTS_URL=http://c:1", "ACCESS_LOG=" + filepath.Join(t.TempDir(), "access.log"), "ACME_STORAGE=" + t.TempDir(), "STATE_DIR=" + t.TempDir()}
 	for _, f := range files {
 		c, err := config.Load(f, config.Options{Environ: environ})
 		if err != nil {
@@ -347,4 +347,47 @@ func TestHTTPS(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+func TestTenants(t *testing.T) {
+	api := newBackend(t, "api")
+	_, url := run(t, "tenants.yaml", map[string]string{"api-service:8080": api.address()}, "STATE_DIR="+t.TempDir())
+	call := func(host, key string, status int) http.Header {
+		t.Helper()
+		req, err := http.NewRequest(http.MethodGet, url+"/things", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = host
+		if key != "" {
+			req.Header.Set("X-API-Key", key)
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != status {
+			t.Errorf("%s on %s: %s", key, host, res.Status)
+		}
+		return res.Header
+	}
+	policyOf := func(h http.Header) string { return h.Get("RateLimit-Policy") }
+	// Both of acme's consumers use the plan of their tenant up together.
+	h := call("api.acme.example", "key-of-acme-web", 200)
+	if got := policyOf(h); !strings.HasPrefix(got, `"default";q=1000;w=60, "month";q=1000000;w=`) {
+		t.Error(got)
+	}
+	h = call("api.example.com", "key-of-acme-batch", 200)
+	if got := h.Get("RateLimit"); !strings.Contains(got, `"month";r=999998;`) {
+		t.Errorf("the second of acme's consumers has a count of its own: %s", got)
+	}
+	// The other tenant has the smaller plan, and all of it.
+	h = call("api.tiny.example", "key-of-tiny-app", 200)
+	if got := policyOf(h); !strings.HasPrefix(got, `"default";q=60;w=60, "day";q=1000;w=86400`) {
+		t.Error(got)
+	}
+	call("api.tiny.example", "key-of-acme-web", 403)
+	call("api.acme.example", "key-of-tiny-app", 403)
+	call("api.acme.example", "", 401)
 }

@@ -29,6 +29,7 @@ import (
 	caching "sluice/gateway/policy/cache"
 	"sluice/gateway/policy/correlationid"
 	"sluice/gateway/policy/jwt"
+	"sluice/gateway/policy/quota"
 	"sluice/gateway/policy/ratelimit"
 	"sluice/gateway/snapshot"
 )
@@ -43,7 +44,7 @@ func TestMain(m *testing.M) {
 }
 
 var kinds = snapshot.NewRegistry(
-	[]*policy.Definition{apikey.Definition, basicauth.Definition, correlationid.Definition, jwt.Definition, ratelimit.Definition, caching.Definition},
+	[]*policy.Definition{apikey.Definition, basicauth.Definition, correlationid.Definition, jwt.Definition, ratelimit.Definition, quota.Definition, caching.Definition},
 	[]*action.Definition{redirect.Definition},
 )
 
@@ -394,6 +395,52 @@ routes: {old: {redirect: {to: "https://new.example/"}, policies: {rate_limit: {r
 		t.Error(v)
 	}
 	w.want(400, "GET", "/api/limits?max=0", "")
+}
+
+// A view of one tenant shows nothing of another.
+func TestLimitsOfTenants(t *testing.T) {
+	w := newWorld(t, `
+listeners: {main: {address: "127.0.0.1:0"}}
+routes: {old: {redirect: {to: "https://new.example/"}, policies: {rate_limit: {requests: 10, per: 1h}, quota: {requests: 20, per: month}}}}
+tenants: {acme: {hosts: [acme.example]}, beta: {hosts: [beta.example]}}
+consumers: {alice: {tenant: acme}, bob: {tenant: beta}, carol: {}}
+`, nil)
+	for _, host := range []string{"acme.example", "acme.example", "beta.example", "other.example"} {
+		req, _ := http.NewRequest("GET", "http://"+w.gateway.Listeners()[0].Address+"/", nil)
+		req.Host = host
+		res, err := w.client.Transport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+	}
+	if v := w.object("GET", "/api/limits", ""); len(v["limits"].([]any)) != 6 {
+		t.Error(v)
+	}
+	v := w.object("GET", "/api/limits?tenant=acme&key=ip:", "")
+	if len(v["limits"].([]any)) != 2 || at(t, v, "limits", 0, "tenant") != "acme" || at(t, v, "limits", 1, "tenant") != "acme" {
+		t.Fatal(v)
+	}
+	for i := range 2 {
+		switch at(t, v, "limits", i, "policy") {
+		case "rate_limit":
+			if at(t, v, "limits", i, "windows", 0, "remaining") != 8.0 {
+				t.Error(v)
+			}
+		case "quota":
+			if at(t, v, "limits", i, "windows", 0, "used") != 2.0 || at(t, v, "limits", i, "windows", 0, "remaining") != 18.0 || at(t, v, "limits", i, "windows", 0, "period") != "month" {
+				t.Error(v)
+			}
+		default:
+			t.Error(v)
+		}
+	}
+	if v := w.object("GET", "/api/limits?max=5", ""); len(v["limits"].([]any)) != 5 || at(t, v, "more") != true {
+		t.Error(v)
+	}
+	if v := w.object("GET", "/api/consumers?tenant=beta", ""); len(v["consumers"].([]any)) != 1 || at(t, v, "consumers", 0, "consumer") != "bob" {
+		t.Error(v)
+	}
 }
 
 func TestPurge(t *testing.T) {

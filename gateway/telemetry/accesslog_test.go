@@ -55,14 +55,15 @@ func TestFormat(t *testing.T) {
 	f("json", []string{"authorization", "Cookie"}, nil,
 		`{"time":"2026-03-04T04:06:07.089Z","request_id":"id-1","client_ip":"192.0.2.1","method":"GET","host":"api.example.com",`+
 			`"path":"/api/v1/users","status":200,"bytes_in":1,"bytes_out":23,"duration_ms":1.234,"upstream_ms":1.000,"route":"users",`+
-			`"service":"users-svc","endpoint":"http://10.0.0.1:80","consumer":"alice","reason":""}`)
+			`"service":"users-svc","endpoint":"http://10.0.0.1:80","consumer":"alice","tenant":"","reason":""}`)
 	f("json", []string{"Client_IP", "X-User-ID", "host"}, func(r *Record) {
 		r.Upstream, r.Status, r.Reason, r.Route, r.Service, r.Endpoint = -1, 404, "no_route", "", "", ""
+		r.Tenant = "acme"
 		r.Duration = 999 * time.Nanosecond
 		r.Path = []byte("/\n\"\\\x00\x7f\u0085ü\u2028\xff")
 	}, `{"time":"2026-03-04T04:06:07.089Z","request_id":"id-1","client_ip":"[redacted]","method":"GET","host":"[redacted]",`+
 		`"path":"/\n\"\\\u0000\u007f\u0085ü\u2028\ufffd","status":404,"bytes_in":1,"bytes_out":23,"duration_ms":0.000,"upstream_ms":null,"route":"",`+
-		`"service":"","endpoint":"","consumer":"[redacted]","reason":"no_route"}`)
+		`"service":"","endpoint":"","consumer":"[redacted]","tenant":"acme","reason":"no_route"}`)
 	f("combined", nil, nil,
 		`192.0.2.1 - alice [04/Mar/2026:04:06:07 +0000] "GET /api/v1/users HTTP/1.1" 200 23 "https://example.com/a" "curl \x228\x22"`)
 	f("combined", nil, func(r *Record) { *r = Record{Time: testTime, Status: 400} },

@@ -43,3 +43,19 @@ func BenchmarkAdaptiveParallel(b *testing.B) {
 		h.Done(x)
 	}, "X-Priority: high")
 }
+
+func BenchmarkTenantsParallel(b *testing.B) {
+	f := func(name, settings string) {
+		b.Run(name, func(b *testing.B) {
+			w := tenants(b, "50%", "50%")
+			h := w.MustBuild(b, Definition, settings)
+			w.BenchmarkParallel(b, func(x *exchange.Exchange) {
+				x.Tenant = w.Tenants["a"]
+				_ = h.Request(x)
+				h.Done(x)
+			})
+		})
+	}
+	f("Share", "max: 1000")
+	f("ByTenant", "{max: 1000, by: tenant}")
+}
