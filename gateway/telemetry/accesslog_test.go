@@ -95,7 +95,7 @@ func FuzzAccessLogJSON(f *testing.F) {
 	f.Fuzz(func(t *testing.T, id, path, host []byte, route, agent string, status int, n int64) {
 		r := Record{
 			Time: testTime, RequestID: id, Path: path, Host: host, Method: host, Route: route, Service: agent, Endpoint: route, Reason: agent,
-			UserAgent: []byte(agent), Referer: path, Consumer: id, Protocol: route, Status: status, BytesIn: n, BytesOut: n, Duration: time.Duration(n), Upstream: time.Duration(n),
+			UserAgent: []byte(agent), Referer: path, Consumer: id, Protocol: route, Tenant: route, Status: status, BytesIn: n, BytesOut: n, Duration: time.Duration(n), Upstream: time.Duration(n),
 		}
 		line := asJSON.Append(nil, &r)
 		if len(line) > maxLine(&r) {
@@ -124,7 +124,7 @@ func FuzzAccessLogJSON(f *testing.F) {
 		text("host", string(host))
 		text("route", route)
 		text("service", agent)
-		if got["bytes_in"] != json.Number(fmt.Sprint(n)) || len(got) != 16 {
+		if got["bytes_in"] != json.Number(fmt.Sprint(n)) || len(got) != 17 || got["tenant"] == nil {
 			t.Errorf("unexpected %v", got)
 		}
 
