@@ -35,10 +35,10 @@ func (c *calendar) at(now int64) *period {
 
 // bounds returns the first second of the period of a moment, and that of the next.
 func bounds(unit string, loc *time.Location, now int64) (start, end int64) {
-	t := time.Unix(now, 0).In(loc)
 	if unit == "hour" {
-		return hour(t)
+		return hour(now, loc)
 	}
+	t := time.Unix(now, 0).In(loc)
 	y, m, d := t.Date()
 	step := [3]int{0, 0, 1}
 	switch unit {
@@ -65,34 +65,54 @@ func bounds(unit string, loc *time.Location, now int64) (start, end int64) {
 // skip it, and where they show it twice, the first time.
 func startOf(y int, m time.Month, d int, loc *time.Location) int64 {
 	midnight := time.Date(y, m, d, 0, 0, 0, 0, time.UTC).Unix()
-	// No clock is more than 14 hours ahead of UTC, so here it is still the day before everywhere.
-	t := time.Unix(midnight-16*3600, 0).In(loc)
+	// No clock is more than 14 hours ahead of UTC, so here it is still the day before everywhere; and none is a day and a half behind.
+	at, last := midnight-16*3600, midnight+36*3600
 	for {
-		_, offset := t.Zone()
-		from, to := t.ZoneBounds()
-		first := midnight - int64(offset)
-		if !from.IsZero() {
-			first = max(first, from.Unix())
-		}
-		if to.IsZero() || first < to.Unix() {
+		first := max(midnight-offset(at, loc), at)
+		change := nextChange(at, last, loc)
+		if first < change || change == last {
 			return first
 		}
-		t = to
+		at = change
 	}
 }
 
 // hour returns the hour of the clock. One that a change of the clock cuts ends there.
-func hour(t time.Time) (start, end int64) {
-	_, offset := t.Zone()
-	local := t.Unix() + int64(offset)
-	start = t.Unix() - ((local%3600)+3600)%3600
-	end = start + 3600
-	from, to := t.ZoneBounds()
-	if !from.IsZero() {
-		start = max(start, from.Unix())
-	}
-	if !to.IsZero() {
-		end = min(end, to.Unix())
+func hour(now int64, loc *time.Location) (start, end int64) {
+	local := now + offset(now, loc)
+	start = now - ((local%3600)+3600)%3600
+	end = nextChange(now, start+3600, loc)
+	for change := nextChange(start, now+1, loc); change <= now; change = nextChange(change, now+1, loc) {
+		start = change
 	}
 	return start, end
+}
+
+// offset is by how many seconds a clock is ahead of UTC.
+func offset(at int64, loc *time.Location) int64 {
+	_, seconds := time.Unix(at, 0).In(loc).Zone()
+	return int64(seconds)
+}
+
+// nextChange returns the first moment after at from which on a clock is another time ahead of UTC, or limit. In far years the
+// bounds of zones are those of years too, where nothing changes.
+func nextChange(at, limit int64, loc *time.Location) int64 {
+	before := offset(at, loc)
+	for {
+		_, to := time.Unix(at, 0).In(loc).ZoneBounds()
+		switch {
+		case to.IsZero() || to.Unix() >= limit:
+			return limit
+		case to.Unix() > at:
+			at = to.Unix()
+		default:
+			at++
+		}
+		if at >= limit {
+			return limit
+		}
+		if offset(at, loc) != before {
+			return at
+		}
+	}
 }

@@ -58,10 +58,8 @@ func openJournal(s *State, dir string, log *slog.Logger) (*Journal, error) {
 	case !owned:
 		log.Warn("another process keeps its quotas in state.dir; until it ends those of this one are in memory alone", "dir", dir)
 	default:
-		if err := j.rewrite(); err != nil {
-			j.release()
-			return nil, err
-		}
+		// A folder that can not be written in now may be later, as when a disk is full.
+		j.write(false)
 	}
 	j.done.Go(j.run)
 	return j, nil
@@ -129,6 +127,7 @@ func (j *Journal) load() {
 
 func (j *Journal) putAside() string {
 	aside := j.path() + ".damaged"
+	_ = os.Remove(aside)
 	if err := os.Rename(j.path(), aside); err != nil {
 		j.state.log.Error("the damaged file of quotas can not be put aside", "file", j.path(), "error", err.Error())
 		return ""
