@@ -23,7 +23,7 @@ func (p *Pool) Repeat(x *Exchange, done func(*Exchange)) *Exchange {
 	for i := range x.ParamNames {
 		c.Params[i] = c.Copy(x.Params[i])
 	}
-	c.Identity = x.Identity
+	c.Identity, c.Tenant = x.Identity, x.Tenant
 	c.Identity.Subject = c.Copy(x.Identity.Subject)
 	c.RequestID = c.Copy(x.RequestID)
 	for _, e := range x.ToBackend.list {
