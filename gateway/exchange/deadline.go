@@ -104,7 +104,7 @@ func parseTimeout(v []byte) (time.Duration, bool) {
 	}
 	switch unit[0] {
 	case 'H':
-		return min(time.Duration(n), math.MaxInt64/time.Hour) * time.Hour, true
+		return time.Duration(min(n, math.MaxInt64/int64(time.Hour))) * time.Hour, true
 	case 'M':
 		return time.Duration(n) * time.Minute, true
 	case 'S':
