@@ -23,6 +23,17 @@ type Action struct {
 	Choose  func(x *exchange.Exchange) int
 	// Varies names what the answer depends on, as in policy.Hooks.
 	Varies []string
+	// Start is called when the generation comes into force, Stop when it no longer is, after its successor's Start; exchanges may
+	// go on. Nil for nothing.
+	Start, Stop func()
+	// Live is what operators see of the action and may change while it runs, nil for nothing.
+	Live Live
+}
+
+// Live is an action's living part. The admin listener knows the types that can be changed.
+type Live interface {
+	// View returns what is shown of it, as JSON.
+	View() any
 }
 
 // Build is one action being compiled for its route.

@@ -22,6 +22,7 @@ import (
 	"sluice/gateway"
 	"sluice/gateway/action"
 	"sluice/gateway/action/redirect"
+	"sluice/gateway/action/split"
 	"sluice/gateway/cache"
 	"sluice/gateway/policy"
 	"sluice/gateway/policy/apikey"
@@ -45,7 +46,7 @@ func TestMain(m *testing.M) {
 
 var kinds = snapshot.NewRegistry(
 	[]*policy.Definition{apikey.Definition, basicauth.Definition, correlationid.Definition, jwt.Definition, ratelimit.Definition, quota.Definition, caching.Definition},
-	[]*action.Definition{redirect.Definition},
+	[]*action.Definition{redirect.Definition, split.Definition},
 )
 
 // world is a gateway with its configuration in a file, and its admin listener.
@@ -277,7 +278,6 @@ func TestMethods(t *testing.T) {
 	w.want(404, "GET", "/api", "")
 	w.want(404, "GET", "/api/config/", "")
 	w.want(404, "GET", "//api/config", "")
-	w.want(501, "PUT", "/api/routes/users/split", "")
 	w.want(501, "GET", "/api/consumers/alice/keys", "")
 	w.want(501, "DELETE", "/api/consumers/alice/keys/k1", "")
 	w.want(501, "GET", "/api/usage?consumer=a", "")

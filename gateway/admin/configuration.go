@@ -121,15 +121,7 @@ func (s *Server) matches(ctx *fasthttp.RequestCtx) bool {
 	if len(given) == 0 {
 		return true
 	}
-	etag := s.etag()
-	for _, field := range given {
-		for tag := range strings.SplitSeq(string(field), ",") {
-			if tag = strings.TrimSpace(tag); tag == etag || tag == "*" {
-				return true
-			}
-		}
-	}
-	return false
+	return names(given, s.etag())
 }
 
 // changed answers with what is in force now.

@@ -86,12 +86,17 @@ func Compile(world *policy.World, env *upstream.Environment, registry *Registry,
 	return c.Snapshot, nil
 }
 
-// Start begins what works beside requests: health checks. Retire the
+// Start begins what works beside requests: health checks, rollouts. Retire the
 // predecessor after it.
 func (s *Snapshot) Start(env *upstream.Environment) {
 	for name, service := range s.services {
 		if checker := service.StartChecks(env, s.Config.Services[name].HealthCheck); checker != nil {
 			s.checkers = append(s.checkers, checker)
+		}
+	}
+	for _, r := range s.routes {
+		if r.action.Start != nil {
+			r.action.Start()
 		}
 	}
 }
@@ -100,6 +105,11 @@ func (s *Snapshot) Start(env *upstream.Environment) {
 func (s *Snapshot) Retire() {
 	for _, c := range s.checkers {
 		c.Close()
+	}
+	for _, r := range s.routes {
+		if r.action.Stop != nil {
+			r.action.Stop()
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"sluice/config"
+	"sluice/gateway/action"
 	"sluice/gateway/telemetry"
 )
 
@@ -15,6 +16,8 @@ type RouteView struct {
 	Services []string       `json:"services,omitempty"`
 	// Policies are the names of the policies in force, in their order; of a split those of its first service.
 	Policies []string `json:"policies"`
+	// Split is the living part of a split: its weights and its rollout.
+	Split any `json:"split,omitempty"`
 }
 
 // RouteViews shows the routes by name.
@@ -29,9 +32,22 @@ func (s *Snapshot) RouteViews() []RouteView {
 		for _, step := range r.members[0].program.Steps() {
 			v.Policies = append(v.Policies, step.Name)
 		}
+		if name == "split" && r.action.Live != nil {
+			v.Split = r.action.Live.View()
+		}
 		views = append(views, v)
 	}
 	return views
+}
+
+// Live returns the living part of a route's action, nil without one; known tells whether there is such a route.
+func (s *Snapshot) Live(route string) (live action.Live, known bool) {
+	for _, r := range s.routes {
+		if r.Name == route {
+			return r.action.Live, true
+		}
+	}
+	return nil, false
 }
 
 func matches(m *config.Match) map[string]any {

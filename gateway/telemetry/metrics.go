@@ -75,6 +75,15 @@ type Metrics struct {
 	APIVersionRequests  *Family[*Counter] // route, version
 	APIVersionConsumers *Family[*Counter] // consumer, version
 
+	SplitShare         *FuncFamily       // route, service: 0 to 1
+	RolloutStep        *FuncFamily       // route: from 1, 0 while no step is in force
+	RolloutState       *FuncFamily       // route: see package split
+	RolloutTransitions *Family[*Counter] // route, to
+
+	MirrorRequests   *Family[*Counter] // route; service that gets the copies; result
+	MirrorMismatches *Family[*Counter] // route, service, kind: status, header or body
+	MirrorDropped    *Family[*Counter] // route, service, reason
+
 	ConfigReloads    *Family[*Counter] // result: success or failure
 	ConfigLastReload *Gauge            // Unix time in seconds
 
@@ -236,6 +245,41 @@ func NewMetrics(o Options) *Metrics {
 		Name:   "sluice_tenant_bytes_total",
 		Help:   "Bytes of a tenant's request bodies (in) and of the response bodies sent for them (out).",
 		Labels: []string{"direction", "tenant"},
+	})
+	m.SplitShare = r.GaugeFunc(Desc{
+		Name:   "sluice_split_share",
+		Help:   "Share of the requests of a split that the service is to get, 0 to 1.",
+		Labels: []string{"route", "service"},
+	})
+	m.RolloutStep = r.GaugeFunc(Desc{
+		Name:   "sluice_rollout_step",
+		Help:   "Number of the step that a rollout is at, from 1; 0 while none is in force.",
+		Labels: []string{"route"},
+	})
+	m.RolloutState = r.GaugeFunc(Desc{
+		Name:   "sluice_rollout_state",
+		Help:   "State of a rollout: 0 running, 1 paused, 2 complete, 3 rolled back, 4 aborted, 5 overridden by weights set by hand.",
+		Labels: []string{"route"},
+	})
+	m.RolloutTransitions = r.Counter(Desc{
+		Name:   "sluice_rollout_transitions_total",
+		Help:   "What happened to a rollout: started, advanced, paused, resumed, complete, rolled_back, aborted, overridden.",
+		Labels: []string{"route", "to"},
+	})
+	m.MirrorRequests = r.Counter(Desc{
+		Name:   "sluice_mirror_requests_total",
+		Help:   "Copies of requests: answered without a comparison (sent), answered alike (match) or differently (mismatch), not comparable (uncompared), not answered (error), not sent (dropped).",
+		Labels: []string{"route", "service", "result"},
+	})
+	m.MirrorMismatches = r.Counter(Desc{
+		Name:   "sluice_mirror_mismatches_total",
+		Help:   "Differences between the answers to requests and to their copies: in status, header or body.",
+		Labels: []string{"route", "service", "kind"},
+	})
+	m.MirrorDropped = r.Counter(Desc{
+		Name:   "sluice_mirror_dropped_total",
+		Help:   "Copies that were not sent: the queue was full (queue) or held too much (memory), or the request's body was not held (body).",
+		Labels: []string{"route", "service", "reason"},
 	})
 	m.ConfigReloads = r.Counter(Desc{
 		Name:   "sluice_config_reloads_total",

@@ -94,6 +94,17 @@ services:
 
 func TestAllocations(t *testing.T) {
 	w := actiontest.New(t, services)
-	a := w.MustBuild(t, Definition, "services: [{service: stable, weight: 95}, {service: canary, weight: 5}]")
-	w.NoAllocations(t, "choose", func(x *exchange.Exchange) { x.Member = a.Choose(x) })
+	f := func(settings string, headers ...string) {
+		t.Helper()
+		a := w.MustBuild(t, Definition, "{services: [{service: stable, weight: 95}, {service: canary, weight: 5}], "+settings+"}")
+		w.NoAllocations(t, settings, func(x *exchange.Exchange) { x.Member = a.Choose(x) }, headers...)
+	}
+	f("sticky: off")
+	f("sticky: {by: consumer}")
+	f("sticky: {by: cookie}")
+	f("sticky: {by: cookie}", "Cookie: sluice_split=0123456789abcdef0123456789abcdef")
+	f(`sticky: {by: "header:X-Client"}, override: {header: X-Canary, cookie: canary, values: {always: canary}}`, "X-Client: a", "X-Canary: never", "Cookie: canary=never")
+	f("override: {header: X-Canary, values: {always: canary}}, rollout: {}", "X-Canary: always")
+	s := w.MustBuild(t, Definition, "{services: [{service: stable}, {service: canary}], rollout: {}}").Live.(*State)
+	w.NoAllocations(t, "observe", func(x *exchange.Exchange) { s.counts.observe(x, true, nil) })
 }

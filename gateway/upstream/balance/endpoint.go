@@ -155,6 +155,9 @@ type Status struct {
 // Up tells whether the endpoint may get requests, its breaker aside.
 func (st Status) Up() bool { return !st.Draining && !st.Unhealthy && st.EjectedFor == 0 }
 
+// InOrder reports whether the endpoint is used at all: it neither drains nor is found unhealthy.
+func (e *Endpoint) InOrder() bool { return e.state.Load()&(stateDraining|stateUnhealthy) == 0 }
+
 // Status returns what is known now.
 func (e *Endpoint) Status(now int64) Status {
 	state := e.state.Load()
