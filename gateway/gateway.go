@@ -498,7 +498,6 @@ func (g *Gateway) Shutdown(ctx context.Context) {
 	close(g.stop)
 	g.chores.Wait()
 	g.closeSigners(nil)
-	_ = g.sweeper.Close()
 	if gen := g.current.Load(); gen != nil {
 		gen.close()
 	}
@@ -509,6 +508,7 @@ func (g *Gateway) Shutdown(ctx context.Context) {
 		g.release(w)
 	}
 	g.living.Close()
+	_ = g.sweeper.Close() // it ends calls that living state waits for
 }
 
 func (g *Gateway) drainServer(s *listener.Server, timeout time.Duration) {

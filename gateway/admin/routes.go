@@ -34,6 +34,7 @@ func (s *Server) endpoints() []endpoint {
 		{"GET", "/api/services", "/api/services", "services, endpoints, breakers", s.listServices},
 		{"GET", "/api/consumers", "/api/consumers", "consumers, without their credentials", s.listConsumers},
 		{"GET", "/api/stats", "/api/stats", "requests, rates, latencies, connections, cache", s.stats},
+		{"GET", "/api/mirrors", "/api/mirrors", "copies of requests: how many were answered alike, and what differed", s.listMirrors},
 		{"GET", "/api/limits", "/api/limits?key=", "living rate limits with what remains; key is a prefix", s.limits},
 		{"POST", "/api/explain", "/api/explain", `what would happen to {"method", "url", "headers", "ip", "listener", "consumer"}`, s.explain},
 		{"DELETE", "/api/cache", "/api/cache?url=|prefix=|tag=|route=", "purges cached answers; without a parameter all", s.purge},

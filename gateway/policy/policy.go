@@ -15,6 +15,7 @@ import (
 	"sluice/gateway/exchange"
 	"sluice/gateway/lifetime"
 	"sluice/gateway/telemetry"
+	"sluice/gateway/upstream"
 )
 
 // Stage is the part of a request's way in which a policy acts.
@@ -212,6 +213,8 @@ type World struct {
 	Repeat func(x *exchange.Exchange, prepare func(*exchange.Exchange)) bool
 	// Tenants are the tenants of the generation by name.
 	Tenants map[string]*exchange.Tenant
+	// Services are those of the generation by name, for what is sent beside the request's own way.
+	Services map[string]*upstream.Service
 	// DryRun: the generation is only validated; nothing may be opened or started.
 	DryRun bool
 	// Warn collects remarks about settings that work and are unwise.

@@ -25,6 +25,7 @@ import (
 	"sluice/gateway/policy/idempotency"
 	"sluice/gateway/policy/ipfilter"
 	"sluice/gateway/policy/jwt"
+	"sluice/gateway/policy/mirror"
 	"sluice/gateway/policy/mtlsauth"
 	"sluice/gateway/policy/quota"
 	"sluice/gateway/policy/ratelimit"
@@ -51,6 +52,7 @@ var policies = []*policy.Definition{
 	idempotency.Definition,
 	ipfilter.Definition,
 	jwt.Definition,
+	mirror.Definition,
 	mtlsauth.Definition,
 	quota.Definition,
 	ratelimit.Definition,

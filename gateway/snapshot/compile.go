@@ -68,6 +68,7 @@ func Compile(world *policy.World, env *upstream.Environment, registry *Registry,
 	c.maxBody = int64(world.Config.Limits.MaxBodySize)
 	c.compileCallers()
 	c.compileServices()
+	world.Services = c.services
 	c.checkPolicyNames()
 	c.unrouted = c.program(nil, c.Config.Policies, nil, nil, 0, policy.Edge)
 	for _, l := range c.Config.Listeners {

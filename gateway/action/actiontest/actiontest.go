@@ -41,6 +41,7 @@ func New(t testing.TB, configuration string) *World {
 		}
 		w.services[name] = s
 	}
+	w.Services = w.services
 	return w
 }
 
