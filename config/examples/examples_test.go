@@ -221,6 +221,35 @@ func TestSimple(t *testing.T) {
 	}
 }
 
+func TestRelease(t *testing.T) {
+	stable, canary, next := newBackend(t, "stable"), newBackend(t, "canary"), newBackend(t, "next")
+	_, url := run(t, "release.yaml", map[string]string{
+		"shop-stable:8080": stable.address(), "shop-canary:8080": canary.address(), "shop-next:8080": next.address(),
+	})
+	res, body := get(t, url+"/shop/cart", "X-Canary", "always")
+	if res.StatusCode != 200 || !strings.Contains(body, `"service":"canary"`) {
+		t.Fatalf("%s %s", res.Status, body)
+	}
+	res, first := get(t, url+"/shop/cart")
+	cookie, _, _ := strings.Cut(res.Header.Get("Set-Cookie"), ";")
+	if !strings.HasPrefix(cookie, "sluice_split=") {
+		t.Fatal(res.Header)
+	}
+	for range 10 {
+		if res, body = get(t, url+"/shop/cart", "Cookie", cookie); body != first || res.Header.Get("Set-Cookie") != "" {
+			t.Fatalf("%s after %s", body, first)
+		}
+	}
+	for end := time.Now().Add(10 * time.Second); next.calls.Load() < 12; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d copies of 12 requests", next.calls.Load())
+		}
+	}
+	if h := next.last.Load().Header; h.Get("X-Sluice-Mirror") != "1" {
+		t.Fatal(h)
+	}
+}
+
 func TestEdge(t *testing.T) {
 	users, orders, products := newBackend(t, "users"), newBackend(t, "orders"), newBackend(t, "products")
 	log := filepath.Join(t.TempDir(), "access.log")

@@ -8,13 +8,7 @@ import (
 	"sluice/config"
 )
 
-// Rollout moves the weight to the last service step by step while that does as well as the others, and takes all of it away when it
-// does not. The last service is compared with the others over windows of time: requests that fail (a status of 500 and above, or no
-// answer) and the 95th percentile of the time until the response head of those that do not. A window that is bad for
-// its errors rolls back at once, two in succession that are bad for their latency do. Where there are too few
-// requests the window goes on, so that nothing moves without having been judged. The other services keep their weights beside each other; the
-// last one's own is not used. Where the others get too little to compare with, they count as in the last window in which they had enough.
-// The state outlives reloads that leave the split's block as it is, and is lost when the process ends: take the rollout out of the file when it is over.
+// Rollout moves the weight to the last service step by step, as Config tells.
 type Rollout struct {
 	// Off: the weights stay as they are.
 	Off bool `yaml:"-"`
@@ -175,6 +169,12 @@ func (r *rollout) judge(now int64) (v verdict, why string) {
 	}
 	after := [2]reading{r.counts.read(others), r.counts.read(canary)}
 	base, new := after[others].since(&r.before[others]), after[canary].since(&r.before[canary])
+	if new.requests == 0 {
+		// Nothing was watched: the time of the step has not begun.
+		r.since, r.waits = now, "the first request of the new service"
+		r.open(now)
+		return undecided, ""
+	}
 	if new.requests < uint64(r.MinRequests) {
 		r.waits = fmt.Sprintf("%d of %d requests of the new service", new.requests, r.MinRequests)
 		return undecided, ""

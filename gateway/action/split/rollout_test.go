@@ -154,6 +154,16 @@ func TestRolloutHolds(t *testing.T) {
 	r.window(1000, 0, 6, 1, 0)
 	r.is("rolled_back", 0, "[300 100 0]")
 
+	// The time of a step begins with its first request.
+	r = newTrial(t, "every: 20s, window: 10s, min_requests: 20")
+	for range 10 {
+		r.window(1000, 0, 0, 0, 0)
+	}
+	r.window(1000, 0, 50, 0, 0)
+	r.is("running", 1, "[285 95 20]")
+	r.window(1000, 0, 50, 0, 0)
+	r.is("running", 2, "[240 80 80]")
+
 	// Without anything to compare with.
 	r = newTrial(t, "every: 20s, window: 10s, min_requests: 20")
 	for range 5 {

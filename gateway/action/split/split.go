@@ -24,15 +24,24 @@ import (
 	"sluice/gateway/upstream/balance"
 )
 
-// Config of the action.
+// Config of the action. The admin API tells the weights (`GET /api/routes/NAME/split`) and changes them at once: `PUT` of
+// `{"weights": {"stable": 0, "canary": 100}}`, or `{"switch": "canary"}`. They hold until this block of the file is another one, over every other reload.
+// A client who is kept moves only when the share of its service falls, and only to one whose share grows, so that nobody comes back from a canary that grows.
+//
+// A rollout compares the last service with the others over windows of time: requests that fail (a status of 500 and above, or no answer) and the 95th
+// percentile of the time until the response head of those that do not. A window that is bad for its errors rolls back at once, two in succession that are bad for their
+// latency do: the last service then gets nothing, and the state is `rolled_back`. With too few requests a window goes on, so that nothing moves without having been judged, and
+// the time of a step begins with its first request. The others keep their weights beside each other; the last one's own is not used. Where the others get too little to be
+// compared with, as at 100%, they count as when they last had enough. `{"rollout": "pause"}`, `resume`, `advance`, `abort` and `restart` steer it; a paused one goes back if it has to.
+// Weights that are set by hand end it. Its state is lost with the process: take the block out of the file when the rollout is over.
 type Config struct {
 	// Services that share the requests. What goes to a service whose breaker is open or none of whose endpoints is healthy is divided among the others by their weights; where there is none with a weight, it is answered 503.
 	Services []Member `yaml:"services" required:"true"`
-	// Sticky keeps a client at the service that it got first. Off when left out.
+	// Sticky keeps a client at the service that it got first, the same at all gateways, and for all routes that split between the same services. Off when left out.
 	Sticky Sticky `yaml:"sticky" default:"off"`
-	// Override lets a header or a cookie choose the service. Off when left out.
+	// Override lets a header or a cookie choose the service, whatever the weights. What is overridden does not count for a rollout. Off when left out.
 	Override Override `yaml:"override" default:"off"`
-	// Rollout moves the weight to the last service step by step. Off when left out.
+	// Rollout moves the weight to the last service step by step while that does as well as the others, and takes it all away when it does not. Off when left out.
 	Rollout Rollout `yaml:"rollout" default:"off"`
 }
 

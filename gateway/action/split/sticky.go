@@ -11,9 +11,8 @@ import (
 	"sluice/gateway/upstream/balance"
 )
 
-// Sticky keeps a client at the service that it got first, for as long as that service's share does not fall. It is decided
-// by a hash of what the client is recognised by, so that all gateways decide alike, and so do all routes that split between
-// the same services.
+// Sticky keeps a client at the service that it got first. It is decided by a hash of what the client is recognised by, so that
+// nothing has to be remembered and all gateways decide alike.
 type Sticky struct {
 	// Off: every request is divided anew.
 	Off bool `yaml:"-"`
@@ -132,8 +131,8 @@ func appendHex(dst []byte, n uint64) []byte {
 	return dst
 }
 
-// Override lets a header or a cookie of the request choose the service, whatever the weights. Requests that are overridden
-// do not count for a rollout.
+// Override lets a header or a cookie of the request choose the service. Whoever may send it chooses, so what it chooses is
+// kept from what decides about a rollout.
 type Override struct {
 	// Off: nothing chooses.
 	Off bool `yaml:"-"`
