@@ -19,8 +19,8 @@ import (
 )
 
 // Config are the settings of the policy `mirror`. A request is copied once its service has answered, or could not: what the cache answers, or a
-// policy, is not. The copy has the same method, path, query, headers and body as the request had for its service, identity included, and goes
-// through the connections, the balancer and the breaker of its own service, without retries. Protocol upgrades are not copied.
+// policy, is not. The copy has the same method, path, query, headers and body as the request had for its service, identity and credentials included, so it is for
+// services that may see them, and goes through the connections, the balancer and the breaker of its own service, without retries. Protocol upgrades are not copied.
 type Config struct {
 	// Service that gets the copies, by name.
 	Service string `yaml:"service" required:"true"`

@@ -54,13 +54,26 @@ func (q *queue) start(workers int) {
 	}
 }
 
-// Close ends the workers; what is under way is given up, what waits is not sent.
+// Close ends the workers; what is under way is given up, what waits is not sent. It does not wait for long: a call that is
+// still connecting ends by itself.
 func (q *queue) Close() error {
 	q.ending.Store(true)
 	close(q.stop)
-	q.work.Wait()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		q.work.Wait()
+	}()
+	t := time.NewTimer(closeTime)
+	defer t.Stop()
+	select {
+	case <-ended:
+	case <-t.C:
+	}
 	return nil
 }
+
+const closeTime = 2 * time.Second
 
 // fate is what became of a job.
 type fate uint8
