@@ -121,7 +121,7 @@ var rollout = &scenario{
 	faults: []*fault{
 		{name: "clients that are not kept", misses: "clients that went back", set: []string{"routes.kept.split.sticky=off"}},
 		{name: "steps that nothing has to be good for", misses: "the bad release", set: []string{"routes.bad.split.rollout.max_error_ratio=100%"}},
-		{name: "a window that is too long", misses: "time until it was taken back", set: []string{"routes.bad.split.rollout.every=10s", "routes.bad.split.rollout.window=4s"}},
+		{name: "four times the requests before it is judged", misses: "time until it was taken back", set: []string{"routes.bad.split.rollout.min_requests=100"}},
 		{name: "more requests than there are", misses: "the good release", set: []string{"routes.good.split.rollout.min_requests=100000"}},
 	},
 }
