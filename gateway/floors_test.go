@@ -11,6 +11,7 @@ import (
 var floors = [][]string{
 	{"gateway/stripe", "gateway/socket"},
 	{"gateway/lifetime", "gateway/limiter", "gateway/breaker", "gateway/cache", "gateway/certs", "gateway/acme", "gateway/coding", "gateway/document", "gateway/upstream/balance"},
+	{"gateway/convert"},
 	{"config"},
 	{"gateway/exchange"},
 	{"gateway/telemetry"},

@@ -19,6 +19,13 @@ func (v *Value) each(steps []step, f func(*Value) bool) (changed int) {
 		for i := range n.elements {
 			changed += n.elements[i].each(steps[1:], f)
 		}
+	} else if n.object && steps[0].named() {
+		// The last one first, as it is the one that counts.
+		for i := len(n.elements) - 1; i >= 0; i-- {
+			if nameIs(n.elements[i].name, steps[0].name) {
+				changed += n.elements[i].each(steps[1:], f)
+			}
+		}
 	} else if i := n.at(&steps[0]); i >= 0 {
 		changed = n.elements[i].each(steps[1:], f)
 	}
@@ -154,6 +161,13 @@ func (v *Value) remove(steps []step, prune bool) (changed int) {
 	case len(steps) == 1:
 		n.drop(i)
 		changed = 1
+	case n.object && n.isTwice(s.name):
+		// Another reader may take another one of them.
+		for i := len(n.elements) - 1; i >= 0; i-- {
+			if nameIs(n.elements[i].name, s.name) {
+				changed += n.elements[i].remove(steps[1:], false)
+			}
+		}
 	default:
 		child := &n.elements[i]
 		if changed = child.remove(steps[1:], prune); changed > 0 && prune && n.object && child.node.object && len(child.node.elements) == 0 {

@@ -3,7 +3,8 @@
 // guarantees that what comes out is well-formed if what was put in is, that a name written with escapes is the same
 // name, and that no nesting makes it recurse deeper than a path is long.
 //
-// Of several members with the same name the last one counts, as it does for most readers; a change of it takes the others away.
+// Of several members with the same name the last one counts, as it does for most readers; a change of it takes the others away. What is
+// removed or replaced in one is so in all of them, since other readers take the first.
 package document
 
 import (
@@ -164,6 +165,17 @@ func (n *node) find(name string) int {
 		}
 	}
 	return -1
+}
+
+// isTwice tells whether there are several members of a name.
+func (n *node) isTwice(name string) bool {
+	found := 0
+	for i := range n.elements {
+		if nameIs(n.elements[i].name, name) {
+			found++
+		}
+	}
+	return found > 1
 }
 
 // at is the place that a step leads to, -1 where there is nothing.

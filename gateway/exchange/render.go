@@ -58,7 +58,7 @@ var problemJSON = []byte("application/problem+json")
 
 func (x *Exchange) renderReject(r *Reject) {
 	x.Reject, x.Answer, x.Reason, x.Head = r, Own, r.Reason, nil
-	x.dropBodyHooks()
+	x.discardResponse()
 	res := x.Response
 	res.Reset()
 	res.Header.DisableNormalizing()
@@ -80,7 +80,7 @@ func (x *Exchange) renderReject(r *Reject) {
 
 func (x *Exchange) renderReply(r *Reply) {
 	x.Answer, x.Head = r.Answer, nil
-	x.dropBodyHooks()
+	x.discardResponse()
 	if x.Verbatim && r.Verbatim != nil {
 		x.Head = r.Verbatim
 		x.Response.SetStatusCode(r.Head.StatusCode())

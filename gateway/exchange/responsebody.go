@@ -22,6 +22,8 @@ type ResponseStream interface {
 	// behind the chunk that the hook is given, so that the client does not wait
 	// for a backend if the hook keeps the chunk until then.
 	More() bool
+	// Discard gives the body up: another answer takes its place.
+	Discard()
 }
 
 // PushBodies adds a hook over the chunks of the response body. Hooks run in the order in which they were added.
@@ -63,6 +65,14 @@ func (x *Exchange) PushWhole(body []byte) ([]byte, error) {
 func (x *Exchange) dropBodyHooks() {
 	clear(x.bodyHooks)
 	x.bodyHooks, x.ResizesBody = x.bodyHooks[:0], false
+}
+
+// discardResponse gives up the response that there is, so that another takes its place.
+func (x *Exchange) discardResponse() {
+	x.dropBodyHooks()
+	if s, ok := x.Response.BodyStream().(ResponseStream); ok {
+		s.Discard()
+	}
 }
 
 // HasResponseBody reports whether the answer brings a body to the client.

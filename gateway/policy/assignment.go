@@ -39,7 +39,7 @@ func Assignments(b *Build, setting string, values map[string]config.StringList, 
 			if len(values[name]) > 1 {
 				at += "[" + strconv.Itoa(i) + "]"
 			}
-			t, err := exchange.ParseTemplate(text)
+			t, err := b.Template(text)
 			switch {
 			case err != nil:
 				wrong(at, "%v", err)
@@ -48,15 +48,20 @@ func Assignments(b *Build, setting string, values map[string]config.StringList, 
 				wrong(at, "a header can not hold control characters, such as a line break")
 				continue
 			}
-			if err := b.checkParams(t); err != nil {
-				wrong(at, "%v", err)
-				continue
-			}
 			a.Values = append(a.Values, t)
 		}
 		all = append(all, a)
 	}
 	return all, errs
+}
+
+// Template compiles a text that may hold places.
+func (b *Build) Template(text string) (*exchange.Template, error) {
+	t, err := exchange.ParseTemplate(text)
+	if err != nil {
+		return nil, err
+	}
+	return t, b.checkParams(t)
 }
 
 // checkParams refuses a path parameter that no path of the route has. A block that several routes share may name those of any.

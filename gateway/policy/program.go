@@ -99,6 +99,23 @@ func (p *Program) Enter(x *exchange.Exchange) error {
 	return p.authenticate(x)
 }
 
+// Preface runs the request hooks of the stages Observe and Edge: for a request
+// that is refused before all others have their say.
+func (p *Program) Preface(x *exchange.Exchange) error {
+	for i := range p.steps {
+		if Order[PlaceOf(p.steps[i].Name)].Stage > Edge {
+			break
+		}
+		x.Steps = i + 1
+		if f := p.steps[i].Hooks.Request; f != nil {
+			if err := f(x); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // authenticate tries each kind of credential. The first that is verified is
 // enough. Otherwise the anonymous consumer is taken where there is one, then a
 // credential that was refused outweighs those that are missing.

@@ -250,8 +250,7 @@ func (s *Snapshot) enter(x *exchange.Exchange, st *state, r *route) error {
 	st.metrics.Begin()
 	x.BodyLimit = r.maxBody
 	if r.maxBody > 0 && int64(x.Request.Header.ContentLength()) > r.maxBody {
-		x.Steps = 0
-		if err := s.observe(x, st); err != nil {
+		if err := st.program.Preface(x); err != nil {
 			return err
 		}
 		return rejectTooLarge
@@ -295,13 +294,6 @@ func (s *Snapshot) proceed(x *exchange.Exchange, st *state, r *route) error {
 		st.program = p
 	}
 	return st.program.Continue(x)
-}
-
-// observe runs what sees every request: for those that are refused before the
-// route's policies had their say.
-func (s *Snapshot) observe(x *exchange.Exchange, st *state) error {
-	st.program = s.unrouted
-	return st.program.Enter(x)
 }
 
 // forSet returns the program for callers with a set of policies, one of count.

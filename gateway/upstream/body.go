@@ -164,6 +164,15 @@ func (c *call) Close() error {
 	return nil
 }
 
+// Discard implements exchange.ResponseStream.
+func (c *call) Discard() {
+	if c.loan.pool != nil {
+		c.now = c.x.Clock.Now()
+		c.stopUpload()
+		c.endCall(false)
+	}
+}
+
 // next returns what has come of the body, waiting for the first byte; io.EOF
 // after its end. The chunk is valid until consume.
 func (c *call) next() ([]byte, error) {

@@ -79,7 +79,7 @@ type sharing struct {
 // preflight is the part of the answer that all preflight requests share.
 var preflight = exchange.NewReply(fasthttp.StatusNoContent, exchange.Own)
 
-func build(_ *policy.Build, c *Config) (policy.Hooks, error) {
+func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 	s := &sharing{credentials: c.Credentials, network: c.PrivateNetwork, vary: varyPreflight}
 	if s.network {
 		s.vary = varyNetwork
@@ -91,6 +91,9 @@ func build(_ *policy.Build, c *Config) (policy.Hooks, error) {
 	s.any = slices.Contains(c.Origins, "*")
 	if s.any && c.Credentials {
 		return policy.Hooks{}, policy.Wrong("credentials", "must not be true for every origin: any site could then act as its visitor; list the origins")
+	}
+	if c.Credentials && slices.Contains(c.Origins, "null") {
+		b.Warnf("origins", "allows null with credentials: every site can make a frame whose origin that is, and act as its visitor")
 	}
 	if s.methods, err = list("methods", c.Methods); err != nil {
 		return policy.Hooks{}, err
@@ -139,26 +142,25 @@ func (s *sharing) request(x *exchange.Exchange) error {
 		}
 	}
 	s.allow(x, origin, allowed)
-	if allowed && s.expose != nil {
+	if (allowed || s.any) && s.expose != nil {
 		x.ToClient.Set(exposeHeaders, s.expose)
 	}
 	return nil
 }
 
 // allow writes what every answer says. It depends on the origin unless all are alike, also where there is none: a cache must not
-// give the answer for one to another.
+// give the answer for one to another. Where all are alike, that is told to requests without an origin too, since a cache may give
+// their answer to one that has it (Fetch standard, section 3.2.5).
 func (s *sharing) allow(x *exchange.Exchange, origin []byte, allowed bool) {
-	if !s.any {
-		x.ToClient.Add("Vary", varyOrigin)
-	}
-	switch {
-	case !allowed:
-		return
-	case s.any:
+	if s.any {
 		x.ToClient.Set(allowOrigin, star)
-	default:
-		x.ToClient.Set(allowOrigin, origin)
+		return
 	}
+	x.ToClient.Add("Vary", varyOrigin)
+	if !allowed {
+		return
+	}
+	x.ToClient.Set(allowOrigin, origin)
 	if s.credentials {
 		x.ToClient.Set(allowCredentials, yes)
 	}

@@ -44,7 +44,11 @@ func TestRequest(t *testing.T) {
 	}
 	const a = "https://a.example"
 	f("", a, "Allow-Origin=*")
-	f("", "", "")
+	f("", "", "Allow-Origin=*")
+	f("expose: [X-A]", "", "Allow-Origin=* Expose-Headers=X-A")
+	f("{origins: ["+a+"], expose: [X-A]}", "", "Vary=Origin")
+	f("{origins: ['null'], credentials: true}", "null", "Allow-Credentials=true Allow-Origin=null Vary=Origin")
+	f("{origins: ["+a+"]}", "null", "Vary=Origin")
 	f("expose: [X-A, X-B]", a, "Allow-Origin=* Expose-Headers=X-A, X-B")
 	f("expose: ['*']", a, "Allow-Origin=* Expose-Headers=*")
 	f("origins: [https://b.example, "+a+"]", a, "Allow-Origin="+a+" Vary=Origin")
@@ -91,6 +95,7 @@ func TestOrigins(t *testing.T) {
 	f(`~https://(a|b)\.example`, "https://b.example", true)
 	f(`~https://(a|b)\.example`, "https://b.example.evil", false)
 	f(`~a|b`, "xb", false)
+	f("~(?m)https://a.example$", "https://a.example\n.evil", false)
 	f("~.*", "https://"+strings.Repeat("a", 600), false)
 }
 

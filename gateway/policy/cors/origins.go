@@ -44,11 +44,12 @@ func parseOrigins(texts []string) (origins, error) {
 		case text == "null":
 			o.exact[text] = true
 		case isPattern:
-			re, err := regexp.Compile("^(?:" + pattern + ")$")
+			// By itself first, so that it can not close the group that anchors it.
+			_, err := regexp.Compile(pattern)
 			if err != nil {
 				return o, policy.Wrong(setting, "%v", err)
 			}
-			o.patterns = append(o.patterns, re)
+			o.patterns = append(o.patterns, regexp.MustCompile(`\A(?:`+pattern+`)\z`))
 		default:
 			if err := o.add(text); err != nil {
 				return o, policy.Wrong(setting, "%q %v", text, err)

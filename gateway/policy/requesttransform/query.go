@@ -9,7 +9,7 @@ import (
 
 // changeQuery writes the raw query anew for each step that has something to do; what no step is about stays as it was written. Names are
 // compared decoded.
-func (t *transform) changeQuery(x *exchange.Exchange) {
+func (t *transformer) changeQuery(x *exchange.Exchange) {
 	q := x.BackendQuery()
 	changed := false
 	put := func(b []byte) { q, changed = x.Keep(b), true }

@@ -1,4 +1,4 @@
-// Package requesttransform changes headers and query of a request on its way to the backend. It guarantees that no value of a
+// Package requesttransform changes headers, query and body of a request on its way to the backend. It guarantees that no value of a
 // client can end a header and begin another, and that what the gateway itself tells the backend (framing, where a
 // request came from, who the caller is) stays out of reach.
 package requesttransform
@@ -12,12 +12,18 @@ import (
 	"sluice/config"
 	"sluice/gateway/exchange"
 	"sluice/gateway/policy"
+	"sluice/gateway/transform"
 )
 
 // Config are the settings of the policy `request_transform`. The steps come in the order remove, rename, replace, add, append. A value may hold
 // `${header.NAME}`, `${query.NAME}`, `${claim.NAME}`, `${path.NAME}`, `${consumer}`, `${client_ip}`, `${request_id}`, `${host}`, `${scheme}`,
 // `${method}` and `${path}` of the request as it came. A value whose places are all empty is not set, nor is a header that
 // would hold control characters.
+//
+// `json` is about members of JSON bodies, at paths such as `user.name`, `items[0].id`, `items[*].id`, `["a.b"]` and, for a list that is
+// the whole body, `[*].id`. What no step is about stays as it was written: numbers, spaces, the order. A name that stands in an object
+// several times is found each time. Bodies in a content coding are decoded. A body that is malformed gets 400 with the position, one that can not be
+// converted 422, one over `max_body` 413, one in a coding that is not known 415.
 type Config struct {
 	// Remove takes away.
 	Remove Names `yaml:"remove"`
@@ -29,6 +35,13 @@ type Config struct {
 	Add Values `yaml:"add"`
 	// Append adds one more, whether there is one or not.
 	Append Values `yaml:"append"`
+	// Convert turns the body into another format.
+	Convert transform.Convert `yaml:"convert"`
+	// MaxBody is the largest body that is worked on, decoded.
+	MaxBody config.Size `yaml:"max_body" default:"1MiB" min:"1" max:"64MiB"`
+	// OtherTypes is what happens to a body whose Content-Type is not the one that is worked on: `pass`, or `reject` with 415. A backend
+	// that reads JSON whatever the type says wants `reject`, since else a client has a way around the steps.
+	OtherTypes string `yaml:"other_types" default:"pass" enum:"pass|reject"`
 }
 
 // Names are headers and query parameters.
@@ -37,8 +50,8 @@ type Names struct {
 	Headers []string `yaml:"headers"`
 	// Query parameters by name.
 	Query []string `yaml:"query"`
-	// JSON members of the body. Not built yet.
-	JSON any `yaml:"json"`
+	// JSON members and elements by path.
+	JSON []string `yaml:"json"`
 }
 
 // Renames are old names with new ones.
@@ -47,8 +60,8 @@ type Renames struct {
 	Headers map[string]string `yaml:"headers"`
 	// Query parameters: old name to new name.
 	Query map[string]string `yaml:"query"`
-	// JSON members of the body. Not built yet.
-	JSON any `yaml:"json"`
+	// JSON members by path, each with its new name.
+	JSON map[string]string `yaml:"json"`
 }
 
 // Values are names with one or several values.
@@ -57,29 +70,15 @@ type Values struct {
 	Headers map[string]config.StringList `yaml:"headers"`
 	// Query parameters: name to value, or a list of values.
 	Query map[string]config.StringList `yaml:"query"`
-	// JSON members of the body. Not built yet.
-	JSON any `yaml:"json"`
+	// JSON: path to value, which may be of any type and hold places in its texts. Of a list each element is appended.
+	JSON map[string]any `yaml:"json"`
 }
 
 // Definition is the policy `request_transform`.
 var Definition = policy.Define("request_transform", policy.Transform, build)
 
-// Validate refuses what is not built yet.
-func (c *Config) Validate() error {
-	var errs []error
-	for _, step := range [...]struct {
-		name string
-		json any
-	}{{"remove", c.Remove.JSON}, {"rename", c.Rename.JSON}, {"replace", c.Replace.JSON}, {"add", c.Add.JSON}, {"append", c.Append.JSON}} {
-		if step.json != nil {
-			errs = append(errs, config.Errorf(step.name+".json", "changing bodies is not built yet; leave it out"))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// transform is the compiled block. Names of headers are kept as bytes too, as the edits ask for both.
-type transform struct {
+// transformer is the compiled block. Names of headers are kept as bytes too, as the edits ask for both.
+type transformer struct {
 	headers struct {
 		remove               []string
 		rename               []rename
@@ -91,12 +90,14 @@ type transform struct {
 		replace, add, append []policy.Assignment
 	}
 	hasHeaders, hasQuery bool
+	body                 *transform.Body // nil for none
+	onlyThis             bool            // bodies of other types are refused
 }
 
 type rename struct{ from, to string }
 
 func build(b *policy.Build, c *Config) (policy.Hooks, error) {
-	t := &transform{}
+	t := &transformer{onlyThis: c.OtherTypes == "reject"}
 	var errs config.Errors
 	wrong := func(at, format string, a ...any) {
 		errs = append(errs, b.World.Config.Errorf(b.Path+"."+at, format, a...))
@@ -139,7 +140,11 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 	t.query.replace = values("replace.query", c.Replace.Query, false, checkParameter)
 	t.query.add = values("add.query", c.Add.Query, false, checkParameter)
 	t.query.append = values("append.query", c.Append.Query, false, checkParameter)
-	if len(errs) > 0 {
+	var wrongs config.Errors
+	t.body, wrongs = transform.Compile(b, &transform.Steps{
+		Remove: c.Remove.JSON, Rename: c.Rename.JSON, Replace: c.Replace.JSON, Add: c.Add.JSON, Append: c.Append.JSON,
+	}, &c.Convert, c.MaxBody)
+	if errs = append(errs, wrongs...); len(errs) > 0 {
 		return policy.Hooks{}, errs
 	}
 	t.hasHeaders = len(t.headers.remove)+len(t.headers.rename)+len(t.headers.replace)+len(t.headers.add)+len(t.headers.append) > 0
@@ -147,7 +152,12 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 	varies := policy.Varies(t.headers.replace, t.headers.add, t.headers.append, t.query.replace, t.query.add, t.query.append)
 	// Every backend is told the id of the request, and answers for all that to the request and not to its id.
 	varies = slices.DeleteFunc(varies, func(name string) bool { return name == "request_id" })
-	return policy.Hooks{Request: t.request, Varies: varies}, nil
+	hooks := policy.Hooks{Request: t.request, Varies: varies}
+	if t.body != nil {
+		// What is stored answers requests without a body.
+		hooks.Request, hooks.Blocking = t.requestWithBody, true
+	}
+	return hooks, nil
 }
 
 func checkHeader(name string) error {
@@ -167,7 +177,7 @@ func checkParameter(name string) error {
 	return nil
 }
 
-func (t *transform) request(x *exchange.Exchange) error {
+func (t *transformer) request(x *exchange.Exchange) error {
 	if t.hasHeaders {
 		t.changeHeaders(x)
 	}
@@ -177,7 +187,7 @@ func (t *transform) request(x *exchange.Exchange) error {
 	return nil
 }
 
-func (t *transform) changeHeaders(x *exchange.Exchange) {
+func (t *transformer) changeHeaders(x *exchange.Exchange) {
 	for _, name := range t.headers.remove {
 		x.ToBackend.Remove(name)
 	}
