@@ -35,7 +35,10 @@ routes:
 		if origin != "" {
 			text += "Origin: " + origin + "\r\n"
 		}
-		c.send(text + "\r\n")
+		if text += "\r\n"; strings.HasPrefix(request, "POST") {
+			text += "some of the body"
+		}
+		c.send(text)
 		head := c.head()
 		_, _ = c.body(head)
 		got, _ := field(head, "Access-Control-Allow-Origin")

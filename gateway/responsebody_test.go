@@ -7,7 +7,9 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"sluice/config"
 	"sluice/gateway"
@@ -314,4 +316,32 @@ func TestOwnAnswerBodyHooks(t *testing.T) {
 	if res.StatusCode != 200 {
 		t.Error(res.Status)
 	}
+}
+
+// A stale answer that stands in for an error which streams counts as what it
+// is, and the client's connection goes on.
+func TestStaleForStreamedError(t *testing.T) {
+	var failing atomic.Bool
+	s := answering(t, func(string, string) string {
+		if failing.Load() {
+			return "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 100000\r\n\r\n" + text(100_000)
+		}
+		return okAnswer
+	})
+	var ahead atomic.Int64
+	g := serve(t, gateway.Options{Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }},
+		forwarding(s, "retries: {attempts: 0}", "policies: {cache: {ttl: 60s, stale_if_error: 1h}}", ""))
+	c := g.client()
+	const request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+	c.send(request)
+	c.wants(200, "ok")
+	failing.Store(true)
+	ahead.Add(int64(2 * time.Minute))
+	for range 2 {
+		c.send(request)
+		c.wants(200, "ok")
+	}
+	once(t, "all counted as answered", func() bool {
+		return g.metric(`sluice_requests_total{route="r",service="s",method="GET",code="200"}`) == 3
+	})
 }

@@ -228,7 +228,6 @@ func (c *cacher) scope(st *state, x *exchange.Exchange, verdict *store.Verdict) 
 func (c *cacher) standFor(st *state, x *exchange.Exchange, e *store.Entry, now int64, how string) {
 	x.ToClient.Restore(st.edits)
 	_ = c.serve(st, x, e, now, how)
-	x.Response.Reset() // gives a body that streams up, and says so in the reason
 	x.Reject, x.Reason = nil, ""
 }
 

@@ -53,6 +53,8 @@ func (t *transformer) changeBody(x *exchange.Exchange) error {
 		return err
 	case !whole || len(body) > limit:
 		return exchange.RejectBodyTooLarge
+	case len(body) == 0:
+		return nil
 	}
 	encoding, decided := x.ToBackend.Value(fasthttp.HeaderContentEncoding)
 	if !decided {

@@ -70,7 +70,7 @@ type Values struct {
 	Headers map[string]config.StringList `yaml:"headers"`
 	// Query parameters: name to value, or a list of values.
 	Query map[string]config.StringList `yaml:"query"`
-	// JSON: path to value, which may be of any type and hold places in its texts. Of a list each element is appended.
+	// JSON: path to value, which may be of any type and hold places in its texts. It is appended to a list, each element of one by itself; where there is nothing it becomes one, and any other value stays.
 	JSON map[string]any `yaml:"json"`
 }
 

@@ -68,7 +68,7 @@ type Renames struct {
 type Values struct {
 	// Headers: name to value, or a list of values.
 	Headers map[string]config.StringList `yaml:"headers"`
-	// JSON: path to value, which may be of any type and hold places in its texts. Of a list each element is appended.
+	// JSON: path to value, which may be of any type and hold places in its texts. It is appended to a list, each element of one by itself; where there is nothing it becomes one, and any other value stays.
 	JSON map[string]any `yaml:"json"`
 }
 
