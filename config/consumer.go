@@ -20,6 +20,8 @@ type Consumer struct {
 	BasicAuth []BasicCredential `yaml:"basic_auth"`
 	// HMAC are user names and secrets for the policy `hmac_auth`.
 	HMAC []HMACCredential `yaml:"hmac"`
+	// APIVersion is the version that the consumer's requests speak which name none, for the policy `api_version`.
+	APIVersion string `yaml:"api_version"`
 	// Policies that apply instead of those of route, service and gateway; only of stages after Authenticate.
 	Policies Policies `yaml:"policies"`
 }

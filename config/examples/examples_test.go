@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -330,6 +332,81 @@ func TestVersions(t *testing.T) {
 	if res, _ := get(t, url+"/api/things"); res.StatusCode != 404 {
 		t.Fatal(res.Status)
 	}
+}
+
+func TestAPIVersions(t *testing.T) {
+	var calls atomic.Int64
+	billing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		calls.Add(1)
+		body, _ := io.ReadAll(r.Body)
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("X-Seen", r.URL.Path+" "+r.Header.Get("Billing-Version")+" "+string(body))
+		w.WriteHeader(http.StatusCreated)
+		fmt.Fprint(w, `{"amount":12.50,"currency":"EUR","customer":{"first_name":"Ada","last_name":"Lovelace"},"items":[{"article":"a-1"}],"status":"paid"}`)
+	}))
+	t.Cleanup(billing.Close)
+	_, url := run(t, "api-versions.yaml", map[string]string{"billing:8080": strings.TrimPrefix(billing.URL, "http://")})
+	post := func(path, body string, headers ...string) (*http.Response, string) {
+		t.Helper()
+		req, err := http.NewRequest(http.MethodPost, url+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		for i := 0; i < len(headers); i += 2 {
+			req.Header.Set(headers[i], headers[i+1])
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		got, err := io.ReadAll(res.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res, string(got)
+	}
+	const oldRequest, oldAnswer = `{"amount":12.50,"customer":{"name":"Ada Lovelace"},"items":[{"sku":"a-1"}],"status":0}`,
+		`{"amount":12.50,"items":[{"sku":"a-1"}],"status":1,"customer":{"name":"Ada Lovelace"}}`
+	for _, path := range []string{"/charges", "/v2023-05-01/charges"} {
+		res, got := post(path, oldRequest)
+		seen := `/charges 2025-03-15 {"amount":12.50,"customer":{"first_name":"Ada","last_name":"Lovelace"},"items":[{"article":"a-1"}],"status":"pending","currency":"EUR"}`
+		if res.StatusCode != 200 || res.Header.Get("X-Seen") != seen || !sameJSON(t, got, oldAnswer) || res.Header.Get("Deprecation") != "@1767225600" {
+			t.Errorf("%s: %s %v %s", path, res.Status, res.Header, got)
+		}
+	}
+	if res, got := post("/charges", `{}`, "Billing-Version", "2025-03-15"); res.StatusCode != 201 || !strings.Contains(got, `"currency":"EUR"`) || res.Header.Get("Deprecation") != "" {
+		t.Errorf("%s %s", res.Status, got)
+	}
+	if res, got := post("/charges", `{}`, "X-API-Key", "acme-key"); res.StatusCode != 201 || res.Header.Get("Billing-Version") != "2025-03-15" {
+		t.Errorf("%s %s", res.Status, got)
+	}
+	if res, got := post("/v2020-01-01/charges", `{}`); res.StatusCode != 400 || !strings.Contains(got, "2023-05-01, 2024-10-01, 2025-03-15") {
+		t.Errorf("%s %s", res.Status, got)
+	}
+	before := calls.Load()
+	for n := range 3 {
+		res, got := post("/charges", oldRequest, "Idempotency-Key", `"order-7"`)
+		if res.StatusCode != 200 || !sameJSON(t, got, oldAnswer) || (res.Header.Get("Idempotent-Replayed") == "true") != (n > 0) || len(res.Header.Values("Billing-Version")) != 1 {
+			t.Errorf("%s %v %s", res.Status, res.Header, got)
+		}
+	}
+	if n := calls.Load() - before; n != 1 {
+		t.Errorf("%d calls for one key", n)
+	}
+	if res, got := post("/charges", `{"amount":1}`, "Idempotency-Key", "order-7"); res.StatusCode != 422 {
+		t.Errorf("%s %s", res.Status, got)
+	}
+}
+
+func sameJSON(t *testing.T, a, b string) bool {
+	t.Helper()
+	var x, y any
+	if err := errors.Join(json.Unmarshal([]byte(a), &x), json.Unmarshal([]byte(b), &y)); err != nil {
+		t.Fatal(err)
+	}
+	return reflect.DeepEqual(x, y)
 }
 
 // The certificate comes from a real authority, whose look at the gateway is not

@@ -47,7 +47,7 @@ func (v *Value) Get(p Path) (found *Value) {
 }
 
 // Become makes the value another one, whose text is well-formed and borrowed.
-func (v *Value) Become(text []byte) { *v = Value{text: trim(text)} }
+func (v *Value) Become(text []byte) { *v = Value{text: trim(text), replaced: true} }
 
 // Set puts a value in the place that the path leads to, whatever is there; members on the way that are missing are made. Nothing
 // changes where another value than an object is in the way, or an element does not exist. It returns the number of places.
@@ -212,7 +212,7 @@ func (v *Value) Move(from, to Path) int {
 		return 0
 	}
 	source, target := rests[0], rests[1]
-	if source.IsRoot() || source.Equal(target) {
+	if source.Equal(target) {
 		return 0
 	}
 	return v.Each(scope, func(at *Value) bool {

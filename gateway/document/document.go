@@ -34,6 +34,8 @@ var ErrMalformed = errors.New("is not well-formed JSON")
 type Value struct {
 	text []byte // as it was written, without space around; nil once something in it was changed
 	node *node  // the value's children, once somebody has asked for them
+	// replaced tells that the text is not the one that was parsed.
+	replaced bool
 }
 
 // node is an array or an object.
@@ -87,7 +89,7 @@ func (v *Value) Text() []byte {
 }
 
 // Changed tells whether something in the value was changed, so that it is no longer the text that was parsed.
-func (v *Value) Changed() bool { return v.text == nil }
+func (v *Value) Changed() bool { return v.text == nil || v.replaced }
 
 // Kind tells what the value is.
 func (v *Value) Kind() Kind {

@@ -119,7 +119,7 @@ func TestChanges(t *testing.T) {
 	f := func(document string, change func(*Value) int, places int, want string) {
 		t.Helper()
 		v := parse(t, document)
-		if n := change(v); n != places || string(v.Append(nil)) != want || v.Changed() && !json.Valid(v.Text()) {
+		if n := change(v); n != places || string(v.Append(nil)) != want || !json.Valid(v.Text()) || v.Changed() != (places > 0) {
 			t.Errorf("%s: %d places, %s, want %d, %s", document, n, v.Append(nil), places, want)
 		}
 	}
@@ -195,6 +195,8 @@ func TestChanges(t *testing.T) {
 	f(`{"x":[{"a":1},{"a":2},{}]}`, move("x[*].a", "x[*].b.c"), 2, `{"x":[{"b":{"c":1}},{"b":{"c":2}},{}]}`)
 	f(`{"a":[1]}`, move("a", "a[0]"), 0, `{"a":[1]}`)
 	f(`3`, move("a", "b"), 0, `3`)
+	f(`{"data":{"a":1},"meta":2}`, move("data", "$"), 1, `{"a":1}`)
+	f(` {"a":1}`, move("$", "data"), 1, `{"data":{"a":1}}`)
 }
 
 // Deep nesting, wherever it stands, is stepped over without recursion.

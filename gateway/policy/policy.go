@@ -81,6 +81,13 @@ type Hooks struct {
 	// Anonymous is the consumer that an unauthenticated request gets, nil for none.
 	Anonymous *exchange.Consumer
 
+	// Ahead runs once it is known who calls, before Request of any policy behind the stage Authenticate: for what those have to
+	// know about a request, such as the cache. It reads the request's head alone, and its error is the answer.
+	Ahead func(x *exchange.Exchange) error
+	// Explain says in one line what Ahead finds of a request, for explanations. It changes nothing but what Ahead puts into the
+	// exchange, and counts nothing.
+	Explain func(x *exchange.Exchange) string
+
 	// Request runs before the action. An error ends the request: a
 	// *exchange.Reject, or exchange.Replied. Those of the stage Authenticate
 	// all run before the first credential is looked at.
@@ -96,7 +103,8 @@ type Hooks struct {
 	// Blocking: the hooks may wait or burn more than about 100 µs.
 	Blocking bool
 	// Varies names what the stored answer depends on because of this policy,
-	// for the cache key: "header:NAME", "query:NAME", "claim:NAME", "consumer".
+	// for the cache key: "header:NAME", "query:NAME", "claim:NAME", "consumer",
+	// "api_version".
 	Varies []string
 }
 

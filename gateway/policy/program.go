@@ -33,6 +33,7 @@ type Program struct {
 	missing    *exchange.Reject
 	done       []int
 	response   []int
+	ahead      []int
 	// readsStored: a response hook has to do with answers of the cache too.
 	readsStored bool
 }
@@ -51,6 +52,9 @@ func NewProgram(steps []Step) *Program {
 		if h.Response != nil {
 			p.response = append(p.response, i)
 			p.readsStored = p.readsStored || !h.OnlyFetched
+		}
+		if h.Ahead != nil {
+			p.ahead = append(p.ahead, i)
 		}
 		stage := Order[PlaceOf(steps[i].Name)].Stage
 		if stage >= Authenticate {
@@ -147,7 +151,14 @@ func (p *Program) authenticate(x *exchange.Exchange) error {
 }
 
 // Continue runs the request hooks after authentication.
-func (p *Program) Continue(x *exchange.Exchange) error { return p.run(x, p.open) }
+func (p *Program) Continue(x *exchange.Exchange) error {
+	for _, i := range p.ahead {
+		if err := p.steps[i].Hooks.Ahead(x); err != nil {
+			return err
+		}
+	}
+	return p.run(x, p.open)
+}
 
 // Reenter goes on with an exchange that a hook has paused, if that was before
 // Continue; if not, entered is true and Resume goes on.

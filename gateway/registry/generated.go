@@ -11,6 +11,7 @@ import (
 	"sluice/gateway/policy"
 	"sluice/gateway/policy/accesslog"
 	"sluice/gateway/policy/apikey"
+	"sluice/gateway/policy/apiversion"
 	"sluice/gateway/policy/authguard"
 	"sluice/gateway/policy/authorize"
 	"sluice/gateway/policy/basicauth"
@@ -38,6 +39,7 @@ import (
 var policies = []*policy.Definition{
 	accesslog.Definition,
 	apikey.Definition,
+	apiversion.Definition,
 	authguard.Definition,
 	authorize.Definition,
 	basicauth.Definition,

@@ -87,7 +87,7 @@ func (s *Snapshot) program(name string) map[string]ExplainedPolicy {
 		}
 		services := s.servicesOf(r)
 		for i := range r.members {
-			for _, p := range s.explainSteps(r.members[i].program.Steps(), caller{}) {
+			for _, p := range s.explainSteps(nil, r.members[i].program.Steps(), caller{}) {
 				path := "policies." + p.Policy
 				if i > 0 {
 					if maps.EqualFunc(settingsOf(all[path]), settingsOf(p), config.Setting.Same) {

@@ -108,6 +108,8 @@ type ExplainedPolicy struct {
 	// Source is where the block stands, as file:line.
 	Source   string           `json:"source"`
 	Settings []config.Setting `json:"settings"`
+	// Finds is what the policy finds of this request, where it says so.
+	Finds string `json:"finds,omitempty"`
 }
 
 // ExplainedAction is what ends the route.
@@ -156,7 +158,7 @@ func (s *Snapshot) Explain(req ExplainRequest) *Explanation {
 	path, err := router.Canonical(nil, x.Path)
 	if err != nil {
 		e.Status, e.Why = rejectPath.Status, err.Error()
-		e.Policies = s.explainSteps(s.unrouted.Steps(), caller{})
+		e.Policies = s.explainSteps(x, s.unrouted.Steps(), caller{})
 		return e
 	}
 	x.Path, seen.Path = path, string(path)
@@ -176,19 +178,19 @@ func (s *Snapshot) Explain(req ExplainRequest) *Explanation {
 	switch s.table.Match(&query, &found) {
 	case router.NotFound:
 		e.Status, e.Why = rejectNoRoute.Status, "no route matches"
-		e.Policies = s.explainSteps(s.unrouted.Steps(), caller{})
+		e.Policies = s.explainSteps(x, s.unrouted.Steps(), caller{})
 		return e
 	case router.MethodNotAllowed:
 		e.Status, e.Why = rejectMethod.Status, "routes match, but not with this method"
 		e.Allow = string(s.table.AppendAllow(nil, &found))
-		e.Policies = s.explainSteps(s.unrouted.Steps(), caller{})
+		e.Policies = s.explainSteps(x, s.unrouted.Steps(), caller{})
 		return e
 	}
 	r := s.routes[found.ID]
 	if !r.traces && req.Method == fasthttp.MethodTrace {
 		e.Status, e.Why = rejectTrace.Status, "TRACE is taken by routes alone whose match.methods name it"
 		e.Allow = string(rejectTrace.Headers[0].Value)
-		e.Policies = s.explainSteps(s.unrouted.Steps(), caller{})
+		e.Policies = s.explainSteps(x, s.unrouted.Steps(), caller{})
 		return e
 	}
 	s.explainRoute(e, x, r, &found, req.Consumer)
@@ -340,7 +342,10 @@ func (s *Snapshot) explainRoute(e *Explanation, x *exchange.Exchange, r *route, 
 		}
 		return some
 	}
-	e.Policies = s.explainSteps(split(steps[0], true), who)
+	if who.consumer != "" {
+		x.Identity.Consumer = s.world.Consumers[who.consumer]
+	}
+	e.Policies = s.explainSteps(x, split(steps[0], true), who)
 
 	name, block := r.config.Action()
 	e.Action = &ExplainedAction{Action: name, Source: e.Source}
@@ -355,7 +360,7 @@ func (s *Snapshot) explainRoute(e *Explanation, x *exchange.Exchange, r *route, 
 	for i, service := range services {
 		v := s.explainService(r, service)
 		if len(services) > 1 && i < len(steps) {
-			v.Policies = s.explainSteps(split(steps[i], false), who)
+			v.Policies = s.explainSteps(x, split(steps[i], false), who)
 		}
 		e.Services = append(e.Services, v)
 	}
@@ -397,7 +402,8 @@ func (s *Snapshot) explainService(r *route, name string) ExplainedService {
 // caller is whose policies are shown.
 type caller struct{ consumer, tenant string }
 
-func (s *Snapshot) explainSteps(steps []policy.Step, who caller) []ExplainedPolicy {
+// explainSteps shows steps; x is the request that is asked about, nil for none in particular.
+func (s *Snapshot) explainSteps(x *exchange.Exchange, steps []policy.Step, who caller) []ExplainedPolicy {
 	out := make([]ExplainedPolicy, 0, len(steps))
 	for _, step := range steps {
 		p := ExplainedPolicy{Policy: step.Name, Stage: policy.Order[policy.PlaceOf(step.Name)].Stage.String(), Source: "default"}
@@ -426,6 +432,9 @@ func (s *Snapshot) explainSteps(steps []policy.Step, who caller) []ExplainedPoli
 			p.Source = position(block.Pos())
 		}
 		p.Settings = block.Settings(step.Settings)
+		if step.Hooks.Explain != nil && x != nil {
+			p.Finds = step.Hooks.Explain(x)
+		}
 		out = append(out, p)
 	}
 	return out

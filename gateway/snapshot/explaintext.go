@@ -88,6 +88,9 @@ func textPolicies(b *strings.Builder, title string, policies []ExplainedPolicy) 
 	table(b, func(w io.Writer) {
 		for _, p := range policies {
 			fmt.Fprintf(w, "  %s\t%s\t%s\t%s\n", p.Policy, p.Stage, p.From, p.Source)
+			if p.Finds != "" {
+				fmt.Fprintf(w, "    finds: %s\n", p.Finds)
+			}
 			textSettings(w, "    ", p.Settings)
 		}
 	})

@@ -62,16 +62,26 @@ func (r *rewrite) append(dst []byte, x *exchange.Exchange) []byte {
 	for i := range r.parts {
 		switch p := &r.parts[i]; {
 		case p.rest:
-			rest := x.Path[x.MatchedPrefix:]
-			if len(rest) > 0 && rest[0] == '/' {
-				rest = rest[1:]
-			}
-			dst = append(dst, rest...)
+			dst = appendRest(dst, x)
 		case p.param != "":
 			dst = append(dst, x.Param(p.param)...)
 		default:
 			dst = append(dst, p.literal...)
 		}
+	}
+	return dst
+}
+
+// appendRest appends what follows the matched prefix, without its slash and what is cut out. It takes no scratch memory: dst is it.
+func appendRest(dst []byte, x *exchange.Exchange) []byte {
+	start, from := len(dst), x.MatchedPrefix
+	if x.CutTo > from && x.CutTo > x.CutFrom {
+		dst = append(dst, x.Path[from:max(from, x.CutFrom)]...)
+		from = x.CutTo
+	}
+	dst = append(dst, x.Path[from:]...)
+	if len(dst) > start && dst[start] == '/' {
+		dst = append(dst[:start], dst[start+1:]...)
 	}
 	return dst
 }

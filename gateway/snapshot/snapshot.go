@@ -375,15 +375,27 @@ func (s *Snapshot) aim(x *exchange.Exchange, r *route) {
 	case r.rewrite != nil:
 		x.UpstreamPath = x.Keep(r.rewrite.append(x.Scratch(), x))
 	case r.config.StripPrefix && x.MatchedPrefix > 0:
-		x.UpstreamPath = x.Path[x.MatchedPrefix:]
+		x.UpstreamPath = behind(x, x.MatchedPrefix)
 		if len(x.UpstreamPath) == 0 {
 			x.UpstreamPath = root
 		}
 		x.ToBackend.Set("X-Forwarded-Prefix", x.Keep(router.AppendEncoded(x.Scratch(), x.Path[:x.MatchedPrefix])))
+	case x.CutTo > x.CutFrom:
+		if x.UpstreamPath = behind(x, 0); len(x.UpstreamPath) == 0 {
+			x.UpstreamPath = root
+		}
 	}
 }
 
 var root = []byte("/")
+
+// behind is the path from some place on, without what is cut out of it.
+func behind(x *exchange.Exchange, from int) []byte {
+	if x.CutTo <= from || x.CutFrom == x.CutTo {
+		return x.Path[from:]
+	}
+	return x.Keep(append(append(x.Scratch(), x.Path[from:max(from, x.CutFrom)]...), x.Path[x.CutTo:]...))
+}
 
 // statusClientGone is how a request counts whose client left before anything of
 // the answer was sent; nobody was sent this status. One that left later has the

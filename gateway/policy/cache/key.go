@@ -53,6 +53,7 @@ const (
 	ofCaller
 	ofAddress
 	ofTenant
+	ofVersion
 )
 
 // dimensionsOf reads what policies and actions say that they vary on.
@@ -73,6 +74,8 @@ func dimensionsOf(varies []string) ([]dimension, error) {
 			out = append(out, dimension{ofAddress, ""})
 		case "tenant":
 			out = append(out, dimension{ofTenant, ""})
+		case "api_version":
+			out = append(out, dimension{ofVersion, ""})
 		case "path", "host", "scheme", "method": // are in every key
 		case "request_id": // tells requests apart, not answers: each has one towards the backend
 		default:
@@ -147,6 +150,8 @@ func (d *dimension) append(dst []byte, x *exchange.Exchange) []byte {
 	case ofAddress:
 		a := x.ClientAddr.As16()
 		dst = append(dst, a[:]...)
+	case ofVersion:
+		dst = appendPart(dst, x.APIVersion)
 	}
 	return dst
 }
