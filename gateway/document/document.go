@@ -193,16 +193,16 @@ func (n *node) at(s *step) int {
 	return -1
 }
 
-// drop takes the element at i away, and with it other members of its name. It returns how many of them stood before i.
-func (n *node) drop(i int) (before int) {
+// drop takes the element at i away, and with it other members of its name.
+func (n *node) drop(i int) {
 	if !n.object {
 		n.elements = append(n.elements[:i], n.elements[i+1:]...)
-		return 0
+		return
 	}
-	return n.dropName(unquote(n.elements[i].name), -1)
+	n.dropName(unquote(n.elements[i].name), -1)
 }
 
-// dropName takes all members of a name away but the one at except.
+// dropName takes all members of a name away but the one at except. It returns how many of them stood before that.
 func (n *node) dropName(name string, except int) (before int) {
 	kept := n.elements[:0]
 	for j := range n.elements {

@@ -97,12 +97,12 @@ func (p *api) explain(x *exchange.Exchange) string {
 	up, down := 0, 0
 	path := pathOf(x, f.from, f.to)
 	for _, s := range v.up {
-		if s.where.matches([]byte(x.Request.Header.Method()), path) {
+		if s.where.matches(x.Request.Header.Method(), path) {
 			up++
 		}
 	}
 	for _, s := range v.down {
-		if s.where.matches([]byte(x.Request.Header.Method()), path) {
+		if s.where.matches(x.Request.Header.Method(), path) {
 			down++
 		}
 	}

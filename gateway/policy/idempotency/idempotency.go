@@ -139,7 +139,7 @@ func (g *guard) reject(c *Config) {
 	g.inFlight = exchange.NewReject(fasthttp.StatusConflict, "idempotency_in_flight",
 		"a request with this "+c.Header+" is being carried out; ask again for its answer", link(exchange.Header("Retry-After", "1"))...)
 	g.reused = exchange.NewReject(fasthttp.StatusUnprocessableEntity, "idempotency_key_reused",
-		"this "+c.Header+" was used for another request; a repetition has the same method, path, query, type, body and credentials, and another operation has a key of its own", link()...)
+		"this "+c.Header+" was used for another request; a repetition has the same method, path, query, type, API version, body and credentials, and another operation has a key of its own", link()...)
 	g.lost = exchange.NewReject(fasthttp.StatusConflict, "idempotency_answer_lost",
 		"a request with this "+c.Header+" was carried out, and its answer was not kept; look up what has become of it", link()...)
 	g.full = exchange.NewReject(fasthttp.StatusServiceUnavailable, "idempotency_full",

@@ -191,6 +191,12 @@ func TestCallersAreApart(t *testing.T) {
 			t.Errorf("%d: %v", i, err)
 		}
 	}
+	// The same request in another version of the API.
+	x := named(post(w, "{}", key), "alice")
+	x.APIVersion = "2"
+	if err := h.Request(x); err == nil || err.Error() != "idempotency_key_reused" {
+		t.Errorf("another version: %v", err)
+	}
 	// The same consumer with a credential of the backend's that differs.
 	if err := h.Request(named(post(w, "{}", key, "Authorization: Bearer x"), "alice")); err == nil || err.Error() != "idempotency_key_reused" {
 		t.Errorf("another end user: %v", err)

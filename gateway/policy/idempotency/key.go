@@ -94,6 +94,8 @@ func (g *guard) fingerprintOf(st *state, x *exchange.Exchange, body []byte) {
 	d.part(x.RequestHeader("Content-Type"))
 	d.part(x.RequestHeader("Content-Encoding"))
 	d.part(body)
+	st.buf = append(st.buf[:0], x.APIVersion...)
+	d.part(st.buf)
 	if isNamed(x) {
 		d.part(foreignCredential(x))
 	}
