@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"sluice/gateway"
 	"sluice/gateway/snapshot"
@@ -193,6 +194,36 @@ func TestAPIVersionCache(t *testing.T) {
 	}
 	if got := g.metric(`sluice_api_version_consumer_requests_total{consumer="a",version="1"}`); got != 2 {
 		t.Errorf("%v requests of a in version 1", got)
+	}
+}
+
+// A stale answer is fetched anew in the version that it is stored for.
+func TestAPIVersionRefresh(t *testing.T) {
+	var calls atomic.Int64
+	s := answering(t, func(head, _ string) string {
+		body := fmt.Sprintf(`{"name":{"first":"%d"},"path":%q}`, calls.Add(1), strings.Fields(head)[1])
+		return fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	})
+	var at clock
+	g := serve(t, at.options(), forwarding(s, "", "", versioned+"  cache: {ttl: 10s, stale_while_revalidate: 1h}\n"))
+	c := g.client()
+	get := func() string {
+		t.Helper()
+		c.send("GET /v2/users HTTP/1.1\r\nHost: a\r\n\r\n")
+		_, body := c.response()
+		return body
+	}
+	first := get()
+	if first != `{"path":"/users","full_name":"1"}` {
+		t.Error(first)
+	}
+	at.advance(20 * time.Second)
+	if stale := get(); stale != first {
+		t.Errorf("%s, want %s", stale, first)
+	}
+	once(t, "the answer is fetched anew", func() bool { return calls.Load() == 2 && get() != first })
+	if again := get(); again != strings.Replace(first, `"1"`, `"2"`, 1) {
+		t.Errorf("%s after %s", again, first)
 	}
 }
 

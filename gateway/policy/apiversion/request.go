@@ -19,8 +19,7 @@ type state struct {
 
 // turn is the part of the state that each exchange begins without.
 type turn struct {
-	version int
-	path    []byte // without the version; set where the version has changes
+	path []byte // without the version; set where the version has changes
 }
 
 var states = exchange.NewSlot[state]()
@@ -69,9 +68,11 @@ func (p *api) ahead(x *exchange.Exchange) error {
 	if v.isGone(x.Arrived) {
 		return v.gone
 	}
-	states.Of(x).version = f.version
 	return nil
 }
+
+// versionOf is the version that ahead has found, of the exchange or of the one that it is a copy of.
+func (p *api) versionOf(x *exchange.Exchange) *version { return &p.versions[p.index[x.APIVersion]] }
 
 func (p *api) take(x *exchange.Exchange, f *found) {
 	x.APIVersion = p.versions[f.version].name
@@ -119,8 +120,7 @@ func pathOf(x *exchange.Exchange, from, to int) []byte {
 
 // request brings the request up to the current version.
 func (p *api) request(x *exchange.Exchange) error {
-	st := states.Of(x)
-	v := &p.versions[st.version]
+	st, v := states.Of(x), p.versionOf(x)
 	if len(v.up)+len(v.down) > 0 {
 		_, from, to := p.fromPath.find(x.Path)
 		st.path = pathOf(x, from, to)

@@ -11,8 +11,7 @@ import (
 
 // response brings the answer down to the version of the request.
 func (p *api) response(x *exchange.Exchange) error {
-	st := states.Of(x)
-	v := &p.versions[st.version]
+	st, v := states.Of(x), p.versionOf(x)
 	if len(v.down) == 0 || x.Reject != nil || x.Answer == exchange.Tunnel {
 		return nil //nolint:nilerr // the gateway's own refusal is no failure of this hook
 	}
