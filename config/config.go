@@ -54,10 +54,18 @@ type Config struct {
 	// Compatibility `kong` makes error bodies, headers and prefix matching those of Kong, for converted files.
 	Compatibility string `yaml:"compatibility" enum:"none|kong" default:"none"`
 
-	tree  *node
-	files []string
-	order []string // of the listeners, as in the file
+	tree    *node
+	files   []string
+	order   []string // of the listeners, as in the file
+	remarks Errors
 }
+
+// Remarks are what whoever runs the configuration is to be told, though it is not wrong: of a file in another format, what
+// is left out of it.
+func (c *Config) Remarks() Errors { return c.remarks }
+
+// Tree is what the configuration was decoded from.
+func (c *Config) Tree() Tree { return Tree{c.tree} }
 
 // Files returns every file that was read, with those of ${file:PATH}: what a watcher has
 // to watch.
@@ -114,9 +122,9 @@ type ListenerTLS struct {
 
 // Certificate is a certificate chain with its key.
 type Certificate struct {
-	// Cert is the file of the chain, PEM.
+	// Cert is the file of the chain, PEM, or the PEM itself.
 	Cert string `yaml:"cert" required:"true"`
-	// Key is the file of the private key, PEM.
+	// Key is the file of the private key, PEM, or the PEM itself.
 	Key string `yaml:"key" required:"true"`
 	// OCSP is the file of a response to staple.
 	OCSP string `yaml:"ocsp"`

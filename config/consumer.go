@@ -24,6 +24,8 @@ type Consumer struct {
 	APIVersion string `yaml:"api_version"`
 	// Policies that apply instead of those of route, service and gateway; only of stages after Authenticate.
 	Policies Policies `yaml:"policies"`
+	// Kong is what a service is told of the consumer in compatibility with Kong; it needs `compatibility: kong`.
+	Kong *ConsumerKong `yaml:"kong"`
 }
 
 // APIKey is the hash of a key. The key itself stands nowhere.
@@ -44,6 +46,8 @@ type JWTCredential struct {
 	Algorithms []string `yaml:"algorithms" enum:"HS256|HS384|HS512|RS256|RS384|RS512|PS256|PS384|PS512|ES256|ES384|ES512|EdDSA"`
 	// Secret of the HS algorithms.
 	Secret Secret `yaml:"secret"`
+	// SecretBase64 says that the secret is written in base64, of either alphabet.
+	SecretBase64 bool `yaml:"secret_base64" default:"false"`
 	// PublicKey of the other algorithms, PEM; `${file:PATH}` reads it from a file.
 	PublicKey string `yaml:"public_key"`
 	// JWKSURL to fetch the issuer's keys from.

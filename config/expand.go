@@ -46,6 +46,9 @@ func (e *expander) tree(n *node, path, dir string) {
 		e.errs = append(e.errs, &Error{Pos: n.pos(), Path: path, Message: err.Error()})
 		return
 	}
+	if text != n.text {
+		n.raw = n.text
+	}
 	n.text, n.template = text, template
 }
 

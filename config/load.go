@@ -81,6 +81,7 @@ type loader struct {
 	root    *node
 	env     map[string]string
 	errs    Errors
+	remarks Errors
 }
 
 func newLoader(o Options) *loader {
@@ -110,13 +111,22 @@ func (l *loader) add(name string, data []byte) {
 		fail(root, "", "found %s, want a block with listeners, services and routes", root.found())
 		return
 	}
-	if kong := root.child("_format_version"); kong != nil {
-		fail(kong, "_format_version", "Kong files are not built yet; write a native configuration")
-		return
-	}
 	e := expander{env: l.env, files: l.files}
 	e.tree(root, "", filepath.Dir(name))
 	l.errs = append(l.errs, e.errs...)
+	if kong := root.child("_format_version"); kong != nil {
+		if l.options.Kong == nil {
+			fail(kong, "_format_version", "this is a file of Kong, which is not understood here")
+			return
+		}
+		native, remarks, errs := l.options.Kong(Tree{root}, func(name string) (string, bool) { value, ok := l.env[name]; return value, ok })
+		l.remarks = append(l.remarks, remarks...)
+		if len(errs) > 0 {
+			l.errs = append(l.errs, errs...)
+			return
+		}
+		root = native.n
+	}
 	if l.root == nil {
 		l.root = root
 		return
@@ -155,7 +165,7 @@ func (l *loader) finish() (*Config, error) {
 
 	c, d := &Config{}, decoder{}
 	d.value(l.root, reflect.ValueOf(c).Elem(), "", &tags{})
-	c.tree, c.files = l.root, slices.Sorted(maps.Keys(l.files))
+	c.tree, c.files, c.remarks = l.root, slices.Sorted(maps.Keys(l.files)), l.remarks
 	for _, f := range l.root.child("listeners").fields {
 		c.order = append(c.order, f.key)
 	}

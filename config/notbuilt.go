@@ -24,7 +24,6 @@ var notYet = []struct {
 	{path: "routes.*.websocket", what: "the action websocket", written: true},
 	{path: "routes.*.openapi", what: "checking requests against an OpenAPI document"},
 	{path: "teams", what: "this section"},
-	{path: "compatibility", values: []string{"kong"}, what: "compatibility with Kong"},
 }
 
 // notBuilt reports what the tree sets and the gateway does not do yet.

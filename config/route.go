@@ -47,6 +47,8 @@ type Route struct {
 	OpenAPI string `yaml:"openapi"`
 	// Policies of this route.
 	Policies Policies `yaml:"policies"`
+	// Kong is what only routes of Kong have; it needs `compatibility: kong`.
+	Kong *RouteKong `yaml:"kong"`
 }
 
 // Action returns the name of what ends the route and its settings: "service" with none, or

@@ -165,11 +165,11 @@ type Connections struct {
 type ServiceTLS struct {
 	// Off: nothing is configured; a protocol over TLS uses the system's authorities.
 	Off bool `yaml:"-"`
-	// CA is the file of the authorities to verify against, PEM. Default: the system's.
+	// CA is the file of the authorities to verify against, PEM, or the PEM itself. Default: the system's.
 	CA string `yaml:"ca"`
-	// Cert is the file of the client certificate, PEM.
+	// Cert is the file of the client certificate, PEM, or the PEM itself.
 	Cert string `yaml:"cert"`
-	// Key is the file of the client certificate's key, PEM.
+	// Key is the file of the client certificate's key, PEM, or the PEM itself.
 	Key string `yaml:"key"`
 	// ServerName to verify and to send by SNI. Default: the endpoint's host.
 	ServerName string `yaml:"server_name"`

@@ -23,6 +23,8 @@ type Options struct {
 	Listen string
 	// AdminAddress is the address of the admin listener, over every other source.
 	AdminAddress string
+	// Kong translates files of Kong, which are known by _format_version. Without it they are refused.
+	Kong Translator
 }
 
 const setPrefix = "SLUICE_SET__"

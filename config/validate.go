@@ -439,6 +439,7 @@ func (k *checker) consumers() {
 	for _, name := range slices.Sorted(maps.Keys(c.Consumers)) {
 		consumer, path := c.Consumers[name], joinKey("consumers", name)
 		k.name(path, name)
+		k.kong(path+".kong", consumer.Kong != nil)
 		if consumer.Tenant != "" {
 			reference(k, path+".tenant", "tenant", consumer.Tenant, c.Tenants)
 		}

@@ -27,8 +27,13 @@ func (k *checker) route(path string, r *Route) {
 		reference(k, path+".service", "service", r.Service, c.Services)
 	}
 	at := path + ".match"
+	k.kong(path+".kong", r.Kong != nil)
+	hosts := k.host
+	if c.Compatibility == "kong" {
+		hosts = k.hostKong
+	}
 	for i, host := range r.Match.Hosts {
-		k.host(joinIndex(at+".hosts", i), host)
+		hosts(joinIndex(at+".hosts", i), host)
 	}
 	for i, name := range r.Match.SNIs {
 		k.host(joinIndex(at+".snis", i), name)

@@ -37,7 +37,7 @@ func digest(text string) string {
 
 // plain is a text without what URLs in it hide.
 func plain(text, origin string) leaf {
-	shown := redactURL(text)
+	shown := redactText(text)
 	if shown == text {
 		return leaf{Value: shown, Source: origin}
 	}
@@ -242,6 +242,14 @@ func soundsSecret(key string) bool {
 		}
 	}
 	return false
+}
+
+// redactText hides a private key that stands in the file itself, and what URLs carry.
+func redactText(text string) string {
+	if strings.Contains(text, "PRIVATE KEY-----") {
+		return masked
+	}
+	return redactURL(text)
 }
 
 var userinfo = regexp.MustCompile(`://[^/@\s]*@`)

@@ -19,7 +19,7 @@ var floors = [][]string{
 	{"gateway/upstream"},
 	{"gateway/policy"},
 	{"gateway/transform"},
-	{"gateway/action"},
+	{"gateway/action", "gateway/kong"},
 	{"gateway/policy/*", "gateway/action/*"},
 	{"gateway/snapshot", "gateway/listener", "gateway/source"},
 	{"gateway/registry"},

@@ -174,6 +174,9 @@ func (g *Gateway) apply(c *config.Config) error {
 	next.Start(next.env)
 	g.watchCertificates(next)
 	g.current.Store(next)
+	for _, r := range c.Remarks() {
+		g.log.Warn("configuration: "+r.Message, "setting", r.Path, "at", r.Pos.String())
+	}
 	for _, w := range next.Warnings {
 		g.log.Warn("configuration: "+w.Message, "setting", w.Path)
 	}

@@ -3,6 +3,7 @@
 //
 //	go run ./cmd/generate registry    # from the folders under gateway/policy and gateway/action
 //	go run ./cmd/generate reference   # from the registry and the doc comments
+//	go run ./cmd/generate kong        # the matrix of Kong's fields, from the tables that its files are read by
 package main
 
 import (
@@ -14,6 +15,7 @@ import (
 	"sort"
 	"strings"
 
+	"sluice/config/kong"
 	"sluice/config/schema"
 	"sluice/gateway/policy"
 	"sluice/gateway/registry"
@@ -21,13 +23,15 @@ import (
 
 func main() {
 	if len(os.Args) != 2 {
-		fail(fmt.Errorf("usage: generate registry|reference"))
+		fail(fmt.Errorf("usage: generate registry|reference|kong"))
 	}
 	switch os.Args[1] {
 	case "registry":
 		fail(writeRegistry())
 	case "reference":
 		fail(writeReference())
+	case "kong":
+		fail(os.WriteFile("config/kong/README.md", []byte(kong.Readme()), 0o644))
 	default:
 		fail(fmt.Errorf("unknown part %q", os.Args[1]))
 	}

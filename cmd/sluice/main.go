@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"sluice/config"
+	"sluice/config/kong"
 	"sluice/gateway"
 )
 
@@ -45,8 +46,8 @@ func run(args []string) int {
 		},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(runCommand(), demoCommand(), validateCommand(), explainCommand(), tokenCommand(), schemaCommand(), versionCommand(), diffCommand())
-	for _, name := range []string{"convert", "keys", "top", "audit"} {
+	root.AddCommand(runCommand(), demoCommand(), validateCommand(), explainCommand(), diffCommand(), convertCommand(), tokenCommand(), schemaCommand(), versionCommand())
+	for _, name := range []string{"keys", "top", "audit"} {
 		root.AddCommand(notBuilt(name))
 	}
 	for _, c := range root.Commands() {
@@ -151,16 +152,32 @@ func fromEnvironment(c *cobra.Command) {
 
 // configuration are the flags that say which configuration to take.
 type configuration struct {
-	path string
-	set  []string
+	path        string
+	set         []string
+	kongUnknown string
 }
 
 func (s *configuration) flags(c *cobra.Command) {
 	c.Flags().StringVarP(&s.path, "config", "c", "", "configuration: a file, or a directory of *.yaml files")
+	s.kongFlag(c)
 	c.Flags().StringArrayVar(&s.set, "set", nil, "PATH=VALUE for any scalar of the configuration, as limits.idle_timeout=30s; repeatable")
 }
 
+func (s *configuration) kongFlag(c *cobra.Command) {
+	c.Flags().StringVar(&s.kongUnknown, "kong-unknown", "error", "error|warn: what to do about plugins of a Kong file that can not be honoured")
+}
+
+func (s *configuration) checkKong() error {
+	if s.kongUnknown != "" && s.kongUnknown != "error" && s.kongUnknown != "warn" {
+		return usageError{fmt.Errorf("--kong-unknown %q: must be error or warn", s.kongUnknown)}
+	}
+	return nil
+}
+
 func (s *configuration) check() error {
+	if err := s.checkKong(); err != nil {
+		return err
+	}
 	if s.path == "" {
 		return usageError{errors.New("which configuration? Give -c FILE or -c DIR, or set SLUICE_CONFIG")}
 	}
@@ -173,5 +190,5 @@ func (s *configuration) check() error {
 }
 
 func (s *configuration) options() config.Options {
-	return config.Options{Set: s.set, Environ: os.Environ()}
+	return config.Options{Set: s.set, Environ: os.Environ(), Kong: kong.Translator(kong.Options{Warn: s.kongUnknown == "warn"})}
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -43,7 +42,6 @@ func runCommand() *cobra.Command {
 	p.configuration.flags(c)
 	p.flags(c)
 	c.Flags().BoolVar(&p.watch, "watch", true, "reload when the configuration changes")
-	c.Flags().StringVar(&p.kongUnknown, "kong-unknown", "", "error|warn: what to do about plugins of a Kong file that can not be honoured")
 	return c
 }
 
@@ -58,7 +56,6 @@ type process struct {
 	maxProcs, gogc           int
 	memoryLimit              string
 	resolve                  []string
-	kongUnknown              string
 
 	file  *source.File // nil in the demo
 	load  func() (*config.Config, error)
@@ -123,9 +120,6 @@ func (p *process) run() error {
 
 // prepare applies the flags that concern the process, and makes the operator log.
 func (p *process) prepare() (resolve map[string]string, err error) {
-	if p.kongUnknown != "" {
-		return nil, errors.New("--kong-unknown: Kong files are not built yet")
-	}
 	if p.log, _, err = telemetry.NewLogger(os.Stderr, p.logLevel, p.logFormat); err != nil {
 		return nil, err
 	}

@@ -23,6 +23,9 @@ func validateCommand() *cobra.Command {
 				return err
 			}
 			defer done()
+			for _, r := range s.Config.Remarks() {
+				fmt.Fprintln(c.ErrOrStderr(), "warning:", r.Error())
+			}
 			for _, w := range s.Warnings {
 				fmt.Fprintln(c.ErrOrStderr(), "warning:", s.Config.Errorf(w.Path, "%s", w.Message).Error())
 			}

@@ -10,7 +10,6 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"errors"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -216,7 +215,7 @@ func digest(f *Files) (sum [sha256.Size]byte, err error) {
 	h := sha256.New()
 	for _, path := range [...]string{f.Cert, f.Key, f.OCSP} {
 		if path != "" {
-			b, err := os.ReadFile(path)
+			b, err := readPEM(path)
 			if err != nil {
 				return sum, err
 			}

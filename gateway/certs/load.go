@@ -39,11 +39,11 @@ func load(f *Files, now time.Time) (e *entry, problems []*Problem) {
 		problems = append(problems, &Problem{Field: field, Err: err, Warning: true})
 	}
 	sum, _ := digest(f)
-	chain, err := os.ReadFile(f.Cert)
+	chain, err := readPEM(f.Cert)
 	if err != nil {
 		fail("cert", err)
 	}
-	key, err := os.ReadFile(f.Key)
+	key, err := readPEM(f.Key)
 	if err != nil {
 		fail("key", err)
 	}
@@ -53,27 +53,27 @@ func load(f *Files, now time.Time) (e *entry, problems []*Problem) {
 	defer clear(key)
 	certs, err := parseChain(chain)
 	if err != nil {
-		fail("cert", fmt.Errorf("%s: %w", f.Cert, err))
+		fail("cert", fmt.Errorf("%s: %w", nameOf(f.Cert), err))
 		return nil, problems
 	}
 	pair, err := tls.X509KeyPair(chain, key)
 	if err != nil {
-		fail("key", fmt.Errorf("%s: %w", f.Key, keyProblem(key, err)))
+		fail("key", fmt.Errorf("%s: %w", nameOf(f.Key), keyProblem(key, err)))
 		return nil, problems
 	}
 	leaf := certs[0]
 	pair.Leaf = leaf
 	switch {
 	case now.After(leaf.NotAfter):
-		warn("cert", fmt.Errorf("%s has expired on %s", f.Cert, leaf.NotAfter.UTC().Format(time.DateOnly)))
+		warn("cert", fmt.Errorf("%s has expired on %s", nameOf(f.Cert), leaf.NotAfter.UTC().Format(time.DateOnly)))
 	case now.Before(leaf.NotBefore):
-		warn("cert", fmt.Errorf("%s is not valid before %s", f.Cert, leaf.NotBefore.UTC().Format(time.RFC3339)))
+		warn("cert", fmt.Errorf("%s is not valid before %s", nameOf(f.Cert), leaf.NotBefore.UTC().Format(time.RFC3339)))
 	}
 	if k, ok := leaf.PublicKey.(*rsa.PublicKey); ok && k.N.BitLen() < 2048 {
-		warn("cert", fmt.Errorf("%s has an RSA key of %d bits; clients refuse less than 2048", f.Cert, k.N.BitLen()))
+		warn("cert", fmt.Errorf("%s has an RSA key of %d bits; clients refuse less than 2048", nameOf(f.Cert), k.N.BitLen()))
 	}
 	if len(namesOf(leaf)) == 0 && len(leaf.IPAddresses) == 0 {
-		warn("cert", fmt.Errorf("%s names no host; clients refuse it", f.Cert))
+		warn("cert", fmt.Errorf("%s names no host; clients refuse it", nameOf(f.Cert)))
 	}
 	e = &entry{cert: &pair, sum: sum, until: never}
 	if f.OCSP != "" {
@@ -84,6 +84,24 @@ func load(f *Files, now time.Time) (e *entry, problems []*Problem) {
 		}
 	}
 	return e, problems
+}
+
+// readPEM reads a file, or takes the PEM that stands in its place.
+func readPEM(pathOrPEM string) ([]byte, error) {
+	if isPEM(pathOrPEM) {
+		return []byte(pathOrPEM), nil
+	}
+	return os.ReadFile(pathOrPEM)
+}
+
+func isPEM(pathOrPEM string) bool { return strings.Contains(pathOrPEM, "-----BEGIN") }
+
+// nameOf is what a message calls it: never the text itself.
+func nameOf(pathOrPEM string) string {
+	if isPEM(pathOrPEM) {
+		return "the text"
+	}
+	return pathOrPEM
 }
 
 func parseChain(b []byte) (chain []*x509.Certificate, err error) {

@@ -139,6 +139,9 @@ type Exchange struct {
 	Verbatim bool
 	Head     []byte
 
+	// Problem writes a Reject into the response in another form than RFC 9457's; nil for that. The response is empty then.
+	Problem func(x *Exchange, r *Reject)
+
 	// Unread says that the head could not be read: method and target are unknown.
 	Unread bool
 	// Answer tells who answered, Status with what: it is set once the response is complete.
@@ -282,7 +285,7 @@ func (x *Exchange) reset() {
 	x.UpstreamPath, x.UpstreamQuery, x.queryReplaced, x.Body = nil, nil, false, nil
 	x.BodyLater, x.Paused = false, false
 	x.ahead.reset()
-	x.Unread, x.Status, x.Verbatim, x.Head = false, 0, false, nil
+	x.Unread, x.Status, x.Verbatim, x.Head, x.Problem = false, 0, false, nil, nil
 	x.BodyLimit, x.Replayable, x.ResizesBody, x.Tunnel = 0, false, false, nil
 	x.OutlivesClient, x.APIVersion, x.CutFrom, x.CutTo = false, "", 0, 0
 	x.Answer, x.Reject, x.Reply, x.CacheResult = Unanswered, nil, nil, ""

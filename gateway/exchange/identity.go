@@ -15,6 +15,8 @@ type Identity struct {
 	Claims Claims
 	// Consumer is the configured consumer, nil where the subject is not one.
 	Consumer *Consumer
+	// Credential is the id of the credential, nil where it has none of its own.
+	Credential []byte
 }
 
 // Claims gives access to a token's verified claims. Implementations do not allocate.
@@ -39,6 +41,9 @@ type Consumer struct {
 	GroupsHeader []byte
 	// NameHeader is the name as bytes, for headers and keys.
 	NameHeader []byte
+	// Lines are header lines, each with its end, that tell backends of the consumer in the place of its name and groups; nil
+	// for those.
+	Lines []byte
 	// Tenant is whose consumer it is, nil for nobody's.
 	Tenant *Tenant
 	// PolicySet numbers the set of policies that it brings along: its own, its

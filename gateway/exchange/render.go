@@ -62,13 +62,17 @@ func (x *Exchange) renderReject(r *Reject) {
 	res := x.Response
 	res.Reset()
 	res.Header.DisableNormalizing()
+	if r.Close {
+		res.SetConnectionClose()
+	}
+	if x.Problem != nil {
+		x.Problem(x, r)
+		return
+	}
 	res.SetStatusCode(r.Status)
 	res.Header.SetContentTypeBytes(problemJSON)
 	for i := range r.Headers {
 		res.Header.AddBytesV(r.Headers[i].Name, r.Headers[i].Value)
-	}
-	if r.Close {
-		res.SetConnectionClose()
 	}
 	// The path as it came, without the query: that may carry credentials.
 	instance := x.Path

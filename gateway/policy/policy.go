@@ -61,9 +61,29 @@ var Order = []Place{
 	{"api_version", Transform}, {"request_transform", Transform}, {"response_transform", Transform}, {"mirror", Transform},
 }
 
+// KongOrder is Order in compatibility with Kong, whose plugins have priorities of their own: bots are kept out before
+// anything else, and addresses and sizes are looked at behind authentication.
+var KongOrder = func() (order []Place) {
+	for _, p := range Order {
+		switch p.Name {
+		case "bot_filter", "ip_filter", "request_size":
+			continue
+		case "cors":
+			order = append(order, Place{"bot_filter", Edge})
+		case "authorize":
+			order = append(order, Place{"ip_filter", Authorize}, Place{"request_size", Authorize})
+		}
+		order = append(order, p)
+	}
+	return order
+}()
+
 // PlaceOf returns the rank of a policy in Order, -1 if there is no such policy.
-func PlaceOf(name string) int {
-	return slices.IndexFunc(Order, func(p Place) bool { return p.Name == name })
+func PlaceOf(name string) int { return PlaceIn(Order, name) }
+
+// PlaceIn returns the rank of a policy in an order, -1 if it is not in it.
+func PlaceIn(order []Place, name string) int {
+	return slices.IndexFunc(order, func(p Place) bool { return p.Name == name })
 }
 
 // Hooks are what a policy does with a request. A nil hook costs nothing. A

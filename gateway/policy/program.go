@@ -29,19 +29,24 @@ type Program struct {
 	steps []Step
 	// steps[:auth] run before authentication, steps[auth:open] are it.
 	auth, open int
-	anonymous  *exchange.Consumer
-	missing    *exchange.Reject
-	done       []int
-	response   []int
-	ahead      []int
+	// steps[:preface] are those of the stages Observe and Edge.
+	preface   int
+	anonymous *exchange.Consumer
+	missing   *exchange.Reject
+	done      []int
+	response  []int
+	ahead     []int
 	// readsStored: a response hook has to do with answers of the cache too.
 	readsStored bool
 }
 
-// NewProgram orders the steps.
-func NewProgram(steps []Step) *Program {
+// NewProgram puts the steps into the order of policies.
+func NewProgram(steps []Step) *Program { return NewProgramIn(Order, steps) }
+
+// NewProgramIn puts the steps into another order.
+func NewProgramIn(order []Place, steps []Step) *Program {
 	steps = slices.Clone(steps)
-	slices.SortStableFunc(steps, func(a, b Step) int { return PlaceOf(a.Name) - PlaceOf(b.Name) })
+	slices.SortStableFunc(steps, func(a, b Step) int { return PlaceIn(order, a.Name) - PlaceIn(order, b.Name) })
 	p := &Program{steps: steps, auth: len(steps), open: len(steps)}
 	var challenges []exchange.HeaderEdit
 	for i := range steps {
@@ -56,7 +61,10 @@ func NewProgram(steps []Step) *Program {
 		if h.Ahead != nil {
 			p.ahead = append(p.ahead, i)
 		}
-		stage := Order[PlaceOf(steps[i].Name)].Stage
+		stage := order[PlaceIn(order, steps[i].Name)].Stage
+		if stage <= Edge {
+			p.preface = i + 1
+		}
 		if stage >= Authenticate {
 			p.auth = min(p.auth, i)
 		}
@@ -106,10 +114,7 @@ func (p *Program) Enter(x *exchange.Exchange) error {
 // Preface runs the request hooks of the stages Observe and Edge: for a request
 // that is refused before all others have their say.
 func (p *Program) Preface(x *exchange.Exchange) error {
-	for i := range p.steps {
-		if Order[PlaceOf(p.steps[i].Name)].Stage > Edge {
-			break
-		}
+	for i := range p.steps[:p.preface] {
 		x.Steps = i + 1
 		if f := p.steps[i].Hooks.Request; f != nil {
 			if err := f(x); err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"sluice/config"
 	"sluice/gateway/exchange"
+	"sluice/gateway/kong"
 	"sluice/gateway/policy"
 	"sluice/gateway/router"
 	"sluice/gateway/telemetry"
@@ -44,6 +45,10 @@ func (c *compiler) compileCallers() {
 		consumer := &exchange.Consumer{
 			Name: name, Index: i, Groups: cc.Groups, Tenant: c.world.Tenants[cc.Tenant],
 			GroupsHeader: []byte(strings.Join(cc.Groups, ",")), NameHeader: []byte(name),
+		}
+		if c.kong {
+			consumer.Lines = kong.Lines(name, cc.Kong)
+			consumer.GroupsHeader = []byte(strings.Join(cc.Groups, ", "))
 		}
 		var layers []layer
 		if len(cc.Policies) > 0 {

@@ -44,6 +44,8 @@ type compiler struct {
 	env    *upstream.Environment
 	health func() []byte
 	errs   config.Errors
+	order  []policy.Place
+	kong   bool            // in compatibility with it
 	plain  map[string]bool // services a route leads to
 	split  map[string]bool // services behind a split
 }
@@ -56,6 +58,7 @@ func Compile(world *policy.World, env *upstream.Environment, registry *Registry,
 		env:      env, health: health,
 		plain: make(map[string]bool), split: make(map[string]bool),
 	}
+	c.arrange()
 	world.Warn = func(path, message string) {
 		w := Warning{path, message}
 		if !slices.Contains(c.Warnings, w) {
@@ -70,7 +73,11 @@ func Compile(world *policy.World, env *upstream.Environment, registry *Registry,
 	c.compileServices()
 	world.Services = c.services
 	c.checkPolicyNames()
-	c.unrouted = c.program(nil, c.Config.Policies, nil, nil, 0, policy.Edge)
+	seen := policy.Edge
+	if c.kong {
+		seen = policy.Observe // no plugin refuses what has no route
+	}
+	c.unrouted = c.program(nil, c.Config.Policies, nil, nil, 0, seen)
 	for _, l := range c.Config.Listeners {
 		if c.watching == nil && !l.TLS.Off && !l.TLS.ACME.Off {
 			c.watching = c.program(nil, c.Config.Policies, nil, nil, 0, policy.Observe)
@@ -85,6 +92,14 @@ func Compile(world *policy.World, env *upstream.Environment, registry *Registry,
 		return nil, c.errs.Err()
 	}
 	return c.Snapshot, nil
+}
+
+// arrange takes the order of policies.
+func (c *compiler) arrange() {
+	c.order = policy.Order
+	if c.kong = c.Config.Compatibility == "kong"; c.kong {
+		c.order = policy.KongOrder
+	}
 }
 
 // Start begins what works beside requests: health checks, rollouts. Retire the
@@ -141,8 +156,8 @@ func canonical(p config.Policies) string {
 
 func (c *compiler) onlyStages(path string, policies config.Policies, allowed func(policy.Stage) bool, why string) {
 	for name := range policies {
-		if i := policy.PlaceOf(name); i >= 0 && !allowed(policy.Order[i].Stage) {
-			c.fail(path+"."+name, "belongs to the stage %s; %s", policy.Order[i].Stage, why)
+		if i := policy.PlaceIn(c.order, name); i >= 0 && !allowed(c.order[i].Stage) {
+			c.fail(path+"."+name, "belongs to the stage %s; %s", c.order[i].Stage, why)
 		}
 	}
 }
@@ -235,7 +250,7 @@ func (c *compiler) program(r *route, global config.Policies, member *config.Serv
 	if len(c.world.Tenants) > 0 {
 		answers.Varies = slices.Concat(answers.Varies, []string{"tenant"})
 	}
-	for _, place := range buildOrder {
+	for _, place := range cacheLast(c.order) {
 		d := c.registry.Policies[place.Name]
 		if d == nil || place.Stage > last {
 			continue
@@ -262,17 +277,22 @@ func (c *compiler) program(r *route, global config.Policies, member *config.Serv
 		}
 		hooks, errs := d.Build(b, block)
 		c.add(errs)
+		if c.kong && routed != nil && routed.Kong != nil && !routed.Kong.Preflight {
+			hooks.Authenticate = passOptions(hooks.Authenticate)
+		}
 		answers = answersBehind(answers, place, block, hooks)
 		steps = append(steps, policy.Step{Name: place.Name, Scope: l.scope, Taker: l.taker, Hooks: hooks, Block: block, Settings: d.Settings})
 	}
-	return policy.NewProgram(steps)
+	return policy.NewProgramIn(c.order, steps)
 }
 
-// buildOrder is policy.Order with the stage Cache last: what is stored depends on everything else.
-var buildOrder = slices.Concat(
-	slices.DeleteFunc(slices.Clone(policy.Order), func(p policy.Place) bool { return p.Stage == policy.Cache }),
-	slices.DeleteFunc(slices.Clone(policy.Order), func(p policy.Place) bool { return p.Stage != policy.Cache }),
-)
+// cacheLast is an order with the stage Cache last: what is stored depends on everything else.
+func cacheLast(order []policy.Place) []policy.Place {
+	return slices.Concat(
+		slices.DeleteFunc(slices.Clone(order), func(p policy.Place) bool { return p.Stage == policy.Cache }),
+		slices.DeleteFunc(slices.Clone(order), func(p policy.Place) bool { return p.Stage != policy.Cache }),
+	)
+}
 
 // answersBehind adds a policy to what answers depend on.
 func answersBehind(a policy.Answers, place policy.Place, block *config.Block, hooks policy.Hooks) policy.Answers {
@@ -328,7 +348,12 @@ func (c *compiler) compileRoutes() {
 		})
 		c.routes = append(c.routes, c.compileRoute(id, name, rc))
 	}
-	built, problems := router.Build(table)
+	var problems []*router.Problem
+	if c.kong {
+		problems = c.compileKong(table)
+	} else {
+		c.table, problems = router.Build(table)
+	}
 	for _, p := range problems {
 		path := "routes." + p.Route
 		if w := p.Where(); w != "" {
@@ -336,7 +361,6 @@ func (c *compiler) compileRoutes() {
 		}
 		c.fail(path, "%s", p.Message)
 	}
-	c.table = built
 	for name := range c.split {
 		sc := c.Config.Services[name]
 		c.onlyStages("services."+name+".policies", sc.Policies, func(s policy.Stage) bool { return s == policy.Transform },
@@ -358,7 +382,11 @@ func (c *compiler) compileRoute(id int, name string, rc *config.Route) *route {
 		r.maxBody = 0
 	}
 	for _, p := range rc.Match.Paths {
-		r.params = append(r.params, router.PathParams(p))
+		params := router.PathParams
+		if c.kong {
+			params = router.KongParams
+		}
+		r.params = append(r.params, params(p))
 	}
 	path := "routes." + name
 	if rc.Rewrite != "" {
@@ -395,6 +423,9 @@ func (c *compiler) compileRoute(id int, name string, rc *config.Route) *route {
 	for _, sc := range services {
 		r.members = append(r.members, c.compileMember(r, rc, sc))
 	}
+	if c.kong {
+		r.kong = c.kongRoute(r, rc)
+	}
 	return r
 }
 
@@ -418,6 +449,7 @@ func (c *compiler) compileMember(r *route, rc *config.Route, sc *config.Service)
 	}
 	m.build = func(set int) (*policy.Program, error) {
 		late := &compiler{Snapshot: c.Snapshot, env: c.env, health: c.health}
+		late.arrange()
 		p := late.program(r, late.Config.Policies, sc, rc, set, policy.Transform)
 		if len(late.errs) > 0 {
 			return nil, errors.Join(late.errs)
@@ -449,6 +481,9 @@ func (c *compiler) compileAction(r *route, path string, rc *config.Route) *actio
 				response = 0
 			}
 			s = s.Override(response, upstream.RetriesOf(retries))
+		}
+		if rc.Kong != nil && rc.Kong.PreserveHost {
+			s = s.PassingHost()
 		}
 		return &action.Action{Serve: s.Forward}
 	}

@@ -173,9 +173,9 @@ func (s *Snapshot) Explain(req ExplainRequest) *Explanation {
 	if x.Scheme == "https" {
 		query.SNI = seen.Host
 	}
-	e.Candidates = append(e.Candidates, hideConditions(s.table.Explain(&query))...)
+	e.Candidates = append(e.Candidates, hideConditions(s.candidates(&query))...)
 	var found router.Result
-	switch s.table.Match(&query, &found) {
+	switch s.match(&query, &found) {
 	case router.NotFound:
 		e.Status, e.Why = rejectNoRoute.Status, "no route matches"
 		e.Policies = s.explainSteps(x, s.unrouted.Steps(), caller{})

@@ -16,6 +16,7 @@ import (
 	"sluice/config"
 	"sluice/gateway/action"
 	"sluice/gateway/exchange"
+	"sluice/gateway/kong"
 	"sluice/gateway/policy"
 	"sluice/gateway/router"
 	"sluice/gateway/telemetry"
@@ -31,6 +32,7 @@ type Snapshot struct {
 	Warnings []Warning
 
 	table    *router.Table
+	kong     *router.KongTable // in compatibility with Kong, in the place of table
 	routes   []*route
 	unrouted *policy.Program
 	watching *policy.Program // of what is answered before it is routed; nil where nothing is
@@ -61,6 +63,7 @@ type route struct {
 	pages   map[int]*page
 	maxBody int64
 	traces  bool // its methods name TRACE
+	kong    *kong.Route
 	// failures counts refused credentials by reason; copied when a reason is new.
 	failures atomic.Pointer[map[string]*telemetry.Counter]
 }
@@ -120,6 +123,9 @@ func init() { rejectTooLarge.Close = true }
 func (s *Snapshot) Decide(x *exchange.Exchange) error {
 	st := states.Of(x)
 	st.snapshot = s
+	if s.kong != nil {
+		kong.Begin(x)
+	}
 	s.place(x)
 	if len(x.Path) == 1 && x.Path[0] == '*' {
 		if err := s.enterUnrouted(x, st); err != nil {
@@ -147,6 +153,9 @@ func (s *Snapshot) Decide(x *exchange.Exchange) error {
 	req.Headers, req.Listener, req.Scheme, req.SNI = &x.Request.Header, x.Listener, x.Scheme, ""
 	if x.TLS != nil {
 		req.SNI = x.TLS.ServerName
+	}
+	if s.kong != nil {
+		return s.decideKong(x, st)
 	}
 	outcome := s.table.Match(req, &st.result)
 	if outcome != router.Found {
@@ -214,6 +223,9 @@ func (s *Snapshot) readHost(x *exchange.Exchange) {
 func (s *Snapshot) Preempt(x *exchange.Exchange, reply *exchange.Reply) error {
 	st := states.Of(x)
 	st.snapshot = s
+	if s.kong != nil {
+		kong.Begin(x)
+	}
 	s.place(x)
 	s.readHost(x)
 	st.program, st.metrics = s.watching, s.nowhere
@@ -293,6 +305,9 @@ func (s *Snapshot) proceed(x *exchange.Exchange, st *state, r *route) error {
 		}
 		st.program = p
 	}
+	if r.kong != nil {
+		r.kong.Identified(x)
+	}
 	return st.program.Continue(x)
 }
 
@@ -319,6 +334,9 @@ func (s *Snapshot) Answer(x *exchange.Exchange, err error) {
 	if st.program == nil {
 		// The head was refused before anything was decided.
 		st.snapshot = s
+		if s.kong != nil {
+			kong.Begin(x)
+		}
 		s.place(x)
 		x.Path = nil
 		_ = s.enterUnrouted(x, st)
@@ -358,6 +376,9 @@ func (s *Snapshot) Answer(x *exchange.Exchange, err error) {
 	if r != nil && r.config.Timing {
 		x.ToClient.Set("X-Response-Time", x.Keep(appendMillis(x.Scratch(), x.Clock.Now()-x.Start)))
 	}
+	if s.kong != nil {
+		kong.Finish(x)
+	}
 	if x.Answer == exchange.Proxied || x.Answer == exchange.Stored {
 		x.ToClient.Add("Via", via)
 	}
@@ -374,6 +395,8 @@ func (s *Snapshot) aim(x *exchange.Exchange, r *route) {
 	switch {
 	case r.rewrite != nil:
 		x.UpstreamPath = x.Keep(r.rewrite.append(x.Scratch(), x))
+	case r.kong != nil:
+		r.kong.Aim(x)
 	case r.config.StripPrefix && x.MatchedPrefix > 0:
 		x.UpstreamPath = behind(x, x.MatchedPrefix)
 		if len(x.UpstreamPath) == 0 {

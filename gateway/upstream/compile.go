@@ -208,18 +208,26 @@ func clientTLS(sc *config.Service) (*tls.Config, string, error) {
 	fmt.Fprintf(sum, "%q %v ", t.ServerName, t.InsecureSkipVerify)
 	c.ServerName, c.InsecureSkipVerify = t.ServerName, t.InsecureSkipVerify
 	if t.CA != "" {
-		pem, err := os.ReadFile(t.CA)
+		pem, err := readPEM(t.CA)
 		if err != nil {
 			return nil, "", fmt.Errorf("tls.ca: %w", err)
 		}
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, "", fmt.Errorf("tls.ca: %s holds no PEM certificate", t.CA)
+			return nil, "", fmt.Errorf("tls.ca: %s holds no PEM certificate", nameOf(t.CA))
 		}
 		sum.Write(pem)
 	}
 	if t.Cert != "" || t.Key != "" {
-		pair, err := tls.LoadX509KeyPair(t.Cert, t.Key)
+		cert, err := readPEM(t.Cert)
+		if err != nil {
+			return nil, "", fmt.Errorf("tls.cert: %w", err)
+		}
+		key, err := readPEM(t.Key)
+		if err != nil {
+			return nil, "", fmt.Errorf("tls.key: %w", err)
+		}
+		pair, err := tls.X509KeyPair(cert, key)
 		if err != nil {
 			return nil, "", fmt.Errorf("tls.cert: %w", err)
 		}
@@ -229,6 +237,22 @@ func clientTLS(sc *config.Service) (*tls.Config, string, error) {
 		}
 	}
 	return c, "tls:" + hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+// readPEM reads a file, or takes the PEM that stands in its place.
+func readPEM(pathOrPEM string) ([]byte, error) {
+	if strings.Contains(pathOrPEM, "-----BEGIN") {
+		return []byte(pathOrPEM), nil
+	}
+	return os.ReadFile(pathOrPEM)
+}
+
+// nameOf is what a message calls it.
+func nameOf(pathOrPEM string) string {
+	if strings.Contains(pathOrPEM, "-----BEGIN") {
+		return "the text"
+	}
+	return pathOrPEM
 }
 
 // hashKey compiles what consistent_hash hashes.

@@ -59,6 +59,13 @@ func (s *Service) Override(response time.Duration, r RetrySettings) *Service {
 	return &o
 }
 
+// PassingHost is the service where the client's Host is passed on, for a route. The copy shares everything that lives.
+func (s *Service) PassingHost() *Service {
+	o := *s
+	o.passHost = true
+	return &o
+}
+
 const reasonClientGone = "client_gone"
 
 // Rejections of this package.

@@ -156,13 +156,17 @@ func appendIdentity(dst []byte, x *exchange.Exchange) []byte {
 		}
 	}
 	if c := id.Consumer; c != nil {
-		dst = append(dst, "X-Consumer-ID: "...)
-		dst = append(dst, c.Name...)
-		dst = append(dst, "\r\n"...)
-		if len(c.GroupsHeader) > 0 {
-			dst = append(dst, "X-Consumer-Groups: "...)
-			dst = append(dst, c.GroupsHeader...)
+		if c.Lines != nil {
+			dst = append(dst, c.Lines...)
+		} else {
+			dst = append(dst, "X-Consumer-ID: "...)
+			dst = append(dst, c.Name...)
 			dst = append(dst, "\r\n"...)
+			if len(c.GroupsHeader) > 0 {
+				dst = append(dst, "X-Consumer-Groups: "...)
+				dst = append(dst, c.GroupsHeader...)
+				dst = append(dst, "\r\n"...)
+			}
 		}
 		if !id.Authenticated {
 			dst = append(dst, "X-Anonymous-Consumer: true\r\n"...)

@@ -31,6 +31,8 @@ type Config struct {
 	Sample float64 `yaml:"sample" default:"1.0" min:"0" max:"1"`
 	// Redact names fields and request headers whose value is replaced by `[redacted]`, such as client_ip or user-agent. Credentials, cookies and query strings are never logged, named here or not.
 	Redact []string `yaml:"redact" default:"authorization,proxy-authorization,cookie,set-cookie,x-api-key"`
+	// Optional: an output that can not be opened is a warning, and requests go without that log.
+	Optional bool `yaml:"optional" default:"false"`
 	// Outputs get every line too.
 	Outputs []Output `yaml:"outputs"`
 }
@@ -123,15 +125,19 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 			return policy.Hooks{}, policy.Wrong(setting, "%s gets every line already", path)
 		}
 		seen[path] = true
-		if err := check(path); err != nil {
-			return policy.Hooks{}, policy.Wrong(setting, "%v", err)
+		var out *telemetry.AccessLog
+		err := check(path)
+		if err == nil && !b.World.DryRun {
+			out, err = open(b.World, path)
 		}
-		if b.World.DryRun {
+		switch {
+		case err != nil && c.Optional:
+			b.Warnf(setting, "there is no access log there: %v", err)
 			continue
-		}
-		out, err := open(b.World, path)
-		if err != nil {
+		case err != nil:
 			return policy.Hooks{}, policy.Wrong(setting, "%v", err)
+		case out == nil:
+			continue
 		}
 		l.outputs = append(l.outputs, out)
 	}

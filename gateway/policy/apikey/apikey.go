@@ -22,10 +22,10 @@ import (
 
 // Config are the settings of the policy `api_key`. The keys are those of the consumers.
 type Config struct {
-	// Header that carries the key. Empty: none.
-	Header string `yaml:"header" default:"X-API-Key"`
-	// Query parameter that carries the key, where the header has none; URLs are often logged, so prefer the header.
-	Query string `yaml:"query"`
+	// Header that carries the key, or several that may. Empty: none.
+	Header config.StringList `yaml:"header" default:"X-API-Key"`
+	// Query parameter that carries the key, or several that may, where no header has one; URLs are often logged, so prefer the header.
+	Query config.StringList `yaml:"query"`
 	// Hide keeps the key from the backend.
 	Hide bool `yaml:"hide" default:"true"`
 	// Anonymous is the consumer that requests without a valid credential are taken for. Default: they are refused.
@@ -44,17 +44,28 @@ var invalid = exchange.NewReject(401, "credential_invalid", "the API key is not 
 
 type authenticator struct {
 	keys          *index
-	header, query string
+	header, query []string
 	hide          bool
 }
 
 func build(b *policy.Build, c *Config) (policy.Hooks, error) {
-	a := &authenticator{header: textproto.CanonicalMIMEHeaderKey(c.Header), query: c.Query, hide: c.Hide}
-	if a.header == "" && a.query == "" {
-		return policy.Hooks{}, policy.Wrong("header", "names no place, nor does query; give one of them")
+	a := &authenticator{hide: c.Hide}
+	for _, name := range c.Header {
+		if name == "" {
+			continue
+		}
+		if !exchange.IsToken(name) {
+			return policy.Hooks{}, policy.Wrong("header", "%q can not be the name of a header", name)
+		}
+		a.header = append(a.header, textproto.CanonicalMIMEHeaderKey(name))
 	}
-	if a.header != "" && !exchange.IsToken(a.header) {
-		return policy.Hooks{}, policy.Wrong("header", "%q can not be the name of a header", c.Header)
+	for _, name := range c.Query {
+		if name != "" {
+			a.query = append(a.query, name)
+		}
+	}
+	if len(a.header)+len(a.query) == 0 {
+		return policy.Hooks{}, policy.Wrong("header", "names no place, nor does query; give one of them")
 	}
 	hooks := policy.Hooks{Authenticate: a.authenticate, Challenge: challenge}
 	if c.Hide {
@@ -81,6 +92,7 @@ type key struct {
 	sum      [sha256.Size]byte
 	expires  int64 // Unix nanoseconds
 	consumer *exchange.Consumer
+	id       []byte // nil for none
 }
 
 func newIndex(w *policy.World) (*index, error) {
@@ -94,6 +106,9 @@ func newIndex(w *policy.World) (*index, error) {
 				continue
 			}
 			made := key{sum: [sha256.Size]byte(sum), expires: math.MaxInt64, consumer: w.Consumers[name]}
+			if k.ID != "" {
+				made.id = []byte(k.ID)
+			}
 			if !k.Expires.IsZero() {
 				made.expires = k.Expires.UnixNano()
 			}
@@ -134,15 +149,15 @@ func (a *authenticator) authenticate(x *exchange.Exchange) error {
 		return invalid
 	}
 	id := &x.Identity
-	id.Authenticated, id.Method, id.Subject, id.Consumer = true, "api_key", k.consumer.NameHeader, k.consumer
+	id.Authenticated, id.Method, id.Subject, id.Consumer, id.Credential = true, "api_key", k.consumer.NameHeader, k.consumer, k.id
 	x.ToBackend.Set("X-User-ID", k.consumer.NameHeader)
 	return nil
 }
 
 // presented returns the key that the request has, none being empty. Two keys are refused: the backend may believe another.
 func (a *authenticator) presented(x *exchange.Exchange) (k []byte, ok bool) {
-	if a.header != "" {
-		values := x.Request.Header.PeekAll(a.header)
+	for _, name := range a.header {
+		values := x.Request.Header.PeekAll(name)
 		if len(values) > 1 {
 			return nil, false
 		}
@@ -150,21 +165,26 @@ func (a *authenticator) presented(x *exchange.Exchange) (k []byte, ok bool) {
 			return values[0], true
 		}
 	}
-	if a.query == "" {
-		return nil, true
+	for _, name := range a.query {
+		k, n := x.QueryValue(name)
+		if n > 1 {
+			return nil, false
+		}
+		if len(k) > 0 {
+			return k, true
+		}
 	}
-	k, n := x.QueryValue(a.query)
-	return k, n <= 1
+	return nil, true
 }
 
 // conceal keeps keys from the backend, those too that another policy leaves unread.
 func (a *authenticator) conceal(x *exchange.Exchange) error {
-	if a.header != "" {
-		x.ToBackend.Remove(a.header)
+	for _, name := range a.header {
+		x.ToBackend.Remove(name)
 	}
-	if a.query != "" {
+	for _, name := range a.query {
 		query := x.BackendQuery()
-		if kept := exchange.QueryWithout(x.Scratch(), query, a.query); len(kept) != len(query) {
+		if kept := exchange.QueryWithout(x.Scratch(), query, name); len(kept) != len(query) {
 			x.SetUpstreamQuery(x.Keep(kept))
 		}
 	}

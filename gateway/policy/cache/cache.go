@@ -51,6 +51,8 @@ type Config struct {
 	MaxSize config.Size `yaml:"max_size" default:"64MiB" min:"64KiB"`
 	// MaxEntry bounds the body of a stored response.
 	MaxEntry config.Size `yaml:"max_entry" default:"1MiB" min:"1"`
+	// Headers that tell the client of the cache: `ietf` is Cache-Status, `kong` X-Cache-Status and X-Cache-Key.
+	Headers string `yaml:"headers" enum:"ietf|kong" default:"ietf"`
 	// Shared gives to everyone what an authenticated caller was answered.
 	Shared bool `yaml:"shared" default:"false"`
 }
@@ -68,6 +70,7 @@ type cacher struct {
 	maxSize   int64
 	maxEntry  int64
 	strip     bool // the backend sees paths without the matched prefix
+	kong      bool // clients are told with Kong's headers
 
 	place      [placeLen]byte
 	dimensions []dimension
@@ -90,7 +93,7 @@ func build(b *policy.Build, s *Config) (policy.Hooks, error) {
 			CDNCacheControl: slices.Contains(s.Targeted, "CDN-Cache-Control"), SurrogateControl: slices.Contains(s.Targeted, "Surrogate-Control"),
 		},
 		get: slices.Contains(s.Methods, "GET"), head: slices.Contains(s.Methods, "HEAD"),
-		maxSize: int64(s.MaxSize), maxEntry: int64(s.MaxEntry),
+		maxSize: int64(s.MaxSize), maxEntry: int64(s.MaxEntry), kong: s.Headers == "kong",
 	}
 	if err := c.check(s); err != nil {
 		return policy.Hooks{}, err

@@ -412,6 +412,10 @@ func (c *cacher) serve(st *state, x *exchange.Exchange, e *store.Entry, now int6
 	if x.CacheResult = "hit"; ttl <= 0 {
 		x.CacheResult = "stale"
 	}
+	if c.kong {
+		c.tell(st, x, kongHit)
+		return exchange.Replied
+	}
 	status := x.Scratch()
 	if how == "" {
 		status = append(status, "sluice; hit"...)

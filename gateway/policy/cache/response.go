@@ -431,6 +431,17 @@ const notAsked = "-"
 
 // report tells the client why the request was forwarded and whether the response is stored (RFC 9211).
 func (st *state) report(x *exchange.Exchange, why string) {
+	if st.c.kong {
+		word := kongBypass
+		if st.asked && why == "" {
+			word = kongMiss
+			if st.stale != nil {
+				word = kongRefresh
+			}
+		}
+		st.c.tell(st, x, word)
+		return
+	}
 	b := append(append(x.Scratch(), "sluice; fwd="...), st.forward...)
 	switch why {
 	case notAsked:

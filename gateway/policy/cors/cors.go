@@ -74,13 +74,20 @@ type sharing struct {
 	vary    []byte // of a preflight
 	// credentials, network: whether they are allowed.
 	credentials, network bool
+	reply                *exchange.Reply
 }
 
 // preflight is the part of the answer that all preflight requests share.
 var preflight = exchange.NewReply(fasthttp.StatusNoContent, exchange.Own)
 
+// preflightKong is Kong's.
+var preflightKong = exchange.NewReply(fasthttp.StatusOK, exchange.Own)
+
 func build(b *policy.Build, c *Config) (policy.Hooks, error) {
-	s := &sharing{credentials: c.Credentials, network: c.PrivateNetwork, vary: varyPreflight}
+	s := &sharing{credentials: c.Credentials, network: c.PrivateNetwork, vary: varyPreflight, reply: preflight}
+	if b.World.Config.Compatibility == "kong" {
+		s.reply = preflightKong
+	}
 	if s.network {
 		s.vary = varyNetwork
 	}
@@ -188,7 +195,7 @@ func (s *sharing) preflight(x *exchange.Exchange, origin, method []byte, allowed
 			x.ToClient.Set(maxAge, s.maxAge)
 		}
 	}
-	x.Reply = preflight
+	x.Reply = s.reply
 	return exchange.Replied
 }
 

@@ -3,6 +3,7 @@ package jwt
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -34,6 +35,12 @@ type Config struct {
 	Audience config.StringList `yaml:"audience"`
 	// ClaimsToVerify must be in the token. `exp`, `nbf` and `iat` are checked wherever they are.
 	ClaimsToVerify []string `yaml:"claims_to_verify" default:"exp"`
+	// CheckUnlisted false looks at `exp`, `nbf` and `iat` only where `claims_to_verify` names them, as Kong does: tokens that have expired pass.
+	CheckUnlisted bool `yaml:"check_unlisted" default:"true"`
+	// MaxLifetime is how far in the future `exp` may be; 0s: as far as it likes.
+	MaxLifetime config.Duration `yaml:"max_lifetime" default:"0s"`
+	// SecretBase64 says that `secret` is written in base64, of either alphabet.
+	SecretBase64 bool `yaml:"secret_base64" default:"false"`
 	// Leeway for clocks that differ.
 	Leeway config.Duration `yaml:"leeway" default:"0s" max:"1h"`
 	// From says where the token is; the first place that has one counts.
@@ -64,12 +71,12 @@ func (c *Config) Complete() {
 
 // From is where a token can be.
 type From struct {
-	// Header that carries it; in Authorization behind the scheme Bearer. Empty: none.
-	Header string `yaml:"header" default:"Authorization"`
-	// Cookie that carries it.
-	Cookie string `yaml:"cookie"`
-	// Query parameter that carries it; URLs are often logged, so prefer the others.
-	Query string `yaml:"query"`
+	// Header that carries it, or several that may; in Authorization behind the scheme Bearer. Empty: none.
+	Header config.StringList `yaml:"header" default:"Authorization"`
+	// Cookie that carries it, or several that may.
+	Cookie config.StringList `yaml:"cookie"`
+	// Query parameter that carries it, or several that may; URLs are often logged, so prefer the others.
+	Query config.StringList `yaml:"query"`
 }
 
 // Definition is the policy `jwt`.
@@ -90,27 +97,37 @@ type authenticator struct {
 	verifier      *Verifier
 	consumers     map[string]*exchange.Consumer
 	consumerClaim string
-	header        string // canonical
-	bearer        bool   // the header is Authorization: only the scheme Bearer is meant
-	cookie, query string
+	headers       []place
+	cookie, query []string
 	forward       []string // header names, sorted, in the order of Settings.Forward
 	userID        int      // which of them is X-User-ID by sub, -1 if none
 }
 
+// place is a header that may carry a token.
+type place struct {
+	name   string // canonical
+	bearer bool   // it is Authorization: only the scheme Bearer is meant
+}
+
 func build(b *policy.Build, c *Config) (policy.Hooks, error) {
+	written := func(list config.StringList) []string {
+		return slices.DeleteFunc(slices.Clone([]string(list)), func(name string) bool { return name == "" })
+	}
 	a := &authenticator{
 		consumers:     b.World.Consumers,
 		consumerClaim: c.ConsumerClaim,
-		header:        textproto.CanonicalMIMEHeaderKey(c.From.Header),
-		cookie:        c.From.Cookie,
-		query:         c.From.Query,
+		cookie:        written(c.From.Cookie),
+		query:         written(c.From.Query),
 		userID:        -1,
 	}
-	a.bearer = a.header == "Authorization"
-	if a.header != "" && !exchange.IsToken(a.header) {
-		return policy.Hooks{}, policy.Wrong("from.header", "%q can not be the name of a header", c.From.Header)
+	for _, name := range written(c.From.Header) {
+		if !exchange.IsToken(name) {
+			return policy.Hooks{}, policy.Wrong("from.header", "%q can not be the name of a header", name)
+		}
+		name = textproto.CanonicalMIMEHeaderKey(name)
+		a.headers = append(a.headers, place{name, name == "Authorization"})
 	}
-	if a.header == "" && a.cookie == "" && a.query == "" {
+	if len(a.headers)+len(a.cookie)+len(a.query) == 0 {
 		return policy.Hooks{}, policy.Wrong("from", "names no place; give a header, a cookie or a query parameter")
 	}
 	hooks := policy.Hooks{Authenticate: a.authenticate, Request: a.strip, Challenge: "Bearer"}
@@ -119,7 +136,7 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 			return policy.Hooks{}, policy.Wrong("anonymous", "there is no consumer %q", c.Anonymous)
 		}
 	}
-	set := Settings{Issuer: c.Issuer, Audience: c.Audience, Required: c.ClaimsToVerify, Leeway: c.Leeway}
+	set := Settings{Issuer: c.Issuer, Audience: c.Audience, Required: c.ClaimsToVerify, Leeway: c.Leeway, OnlyRequired: !c.CheckUnlisted, MaxLifetime: c.MaxLifetime}
 	if err := a.readForward(c, &set); err != nil {
 		return policy.Hooks{}, err
 	}
@@ -139,7 +156,7 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 	a.verifier = NewVerifier(set)
 	hooks.Blocking = len(a.verifier.remotes) > 0
 	if !b.World.DryRun {
-		identity := digest(theirs.digest, a.verifier.remoteNumbers(), c.Secret.Reveal(), c.PublicKey, c.JWKSURL, c.Issuer, c.Algorithms, c.Audience, c.ClaimsToVerify, c.Leeway, set.Forward)
+		identity := digest(theirs.digest, a.verifier.remoteNumbers(), c.Secret.Reveal(), c.PublicKey, c.JWKSURL, c.Issuer, c.Algorithms, c.Audience, c.ClaimsToVerify, c.Leeway, set.Forward, c.CheckUnlisted, c.MaxLifetime, c.SecretBase64)
 		if a.verifier, err = policy.LivingAs(b.World, "jwt/verifier/"+identity, func() (*Verifier, error) { return a.verifier, nil }); err != nil {
 			return policy.Hooks{}, err
 		}
@@ -175,6 +192,9 @@ func own(b *policy.Build, c *Config) (src Source, err error) {
 		return src, policy.Wrong("algorithms", "%s", err)
 	}
 	if secret := c.Secret.Reveal(); secret != "" {
+		if secret, err = secretOf(secret, c.SecretBase64); err != nil {
+			return src, policy.Wrong("secret", "%s", err)
+		}
 		k, err := NewSecretKey(secret, algs)
 		if err != nil {
 			return src, policy.Wrong("secret", "%s", err)
@@ -202,6 +222,19 @@ func own(b *policy.Build, c *Config) (src Source, err error) {
 		}
 	}
 	return src, nil
+}
+
+// secretOf decodes a secret that is written in base64.
+func secretOf(text string, encoded bool) (string, error) {
+	if !encoded {
+		return text, nil
+	}
+	text = strings.NewReplacer("-", "+", "_", "/").Replace(strings.TrimRight(text, "="))
+	raw, err := base64.RawStdEncoding.DecodeString(text)
+	if err != nil {
+		return "", errors.New("is not written in base64; write secret_base64: false, or encode it")
+	}
+	return string(raw), nil
 }
 
 // fetched returns the Remote of these settings, which routes share.
@@ -243,7 +276,7 @@ func readConsumers(w *policy.World, names []string) (*consumersKeys, error) {
 				}
 				src.Consumer = name
 				all.byIssuer[cred.Issuer] = append(all.byIssuer[cred.Issuer], src)
-				parts = append(parts, name, cred.Issuer, cred.Algorithms, cred.Secret.Reveal(), cred.PublicKey, cred.JWKSURL)
+				parts = append(parts, name, cred.Issuer, cred.Algorithms, cred.Secret.Reveal(), cred.SecretBase64, cred.PublicKey, cred.JWKSURL)
 			}
 		}
 		all.digest = digest(parts...)
@@ -264,7 +297,11 @@ func credential(w *policy.World, cred *config.JWTCredential, policys algorithms)
 	}
 	switch {
 	case !cred.Secret.IsZero():
-		k, err := NewSecretKey(cred.Secret.Reveal(), fit(symmetric))
+		secret, err := secretOf(cred.Secret.Reveal(), cred.SecretBase64)
+		if err != nil {
+			return src, fmt.Errorf("secret: %w", err)
+		}
+		k, err := NewSecretKey(secret, fit(symmetric))
 		if err != nil {
 			return src, fmt.Errorf("secret: %w", err)
 		}
@@ -348,14 +385,14 @@ func (a *authenticator) authenticate(x *exchange.Exchange) error {
 // find looks for a token where the settings say. Several Authorization headers are refused, since the backend may believe
 // another than the gateway.
 func (a *authenticator) find(x *exchange.Exchange) (token []byte, reason Reason) {
-	if a.header != "" {
-		values := x.Request.Header.PeekAll(a.header)
+	for i := range a.headers {
+		values := x.Request.Header.PeekAll(a.headers[i].name)
 		if len(values) > 1 {
 			return nil, Malformed
 		}
 		if len(values) == 1 {
 			token, ok := bearer(values[0])
-			if !ok && !a.bearer {
+			if !ok && !a.headers[i].bearer {
 				token = values[0]
 			}
 			if len(token) > 0 {
@@ -363,13 +400,13 @@ func (a *authenticator) find(x *exchange.Exchange) (token []byte, reason Reason)
 			}
 		}
 	}
-	if a.cookie != "" {
-		if token = x.Cookie(a.cookie); len(token) > 0 {
+	for _, name := range a.cookie {
+		if token = x.Cookie(name); len(token) > 0 {
 			return token, 0
 		}
 	}
-	if a.query != "" {
-		token, n := x.QueryValue(a.query)
+	for _, name := range a.query {
+		token, n := x.QueryValue(name)
 		if n > 1 {
 			return nil, Malformed
 		}

@@ -29,11 +29,13 @@ const (
 	MissingClaim
 	WrongIssuer
 	WrongAudience
+	NoIssuer // no iss, where it chooses the key
+	TooLong  // exp lies further in the future than it may
 )
 
 var reasonNames = [...]string{
 	"", "missing", "malformed", "wrong_algorithm", "unknown_key", "no_keys", "bad_signature", "expired", "not_yet_valid",
-	"missing_claim", "wrong_issuer", "wrong_audience",
+	"missing_claim", "wrong_issuer", "wrong_audience", "no_issuer", "too_long",
 }
 
 // String is the word for logs and metrics.
@@ -48,6 +50,9 @@ type Settings struct {
 	Required []string            // claims that must be present
 	Leeway   time.Duration       // for exp, nbf and iat
 	Forward  []string            // paths of claims whose text Claims.Forwarded has ready
+	// OnlyRequired looks at exp, nbf and iat only where they are among Required.
+	OnlyRequired bool
+	MaxLifetime  time.Duration // how far in the future exp may be; 0: no bound
 }
 
 // A Source is keys that belong together.
@@ -176,8 +181,14 @@ func (v *Verifier) check(p *parsed, token string, now int64) (consumer string, r
 	if len(v.set.Audience) > 0 && !v.isAudience(p.aud) {
 		return "", WrongAudience
 	}
+	if v.set.OnlyRequired {
+		v.overlook(p)
+	}
 	if now >= after(p.expires, v.leeway) {
 		return "", Expired
+	}
+	if v.set.MaxLifetime > 0 && p.expires > after(now, int64(v.set.MaxLifetime)) {
+		return "", TooLong
 	}
 	if now < after(p.notBefore, -v.leeway) || now < after(p.issuedAt, -v.leeway) {
 		return "", NotYetValid
@@ -190,13 +201,31 @@ func (v *Verifier) check(p *parsed, token string, now int64) (consumer string, r
 	return consumer, 0
 }
 
+// overlook makes nothing of the times that are not required.
+func (v *Verifier) overlook(p *parsed) {
+	if !slices.Contains(v.set.Required, "exp") {
+		p.expires = math.MaxInt64
+	}
+	if !slices.Contains(v.set.Required, "nbf") {
+		p.notBefore = math.MinInt64
+	}
+	if !slices.Contains(v.set.Required, "iat") {
+		p.issuedAt = math.MinInt64
+	}
+}
+
 // verify looks for the key: among those of the consumers with this issuer, then among the policy's own. The reason is that
 // of the last source where something fitted.
 func (v *Verifier) verify(p *parsed) (consumer string, reason Reason) {
 	reason = WrongAlgorithm
 	if len(v.set.ByIssuer) > 0 {
-		if iss, ok := p.issuer(); ok {
+		if iss, ok := p.issuer(); !ok {
+			reason = NoIssuer
+		} else {
 			sources := v.set.ByIssuer[iss]
+			if len(sources) == 0 {
+				reason = UnknownKey
+			}
 			for i := range sources {
 				if sources[i].try(p, &reason) {
 					return sources[i].Consumer, 0

@@ -24,8 +24,12 @@ type Config struct {
 	Name string `yaml:"name"`
 	// Requests that are earned in `per`.
 	Requests int64 `yaml:"requests" required:"true" min:"1" max:"1000000000000"`
-	// Per is the time in which `requests` are earned.
-	Per config.Duration `yaml:"per" required:"true" min:"1ms" max:"366d"`
+	// Per is the time in which `requests` are earned. It is required, unless `window` stands here.
+	Per config.Duration `yaml:"per" min:"0s" max:"366d"`
+	// Window counts requests by the clock of UTC instead, from its beginning to its end: up to twice as many come through where two windows meet. Refused requests are not counted.
+	Window string `yaml:"window" enum:"|second|minute|hour|day|month|year"`
+	// Headers that tell the client where it stands: `ietf`, with a `window` also those of Kong (X-RateLimit-Limit-Minute, RateLimit-Remaining), or `off`.
+	Headers string `yaml:"headers" enum:"ietf|kong|off" default:"ietf"`
 	// Burst is how many requests may come at once. Default: `requests`.
 	Burst int64 `yaml:"burst" min:"0" max:"1000000000000"`
 	// By says who shares a bucket: `consumer` (the consumer, else the authenticated subject, else the client address), `ip` (IPv6 by its /64), `header:NAME`, `claim:NAME` (without that header or claim the client address), `tenant` (without a tenant the client address), `route`, or `global` for all requests under this block. Callers of different tenants never share a bucket; those by `route` and `global` do, unless the block is of a consumer, a plan or a tenant.
@@ -57,6 +61,16 @@ func (c *Config) Validate() error {
 	var errs []error
 	if _, err := policy.ParseBy(c.By); err != nil {
 		errs = append(errs, config.Errorf("by", "%v", err))
+	}
+	switch {
+	case c.Window != "":
+		errs = append(errs, c.validateFixed()...)
+	case c.Per == 0:
+		errs = append(errs, config.Errorf("per", "this setting is missing; want a duration, as 1m"))
+	case c.Per < time.Millisecond:
+		errs = append(errs, config.Errorf("per", "%s is out of range; it must be at least 1ms", config.FormatDuration(c.Per)))
+	case c.Headers != "ietf":
+		errs = append(errs, config.Errorf("headers", "goes with window; a bucket is told by the headers of the IETF"))
 	}
 	if c.Cost > c.Burst {
 		errs = append(errs, config.Errorf("cost", "%d is more than the bucket ever holds, which is %d; no request would pass", c.Cost, c.Burst))
@@ -102,6 +116,11 @@ var (
 func build(b *policy.Build, cs []*Config) (policy.Hooks, error) {
 	if len(cs) > maxWindows {
 		return policy.Hooks{}, errors.New("has more than " + strconv.Itoa(maxWindows) + " windows; a request should not have to pass so many")
+	}
+	for _, c := range cs {
+		if c.Window != "" {
+			return buildFixed(b, cs)
+		}
 	}
 	names, err := nameWindows(cs)
 	if err != nil {

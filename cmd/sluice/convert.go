@@ -1,0 +1,91 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"sluice/config"
+	"sluice/config/kong"
+	"sluice/gateway"
+	"sluice/gateway/registry"
+)
+
+func convertCommand() *cobra.Command {
+	var src configuration
+	var out string
+	var report bool
+	c := &cobra.Command{
+		Use:   "convert kong.yml [-o FILE] [--report]",
+		Short: "a file of Kong as a native configuration",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			src.path = args[0]
+			text, notes, err := src.convert()
+			if report {
+				where := c.OutOrStdout()
+				if out == "" && err == nil {
+					where = c.ErrOrStderr() // the configuration itself is on stdout
+				}
+				writeReport(where, notes)
+			}
+			if err != nil {
+				return err
+			}
+			if out == "" {
+				_, err := c.OutOrStdout().Write(text)
+				return err
+			}
+			// It may hold secrets of the file.
+			return os.WriteFile(out, text, 0o600)
+		},
+	}
+	c.Flags().StringVarP(&out, "output", "o", "", "where to write it; default: stdout")
+	c.Flags().BoolVar(&report, "report", false, "list what became of each field: kept, mapped, not supported; on stderr, with -o on stdout")
+	src.kongFlag(c)
+	return c
+}
+
+// convert translates a file and makes sure that the gateway would run it.
+func (s *configuration) convert() (text []byte, notes []kong.Note, err error) {
+	if err := s.checkKong(); err != nil {
+		return nil, nil, err
+	}
+	o := config.Options{Environ: os.Environ()}
+	translate := kong.Translator(kong.Options{Warn: s.kongUnknown == "warn", Keep: true, Notes: &notes})
+	o.Kong = func(file config.Tree, env func(string) (string, bool)) (config.Tree, config.Errors, config.Errors) {
+		native, remarks, errs := translate(file, env)
+		if len(errs) == 0 {
+			text = native.YAML()
+		}
+		return native, remarks, errs
+	}
+	c, err := config.Load(s.path, o)
+	if err != nil {
+		return nil, notes, err
+	}
+	if text == nil {
+		return nil, nil, usageError{errors.New(s.path + " is no file of Kong: it has no _format_version")}
+	}
+	_, done, err := gateway.Compile(gateway.Options{Registry: registry.All()}, c)
+	if err != nil {
+		return nil, notes, err
+	}
+	done()
+	for _, r := range c.Remarks() {
+		fmt.Fprintln(os.Stderr, "warning:", r.Error())
+	}
+	return text, notes, nil
+}
+
+func writeReport(w io.Writer, notes []kong.Note) {
+	table := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	for _, n := range notes {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", n.Pos, n.Path, n.Fate, n.Message)
+	}
+	_ = table.Flush()
+}
