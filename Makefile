@@ -44,16 +44,19 @@ $(BIN)/golangci-lint: bench/tools/go.mod
 $(BIN)/govulncheck: bench/tools/go.mod
 	cd bench/tools && $(GO) build -o $@ golang.org/x/vuln/cmd/govulncheck
 
-generate: ## registry, JSON Schema, configuration reference
+generate: ## registry, JSON Schema, configuration reference, the matrix of Kong's fields
 	$(GO) run ./cmd/generate registry
 	$(GO) run ./cmd/generate reference
+	$(GO) run ./cmd/generate kong
 
 # The generated files are those that the sources give. Compared as copies, so
 # that it works on a tree with other changes too.
 check-generate:
 	@rm -rf $(BIN)/generated && mkdir -p $(BIN)/generated
 	@cp gateway/registry/generated.go config/sluice.schema.json config/README.md $(BIN)/generated/
+	@cp config/kong/README.md $(BIN)/generated/kong.md
 	@$(MAKE) -s generate
+	@cmp -s config/kong/README.md $(BIN)/generated/kong.md || { echo "config/kong/README.md was not up to date; commit what make generate wrote"; exit 1; }
 	@for f in gateway/registry/generated.go config/sluice.schema.json config/README.md; do \
 		cmp -s $$f $(BIN)/generated/$$(basename $$f) || { echo "$$f was not up to date; commit what make generate wrote"; exit 1; }; \
 	done

@@ -310,7 +310,6 @@ func TestNotBuilt(t *testing.T) {
 	refused("services: {a: {protocol: grpc, endpoints: [\"http://a\"]}}", "services.a.protocol")
 	refused("services: {a: {discovery: {dns: {}}}}", "services.a.discovery")
 	refused("teams: {a: {}}", "teams")
-	refused("compatibility: kong", "compatibility")
 
 	for _, s := range []string{listener("tls: off, http2: true, h2c: true, http3: off, proxy_protocol: require, engine: fasthttp"), "state: {dir: \"\", redis: off}", "plans: {}", "teams:", route("service: users, aggregate: off, openapi: \"\"")} {
 		parse(t, s, Options{})

@@ -32,7 +32,7 @@ type node struct {
 	quoted   bool // a scalar that can only be a text
 	template bool // a text in which ${…} was left for whoever reads the setting
 	text     string
-	raw      string   // of a scalar: as it is to be written down, where that is not its text
+	raw      string  // of a scalar: as it is to be written down, where that is not its text
 	fields   []field // of a mapping, in the order written
 	items    []*node // of a sequence
 

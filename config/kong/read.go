@@ -29,11 +29,11 @@ const (
 type fate uint8
 
 const (
-	mapped   fate = iota // becomes native settings
-	kept                 // has the same name and meaning there
-	inert                // says nothing about requests here
-	refused              // can not be honoured
-	unbuilt              // can not be honoured yet
+	mapped  fate = iota // becomes native settings
+	kept                // has the same name and meaning there
+	inert               // says nothing about requests here
+	refused             // can not be honoured
+	unbuilt             // can not be honoured yet
 )
 
 func (f fate) String() string {

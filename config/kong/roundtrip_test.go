@@ -92,7 +92,7 @@ func questions(now time.Time) []question {
 		get("/users", "Authorization", "Bearer "+token("alices-issuer", alices, jwt.MapClaims{"exp": now.Add(5 * time.Hour).Unix()})),
 		get("/users", "Authorization", "Bearer "+token("alices-issuer", "another secret of thirty-two bytes", nil)),
 		get("/users", "Authorization", "Bearer "+token("nobody", alices, nil)), get("/users", "Authorization", "Bearer nonsense"),
-		get("/users", "Authorization", "Bearer "+token("iss", environs, nil)), get("/users?token="+token("alices-issuer", alices, nil)), get("/users", "Cookie", "session="+token("alices-issuer", alices, nil)),
+		get("/users", "Authorization", "Bearer "+token("iss", environs, nil)), get("/users?token=" + token("alices-issuer", alices, nil)), get("/users", "Cookie", "session="+token("alices-issuer", alices, nil)),
 		get("/r", "X-Version", "v2"), get("/r", "X-Kind", "BETA-1"), get("/r", "X-Version", "V1", "X-Kind", "beta-2"), get("/r", "X-Any", "*"), get("/r", "X-Tenant", "one"),
 		get("/users", "User-Agent", "curl/8"), get("/users", "User-Agent", "goodbot/1.0"), get("/users", "User-Agent", "Googlebot/2.1"), get("/users", "Accept", "text/html"), get("/nothing", "Accept", "text/plain"),
 		get("/users", "X-Old", "1", "X-Secret", "2", "X-Kind", "3", "X-From", "me"), get("/users", "Origin", "https://app.example.com"), get("/users", "Origin", "https://evil.example"),

@@ -10,7 +10,9 @@ var (
 	anyReference = field{kind: anything, fate: mapped}
 )
 
-func with(fields []field, more ...field) []field { return append(append([]field{}, fields...), more...) }
+func with(fields []field, more ...field) []field {
+	return append(append([]field{}, fields...), more...)
+}
 
 func reference(name, to string) field {
 	f := anyReference

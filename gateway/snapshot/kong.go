@@ -86,5 +86,3 @@ func passOptions(authenticate func(x *exchange.Exchange) error) func(x *exchange
 		return authenticate(x)
 	}
 }
-
-

@@ -164,4 +164,3 @@ func (f *fixed) say(x *exchange.Exchange, unix int64, remaining []int64) (reset 
 	x.ToClient.Set("RateLimit-Reset", number(reset))
 	return reset
 }
-
