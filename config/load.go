@@ -122,7 +122,7 @@ func (l *loader) add(name string, data []byte) {
 		native, remarks, errs := l.options.Kong(Tree{root}, func(name string) (string, bool) { value, ok := l.env[name]; return value, ok })
 		l.remarks = append(l.remarks, remarks...)
 		if len(errs) > 0 {
-			l.errs = append(l.errs, errs...)
+			l.errs = l.errs.following(errs)
 			return
 		}
 		root = native.n

@@ -39,7 +39,7 @@ type Note struct {
 // Translator returns what config.Options.Kong wants.
 func Translator(o Options) config.Translator {
 	return func(file config.Tree, env func(string) (string, bool)) (config.Tree, config.Errors, config.Errors) {
-		t := &translation{o: o, env: env}
+		t := &translation{o: o, env: env, unfilled: map[string]bool{}}
 		native := t.translate(file)
 		return native, t.remarks, t.errs
 	}
@@ -50,6 +50,8 @@ type translation struct {
 	env     func(string) (string, bool)
 	errs    config.Errors
 	remarks config.Errors
+	// unfilled are the places of placeholders that could not be filled in.
+	unfilled map[string]bool
 
 	document block
 	old      bool // of a format before 3.0
@@ -112,6 +114,9 @@ type group struct{ entity }
 type certificate struct{ entity }
 
 func (t *translation) fail(at config.Tree, path, format string, a ...any) {
+	if t.unfilled[path] {
+		return // follows from that
+	}
 	t.errs = append(t.errs, at.Errorf(path, format, a...))
 }
 
@@ -179,6 +184,7 @@ func (t *translation) placeholders(tree config.Tree, path string) {
 		found, ok := t.env(name)
 		if !ok {
 			t.fail(tree, path, "the environment variable %s is not set", name)
+			t.unfilled[path] = true
 		}
 		return found
 	}
@@ -188,12 +194,14 @@ func (t *translation) placeholders(tree config.Tree, path string) {
 		tree.Rewrite(lookup(name), "${"+name+"}")
 	case strings.HasPrefix(value, "{vault://"):
 		t.fail(tree, path, "%s names a vault that is not known; write {vault://env/NAME}, ${NAME} or ${file:PATH}", value)
+		t.unfilled[path] = true
 	case strings.Contains(value, "${{"):
 		name := func(m []string) string { return m[1] + m[2] }
 		filled := deckEnv.ReplaceAllStringFunc(value, func(s string) string { return lookup(name(deckEnv.FindStringSubmatch(s))) })
 		written := deckEnv.ReplaceAllStringFunc(value, func(s string) string { return "${" + name(deckEnv.FindStringSubmatch(s)) + "}" })
 		if filled == value {
 			t.fail(tree, path, "this placeholder is not understood; write ${{ env \"NAME\" }} or ${NAME}")
+			t.unfilled[path] = true
 			return
 		}
 		tree.Rewrite(filled, written)

@@ -386,7 +386,7 @@ func (t *translation) route(r *route) config.Tree {
 	}
 	t.headers(r, match)
 	copyTexts("snis")
-	if !slices.ContainsFunc([]string{"hosts", "paths", "methods", "headers", "snis"}, func(name string) bool { return match.Get(name).Is() }) {
+	if !slices.ContainsFunc([]string{"hosts", "paths", "methods", "headers", "snis"}, func(name string) bool { return match.Get(name).Is() }) && !r.has("expression") && !r.has("sources") && !r.has("destinations") {
 		t.fail(at, r.path, "a route has at least one of hosts, paths, methods, headers and snis")
 	}
 	made := config.NewMap(at)

@@ -214,6 +214,9 @@ func (f *field) isPreset(v config.Tree) bool {
 	case v.List():
 		all := make([]string, 0, v.Len())
 		for _, item := range v.Items() {
+			if !item.Scalar() {
+				return false
+			}
 			all = append(all, item.Text())
 		}
 		return strings.Join(all, ",") == f.preset

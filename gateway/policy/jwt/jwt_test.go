@@ -285,7 +285,7 @@ func TestKeySetOverHTTP(t *testing.T) {
 	f("issuer: "+server.URL, `{"sub":"alice","iss":"other"}`, "wrong_issuer")
 	f("jwks_url: "+server.URL+"/nowhere", `{}`, "no_keys")
 	f("", `{"iss":"acme"}`, "")
-	f("", `{"iss":"other"}`, "wrong_algorithm")
+	f("", `{"iss":"other"}`, "unknown_key")
 	w.Leases.Close()
 }
 
