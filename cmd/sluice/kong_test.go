@@ -43,7 +43,7 @@ func TestKongFiles(t *testing.T) {
 		return string(out)
 	}
 	f(0, `is valid: 1 routes, 1 services`, "validate", "-c", known)
-	f(1, `kong.yml:10:3: plugins\[1\]: the plugin my-own-plugin of every request can not be honoured`, "validate", "-c", unknown)
+	f(1, `kong.yml:10:9: plugins\[1\]: the plugin my-own-plugin of every request can not be honoured`, "validate", "-c", unknown)
 	f(0, `(?s)warning: .*my-own-plugin.*it runs without it.*is valid`, "validate", "-c", unknown, "--kong-unknown", "warn")
 	f(2, `must be error or warn`, "validate", "-c", unknown, "--kong-unknown", "maybe")
 	f(0, `(?s)users.*the first that matches in Kong's order`, "explain", "-c", known, "GET", "http://localhost/users/7")

@@ -106,7 +106,8 @@ func questions(now time.Time) []question {
 }
 
 var (
-	volatile = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}(#[0-9]+)?|\b[0-9a-f]{32}\b`)
+	// Ids, and the endpoint whose turn it was.
+	volatile = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}(#[0-9]+)?|\b[0-9a-f]{32}\b|\ba[0-9]\.test:[0-9]+`)
 	unequal  = []string{"Date", "X-Kong-Request-Id", "X-Kong-Upstream-Latency", "X-Kong-Proxy-Latency", "X-Kong-Response-Latency", "X-Cache-Key"}
 )
 

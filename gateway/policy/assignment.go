@@ -69,8 +69,12 @@ func (b *Build) checkParams(t *exchange.Template) error {
 	if b.RouteConfig == nil || !strings.HasPrefix(b.Scope, "routes.") {
 		return nil
 	}
+	paramsOf := router.PathParams
+	if b.World.Config.Compatibility == "kong" {
+		paramsOf = router.KongParams
+	}
 	for _, name := range t.Params() {
-		if !slices.ContainsFunc(b.RouteConfig.Match.Paths, func(path string) bool { return slices.Contains(router.PathParams(path), name) }) {
+		if !slices.ContainsFunc(b.RouteConfig.Match.Paths, func(path string) bool { return slices.Contains(paramsOf(path), name) }) {
 			return errors.New("${path." + name + "}: no path of this route has {" + name + "}")
 		}
 	}
