@@ -312,7 +312,7 @@ func TestCertificatesOfTheFile(t *testing.T) {
 		b, _ := json.Marshal(string(text))
 		return string(b)
 	}
-	g := ours(t, oneService+"certificates:\n- cert: "+quote(certFile)+"\n  key: "+quote(keyFile)+"\n  snis: [{name: api.test}]\n", "listeners.secure.address=127.0.0.1:0")
+	g := ours(t, oneService+"certificates:\n- cert: "+quote(certFile)+"\n  key: "+quote(keyFile)+"\n  snis: [{name: api.test}]\n", "listeners.secure.address=127.0.0.2:0")
 	for _, l := range g.Listeners() {
 		if l.Name != "secure" {
 			continue
