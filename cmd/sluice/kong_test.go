@@ -1,6 +1,9 @@
 package main
 
 import (
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -68,4 +71,29 @@ func TestKongFiles(t *testing.T) {
 		t.Errorf("converted:\n%s", text)
 	}
 	f(0, `is valid: 1 routes, 1 services`, "validate", "-c", out)
+}
+
+// The example runs word for word, its hosts mapped; where its log can not be written that is said.
+func TestRunKongsExample(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"path":"`+r.URL.Path+`"}`)
+	}))
+	defer backend.Close()
+	to := "=" + strings.TrimPrefix(backend.URL, "http://")
+	r := launch(t, sluice(t, []string{"SLUICE_DRAIN_DELAY=1ms", "SLUICE_JWT_SECRET=a-secret-of-at-least-thirty-two-bytes"}, "run", "-c", "../../config/examples/kong.yml",
+		"--listen", "127.0.0.1:0", "--admin-address", "127.0.0.1:0", "--set", "policies.access_log.path=/proc/nowhere/access.log",
+		"--resolve", "user-service:8080"+to, "--resolve", "order-service:8080"+to, "--resolve", "product-service:8080"+to))
+	if status, body := fetch(t, r.url+"/api/v1/orders/7"); status != 200 || body != `{"path":"/api/v1/orders/7"}` {
+		t.Fatal(status, body)
+	}
+	if status, body := fetch(t, r.url+"/api/v1/users"); status != 401 || !strings.Contains(body, `"message":"Unauthorized"`) {
+		t.Fatal(status, body)
+	}
+	if status, body := fetch(t, r.admin+"/health"); status != 200 || !strings.Contains(body, `"order-service"`) {
+		t.Fatal(status, body)
+	}
+	if status, body := fetch(t, r.admin+"/api/config"); status != 200 || strings.Contains(body, "a-secret-of-at-least") {
+		t.Fatal(status, body)
+	}
 }
