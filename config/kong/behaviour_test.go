@@ -292,6 +292,13 @@ func TestPluginsThatAnswer(t *testing.T) {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
 	}
+	limited := ours(t, strings.Replace(oneService, "users.test:8080", "cost.test:8080", 1)+"plugins:\n- name: response-ratelimiting\n  config: {limits: {videos: {minute: 1}}}\n")
+	for i, want := range []int{200, 429} {
+		a := send(t, limited, "GET", "/users", "")
+		if a.status != want || a.header.Get("X-RateLimit-Remaining-Videos-Minute") != "0" || a.header.Get("X-Kong-Limit") != "" {
+			t.Errorf("answer %d: %d %v %s", i, a.status, a.header, a.body)
+		}
+	}
 	if a := send(t, ours(t, "_format_version: \"3.0\"\nroutes: [{name: r, paths: [/users]}]\n"), "GET", "/users", ""); a.status != 503 || !strings.Contains(a.body, "no Service found") {
 		t.Errorf("%d %s", a.status, a.body)
 	}

@@ -90,6 +90,19 @@ var definitions = []definition{
 		check: checkRateLimit, write: writeRateLimit,
 	},
 	{
+		name: "response-ratelimiting", policies: []string{"response_rate_limit"}, to: "`response_rate_limit`",
+		options: with(redisOptions,
+			field{name: "limits", kind: anything, to: "`limits`"},
+			field{name: "header_name", kind: text, preset: "x-kong-limit", to: "`header`"},
+			field{name: "limit_by", kind: text, preset: "consumer", enum: []string{"consumer", "credential", "ip"}, to: "`by`; credential is refused"},
+			field{name: "policy", kind: text, preset: "local", enum: []string{"local", "cluster", "redis"}, to: "local alone: counts are not shared between gateways"},
+			field{name: "fault_tolerant", kind: boolean, preset: "true", fate: inert},
+			field{name: "block_on_first_violation", kind: boolean, preset: "false", to: "`block_on_first`"},
+			field{name: "hide_client_headers", kind: boolean, preset: "false", to: "`headers: false`"},
+		),
+		check: checkResponseRateLimit, write: writeResponseRateLimit,
+	},
+	{
 		name: "jwt", policies: []string{"jwt"}, noConsumer: true, to: "`jwt` with the consumers' keys; without any consumer with SLUICE_JWT_SECRET or SLUICE_JWT_JWKS_URL",
 		options: []field{
 			{name: "uri_param_names", kind: texts, preset: "jwt", to: "`from.query`"}, {name: "cookie_names", kind: texts, to: "`from.cookie`"}, {name: "header_names", kind: texts, preset: "authorization", to: "`from.header`"},
@@ -356,7 +369,6 @@ var definitions = []definition{
 			into.Set("access_log", config.NewMap(p.config.tree).Set("path", config.NewText(p.config.at("path"), path)).Set("optional", config.NewWord(p.config.tree, true)))
 		},
 	},
-	{name: "response-ratelimiting", fate: unbuilt, to: "limits that answers count against"},
 	{name: "http-log", fate: unbuilt, to: "the output http of `access_log`"},
 	{name: "tcp-log", fate: unbuilt, to: "the output tcp of `access_log`"},
 	{name: "udp-log", fate: unbuilt, to: "the output udp of `access_log`"},

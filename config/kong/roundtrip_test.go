@@ -52,6 +52,12 @@ func backends(t *testing.T) map[string]string {
 	for _, host := range []string{"users.test:8080", "a.test:8080", "a.test:80", "b.test:80", "backend.test:8080", "deck.test:8080", "a1.test:8080", "a2.test:8080", "a3.test:8000", "other.test:80"} {
 		resolve[host] = strings.TrimPrefix(plain.URL, "http://")
 	}
+	costly := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Kong-Limit", "videos=1")
+		echo(w, r)
+	}))
+	t.Cleanup(costly.Close)
+	resolve["cost.test:8080"] = strings.TrimPrefix(costly.URL, "http://")
 	for _, host := range []string{"a.test:443", "a.test:8443"} {
 		resolve[host] = strings.TrimPrefix(secure.URL, "https://")
 	}

@@ -83,12 +83,7 @@ func checkRateLimit(p *plugin) {
 			p.refuse("limit_by", "has an option that can not be honoured: put it on each service")
 		}
 	}
-	switch policy := c.text("policy"); policy {
-	case "cluster":
-		p.refuse("policy", "has an option that can not be honoured: there is no database, as Kong has none for a file; write policy: local")
-	case "redis":
-		p.refuse("policy", "has an option that is not built yet: counts that gateways share; write policy: local")
-	}
+	checkShared(p)
 	if p.consumer != nil || p.group != nil {
 		for _, option := range []string{"error_code", "error_message"} {
 			if c.has(option) && c.text(option) != c.describe(option).preset {
@@ -124,6 +119,69 @@ func writeRateLimit(p *plugin, into config.Tree) {
 		list.Append(limit.Set("headers", config.NewWord(c.at("hide_client_headers"), headers)))
 	}
 	into.Set("rate_limit", list)
+}
+
+func checkResponseRateLimit(p *plugin) {
+	c := &p.config
+	checkShared(p)
+	if c.text("limit_by") == "credential" {
+		p.refuse("limit_by", "has an option that can not be honoured: answers are not counted by credential; choose consumer or ip")
+	}
+	limits := c.values["limits"]
+	if !limits.Map() || limits.Len() == 0 {
+		c.fail("limits", "there is no limit; write videos: {minute: 10}")
+		return
+	}
+	for _, name := range limits.Keys() {
+		b := p.t.read(limits.Get(name), join(c.where("limits"), name), windowOptions(), p.t.refuse)
+		last := 0.0
+		given := false
+		for _, w := range windows {
+			if !b.has(w) {
+				continue
+			}
+			given = true
+			switch n := b.number(w); {
+			case n <= 0 || n != math.Trunc(n):
+				b.fail(w, "%s is out of range; write a whole number of at least 1", b.text(w))
+			case n < last:
+				b.fail(w, "a limit for a longer time can not be lower than one for a shorter")
+			default:
+				last = n
+			}
+		}
+		if !given {
+			p.t.fail(b.tree, b.path, "there is no limit; write minute: 10")
+		}
+	}
+}
+
+func writeResponseRateLimit(p *plugin, into config.Tree) {
+	c := &p.config
+	made := config.NewMap(c.tree).Set("limits", c.values["limits"])
+	if c.has("header_name") {
+		made.Set("header", config.NewText(c.at("header_name"), c.text("header_name")))
+	}
+	if c.text("limit_by") == "ip" {
+		made.Set("by", config.NewWord(c.at("limit_by"), "ip"))
+	}
+	if c.yes("block_on_first_violation") {
+		made.Set("block_on_first", config.NewWord(c.at("block_on_first_violation"), true))
+	}
+	if c.yes("hide_client_headers") {
+		made.Set("headers", config.NewWord(c.at("hide_client_headers"), false))
+	}
+	into.Set("response_rate_limit", made)
+}
+
+// checkShared refuses counts that gateways share.
+func checkShared(p *plugin) {
+	switch p.config.text("policy") {
+	case "cluster":
+		p.refuse("policy", "has an option that can not be honoured: there is no database, as Kong has none for a file; write policy: local")
+	case "redis":
+		p.refuse("policy", "has an option that is not built yet: counts that gateways share; write policy: local")
+	}
 }
 
 func checkJWT(p *plugin) {

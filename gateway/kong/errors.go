@@ -16,6 +16,7 @@ var messages = map[string]override{
 	"user_agent_not_allowed": {403, "Forbidden"},
 	"forbidden":              {403, "You cannot consume this service"},
 	"rate_limited":           {429, "API rate limit exceeded"},
+	"response_rate_limited":  {429, "API rate limit exceeded"},
 	"body_too_large":         {413, "Request size limit exceeded"},
 	"no_healthy_endpoint":    {503, "failure to get a peer from the ring-balancer"},
 	"https_required":         {426, "Please use HTTPS protocol"},

@@ -84,20 +84,11 @@ func (c *Counters) Take(unix int64, key []byte, limits []Count, remaining []int6
 	s := &c.shards[maphash.Bytes(c.seed, key)%uint64(len(c.shards))]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e := s.keys[string(key)]
-	if e == nil {
-		if len(s.keys) >= c.max {
-			s.evict(unix)
-		}
-		e = &counts{}
-		s.keys[string(key)] = e
-	}
+	e := s.entry(unix, key, c.max)
 	stop = -1
 	for i := range limits {
 		w := limits[i].Window
-		if start := w.Start(unix); e.start[w] != start {
-			e.start[w], e.used[w] = start, 0
-		}
+		e.enter(w, unix)
 		if remaining[i] = limits[i].Limit - e.used[w]; remaining[i] <= 0 {
 			stop = i
 		}
@@ -109,9 +100,67 @@ func (c *Counters) Take(unix int64, key []byte, limits []Count, remaining []int6
 		w := limits[i].Window
 		e.used[w]++
 		remaining[i]--
-		e.ends = max(e.ends, e.start[w]+w.Seconds()+86400*int64(w/Month)) // a month may have 31 days, a year 366
+		e.keep(w)
 	}
 	return -1
+}
+
+// Look fills in what each limit of the key has left, and counts nothing.
+func (c *Counters) Look(unix int64, key []byte, limits []Count, remaining []int64) {
+	s := &c.shards[maphash.Bytes(c.seed, key)%uint64(len(c.shards))]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.keys[string(key)]
+	for i := range limits {
+		remaining[i] = limits[i].Limit
+		if w := limits[i].Window; e != nil && e.start[w] == w.Start(unix) {
+			remaining[i] -= e.used[w]
+		}
+	}
+}
+
+// Add charges every window of the key n, whether it has room or not, and fills in what is left, which may be negative.
+func (c *Counters) Add(unix int64, key []byte, limits []Count, n int64, remaining []int64) {
+	if n == 0 {
+		c.Look(unix, key, limits, remaining)
+		return
+	}
+	s := &c.shards[maphash.Bytes(c.seed, key)%uint64(len(c.shards))]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.entry(unix, key, c.max)
+	for i := range limits {
+		w := limits[i].Window
+		e.enter(w, unix)
+		e.used[w] = min(e.used[w]+n, MaxTokens)
+		e.keep(w)
+		remaining[i] = limits[i].Limit - e.used[w]
+	}
+}
+
+// entry finds the key, or makes it.
+func (s *counterShard) entry(unix int64, key []byte, most int) *counts {
+	e := s.keys[string(key)]
+	if e == nil {
+		if len(s.keys) >= most {
+			s.evict(unix)
+		}
+		e = &counts{}
+		s.keys[string(key)] = e
+	}
+	return e
+}
+
+// enter begins a window that another one has followed.
+func (e *counts) enter(w Window, unix int64) {
+	if start := w.Start(unix); e.start[w] != start {
+		e.start[w], e.used[w] = start, 0
+	}
+}
+
+// keep remembers that a window counts. A month may have 31 days, a year 366.
+func (e *counts) keep(w Window) {
+	e.ends = max(e.ends, e.start[w]+w.Seconds()+86400*int64(w/Month))
 }
 
 // evict makes room: keys whose windows are over, or else the one of those looked at whose are over first.
