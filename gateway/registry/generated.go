@@ -32,6 +32,7 @@ import (
 	"sluice/gateway/policy/ratelimit"
 	"sluice/gateway/policy/requestsize"
 	"sluice/gateway/policy/requesttransform"
+	"sluice/gateway/policy/responseratelimit"
 	"sluice/gateway/policy/responsetransform"
 	"sluice/gateway/policy/waf"
 )
@@ -60,6 +61,7 @@ var policies = []*policy.Definition{
 	ratelimit.Definition,
 	requestsize.Definition,
 	requesttransform.Definition,
+	responseratelimit.Definition,
 	responsetransform.Definition,
 	waf.Definition,
 }
