@@ -157,6 +157,7 @@ func (t *translation) translate(file config.Tree) config.Tree {
 	if len(t.errs) > 0 {
 		return config.Tree{}
 	}
+	t.differences()
 	return native
 }
 

@@ -186,6 +186,17 @@ func TestEveryFieldIsReported(t *testing.T) {
 	f("services[2].plugins[0].config.cache_ttl", "mapped")
 	f("plugins[1].name", "mapped")
 
+	// Where native matching would choose another route.
+	notes = nil
+	if _, _, err := translate(t, "testdata/route-priorities.kong.yml", kong.Options{Notes: &notes}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"takes /r-suffix too", `goes before the longer /r/long of route "long"`, `a pattern goes before the prefix /r/long of route "long"`} {
+		if !slices.ContainsFunc(notes, func(n kong.Note) bool { return strings.Contains(n.Message, want) && n.Pos.Line > 0 }) {
+			t.Errorf("no note says %q", want)
+		}
+	}
+
 	notes = nil
 	if _, _, err := translate(t, "testdata/invalid-unbuilt-plugin.kong.yml", kong.Options{Notes: &notes}); err == nil {
 		t.Fatal("no error")

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 
-	"sluice/config"
 	"sluice/gateway/exchange"
 	"sluice/gateway/limiter"
 	"sluice/gateway/policy"
