@@ -1,6 +1,7 @@
 package kong_test
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"io"
@@ -326,7 +327,9 @@ func TestCertificatesOfTheFile(t *testing.T) {
 		}
 		client := &http.Client{Transport: &http.Transport{
 			TLSClientConfig: &tls.Config{RootCAs: authority.Pool(), ServerName: "api.test"}, //nolint:gosec // the default version is the test's point no more than others
-			Dial:            func(string, string) (net.Conn, error) { return net.Dial("tcp", l.Address) },
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, "tcp", l.Address)
+			},
 		}}
 		res, err := client.Get("https://api.test/users")
 		if err != nil {

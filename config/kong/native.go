@@ -128,8 +128,6 @@ func (t *translation) address(s *service) {
 	}
 }
 
-func (s *service) path_() string { return s.block.path }
-
 // written is the field that says it: url or the part.
 func (s *service) written(part string) string {
 	if s.has("url") {

@@ -240,7 +240,7 @@ func (t *translation) forRoute(r *route, name string) *plugin {
 		if p.text("name") != name || p.consumer != nil || p.group != nil {
 			continue
 		}
-		n := 0
+		var n int
 		switch {
 		case p.route != nil && p.route != r, p.service != nil && p.service != r.service:
 			continue
@@ -321,8 +321,9 @@ func (t *translation) action(r *route, made config.Tree) bool {
 	return false
 }
 
-// consumerNamed is the native name of the consumer that `anonymous` names.
-func (p *plugin) consumerNamed(option string, into config.Tree) {
+// consumerNamed writes the native name of the consumer that `anonymous` names.
+func (p *plugin) consumerNamed(into config.Tree) {
+	const option = "anonymous"
 	v, ok := p.config.values[option]
 	if !ok || v.Text() == "" {
 		return

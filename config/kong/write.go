@@ -211,7 +211,7 @@ func writeJWT(p *plugin, into config.Tree) {
 	if n := c.number("maximum_expiration"); n > 0 {
 		made.Set("max_lifetime", config.NewWord(c.at("maximum_expiration"), milliseconds(int(n*1000))))
 	}
-	p.consumerNamed("anonymous", made)
+	p.consumerNamed(made)
 	if len(p.t.consumer) == 0 {
 		p.keyOfEnvironment(made)
 	}
@@ -274,7 +274,7 @@ func writeOIDC(p *plugin, into config.Tree) {
 	if n := c.integer("leeway"); n > 0 {
 		made.Set("leeway", config.NewWord(c.at("leeway"), milliseconds(n*1000)))
 	}
-	p.consumerNamed("anonymous", made)
+	p.consumerNamed(made)
 	into.Set("jwt", made)
 	if scopes := c.list("scopes_required"); len(scopes) > 0 {
 		into.Set("authorize", config.NewMap(c.at("scopes_required")).Set("scopes", config.NewList(c.at("scopes_required"), scopes...)))
@@ -293,14 +293,14 @@ func writeKeyAuth(p *plugin, into config.Tree) {
 		made.Set("query", names)
 	}
 	made.Set("hide", config.NewWord(c.at("hide_credentials"), c.yes("hide_credentials")))
-	p.consumerNamed("anonymous", made)
+	p.consumerNamed(made)
 	into.Set("api_key", made)
 }
 
 func writeCredential(policy string) func(p *plugin, into config.Tree) {
 	return func(p *plugin, into config.Tree) {
 		made := config.NewMap(p.config.tree).Set("hide", config.NewWord(p.config.at("hide_credentials"), p.config.yes("hide_credentials")))
-		p.consumerNamed("anonymous", made)
+		p.consumerNamed(made)
 		into.Set(policy, made)
 	}
 }

@@ -19,15 +19,13 @@ import (
 
 // Route is what a route has in compatibility.
 type Route struct {
-	base        string // before the path of the service
-	v1, strip   bool
-	https       int // the status for requests that came otherwise, 0 for none
-	auth        string
-	realm       string
-	groups      bool // services are told the groups
-	unencrypted *exchange.Reject
-	errors      map[string]override
-	challenge   []byte
+	base      string // before the path of the service
+	v1, strip bool
+	https     int // the status for requests that came otherwise, 0 for none
+	auth      string
+	groups    bool // services are told the groups
+	errors    map[string]override
+	challenge []byte
 }
 
 type override struct {

@@ -38,7 +38,7 @@ func TestAnswersCount(t *testing.T) {
 	f := func(said string, refused bool, minute, hour, backend string) {
 		t.Helper()
 		x, request, response := answered(t, w, h, said, exchange.Proxied)
-		defer x.Close()
+		defer func() { _ = x.Close() }()
 		if request != nil || (response != nil) != refused {
 			t.Fatalf("%q: request %v, response %v", said, request, response)
 		}
