@@ -18,8 +18,7 @@ var windowNames = []string{"second", "minute", "hour", "day", "month", "year"}
 // fixed is a compiled block of windows by the clock.
 type fixed struct {
 	counters *counters
-	by       by
-	prefix   string
+	key      policy.Key
 	limits   []limiter.Count
 	policy   []byte // of RateLimit-Policy
 	names    []string
@@ -57,14 +56,11 @@ func (c *Config) validateFixed() []error {
 }
 
 func buildFixed(b *policy.Build, cs []*Config) (policy.Hooks, error) {
-	parsed, err := parseBy(cs[0].By)
+	by, err := policy.ParseBy(cs[0].By)
 	if err != nil {
 		panic("BUG: Validate let by " + cs[0].By + " pass")
 	}
-	f := &fixed{by: parsed, prefix: b.Scope + "\x00" + parsed.text + "\x00", quiet: cs[0].Headers == "off"}
-	if parsed.kind == byRoute {
-		f.prefix += b.Route.Name + "\x00"
-	}
+	f := &fixed{key: b.Key(by, ""), quiet: cs[0].Headers == "off"}
 	var announced []byte
 	for i, c := range cs {
 		switch {
@@ -107,11 +103,10 @@ func buildFixed(b *policy.Build, cs []*Config) (policy.Hooks, error) {
 }
 
 func (f *fixed) request(x *exchange.Exchange) error {
-	var key [keySize]byte
+	var key [policy.KeySize]byte
 	var remaining [maxWindows]int64
 	unix := x.Arrived.Unix()
-	g := group{by: f.by, prefix: f.prefix}
-	stop := f.counters.Take(unix, g.key(key[:0], x), f.limits, remaining[:])
+	stop := f.counters.Take(unix, f.key.Append(key[:0], x), f.limits, remaining[:])
 	reset := f.say(x, unix, remaining[:len(f.limits)])
 	if stop < 0 {
 		return nil

@@ -58,7 +58,6 @@ const maxWindows = 6
 type limit struct {
 	counters *counters
 	header   string
-	byIP     bool
 	block    bool
 	things   []thing
 	limited  *telemetry.Counter
@@ -67,7 +66,7 @@ type limit struct {
 // thing is something that is counted.
 type thing struct {
 	name    string
-	prefix  string // of its keys
+	key     policy.Key
 	windows []limiter.Count
 	told    []names // of each window, nil where clients are told nothing
 	backend string  // the header for backends
@@ -88,12 +87,16 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 	if !exchange.IsToken(c.Header) {
 		return policy.Hooks{}, policy.Wrong("header", "%q can not be the name of a header", c.Header)
 	}
-	l := &limit{header: c.Header, byIP: c.By == "ip", block: c.BlockOnFirst}
+	by, err := policy.ParseBy(c.By)
+	if err != nil {
+		panic("BUG: the enum let by " + c.By + " pass")
+	}
+	l := &limit{header: c.Header, block: c.BlockOnFirst}
 	for _, name := range slices.Sorted(maps.Keys(c.Limits)) {
 		if !exchange.IsToken(name) {
 			return policy.Hooks{}, policy.Wrong("limits", "%q can not be part of the name of a header", name)
 		}
-		t := thing{name: name, prefix: b.Scope + "\x00" + c.By + "\x00" + name + "\x00", backend: "X-RateLimit-Remaining-" + name}
+		t := thing{name: name, key: b.Key(by, "\x00"+name), backend: "X-RateLimit-Remaining-" + name}
 		all := c.Limits[name]
 		for w, n := range [maxWindows]int64{all.Second, all.Minute, all.Hour, all.Day, all.Month, all.Year} {
 			if n == 0 {
@@ -115,30 +118,18 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 	if b.World.DryRun {
 		return hooks, nil
 	}
-	var err error
 	l.counters, err = policy.LivingAs(b.World, "response_rate_limit", func() (*counters, error) {
 		return &counters{limiter.NewCounters(0), b.World.Clock}, nil
 	})
 	return hooks, err
 }
 
-// keySize is what a key has room for on the stack; a longer one, of a very long subject, is allocated.
-const keySize = 512
-
-func (l *limit) key(dst []byte, t *thing, x *exchange.Exchange) []byte {
-	dst = append(dst, t.prefix...)
-	if l.byIP {
-		return x.AppendClientKey(dst)
-	}
-	return x.Caller(dst)
-}
-
 func (l *limit) request(x *exchange.Exchange) error {
 	for i := range l.things {
 		t := &l.things[i]
-		var key [keySize]byte
+		var key [policy.KeySize]byte
 		var remaining [maxWindows]int64
-		l.counters.Look(x.Arrived.Unix(), l.key(key[:0], t, x), t.windows, remaining[:])
+		l.counters.Look(x.Arrived.Unix(), t.key.Append(key[:0], x), t.windows, remaining[:])
 		least := remaining[0]
 		for _, n := range remaining[1:len(t.windows)] {
 			least = min(least, n)
@@ -165,9 +156,9 @@ func (l *limit) response(x *exchange.Exchange) error {
 		if x.Answer == exchange.Proxied { // what is stored was counted once
 			used = usedOf(said, t.name)
 		}
-		var key [keySize]byte
+		var key [policy.KeySize]byte
 		var remaining [maxWindows]int64
-		l.counters.Add(x.Arrived.Unix(), l.key(key[:0], t, x), t.windows, used, remaining[:])
+		l.counters.Add(x.Arrived.Unix(), t.key.Append(key[:0], x), t.windows, used, remaining[:])
 		for j := range t.windows {
 			stop = stop || used > 0 && remaining[j]+used <= 0
 			if t.told != nil {
