@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -252,6 +253,15 @@ type ListenError struct{ Err error }
 func (e *ListenError) Error() string { return e.Err.Error() }
 func (e *ListenError) Unwrap() error { return e.Err }
 
+// socketOf is what a listener's socket is known by from one configuration to the next: its address. A port that the system
+// chooses (0) is the listener's own.
+func socketOf(name, address string) string {
+	if strings.HasSuffix(address, ":0") {
+		return address + " " + name
+	}
+	return address
+}
+
 // listen opens the sockets of c that are not open yet. What it opened before an
 // error is closed.
 func (g *Gateway) listen(c *config.Config) (opened map[string]*listener.Server, err error) {
@@ -266,14 +276,15 @@ func (g *Gateway) listen(c *config.Config) (opened map[string]*listener.Server, 
 	}()
 	for _, name := range slices.Sorted(maps.Keys(c.Listeners)) {
 		lc := c.Listeners[name]
-		s := g.servers[lc.Address]
+		socket := socketOf(name, lc.Address)
+		s := g.servers[socket]
 		if s == nil {
 			l, err := listener.Listen(name, lc.Address, g.log)
 			if err != nil {
 				return nil, &ListenError{fmt.Errorf("listeners.%s: %w", name, err)}
 			}
 			s = listener.NewServer(l, g, g.pool, int(c.Limits.MaxHeaderSize), g.log)
-			opened[lc.Address] = s
+			opened[socket] = s
 			undo = append(undo, func() { _ = l.Discard() })
 		}
 		if !lc.HTTP3.Off {
@@ -289,27 +300,28 @@ func (g *Gateway) listen(c *config.Config) (opened map[string]*listener.Server, 
 
 // rearrange makes the servers those of c: new ones start, those that are gone drain.
 func (g *Gateway) rearrange(c *config.Config, opened map[string]*listener.Server, next, previous *generation) {
-	before := make(map[string]*security) // by address
+	before := make(map[string]*security) // by socket
 	if previous != nil {
-		for _, s := range previous.secured {
-			before[s.settings.Address] = s
+		for name, s := range previous.secured {
+			before[socketOf(name, s.settings.Address)] = s
 		}
 	}
 	wanted := make(map[string]bool)
 	for name, lc := range c.Listeners {
-		wanted[lc.Address] = true
-		s := g.servers[lc.Address]
+		socket := socketOf(name, lc.Address)
+		wanted[socket] = true
+		s := g.servers[socket]
 		if s == nil {
-			s = opened[lc.Address]
-			g.servers[lc.Address] = s
+			s = opened[socket]
+			g.servers[socket] = s
 		}
 		s.Listener().Rename(name)
 		g.watchConnections(next, s.Listener())
 		s.Listener().Configure(listener.Timeouts{
 			Header: c.Limits.HeaderTimeout, Stall: c.Limits.StallTimeout, Idle: c.Limits.IdleTimeout,
 		}, listener.Limits{MaxConns: c.Limits.MaxConnections, MaxConnsPerIP: c.Limits.MaxConnectionsPerIP})
-		g.speak(s.Listener(), c, lc, next.secured[name], before[lc.Address])
-		if opened[lc.Address] != nil {
+		g.speak(s.Listener(), c, lc, next.secured[name], before[socket])
+		if opened[socket] != nil {
 			s.Start()
 			g.log.Info("listening", "listener", name, "address", s.Listener().Addr().String())
 		}

@@ -64,3 +64,15 @@ routes: {users: {match: {paths: [/api/v1/users]}, service: users, strip_prefix: 
 	f("POST", "/api/v1/users", strings.Repeat("x", 100_000), "200 OK", "echo:"+strings.Repeat("x", 100_000))
 	f("GET", "/nowhere", "", "404 Not Found", `{"type":"urn:sluice:no_route","title":"Not Found","status":404,"detail":"nothing is served here","instance":"/nowhere"}`+"\n")
 }
+
+// Ports that the system chooses are different ones.
+func TestListenersOnChosenPorts(t *testing.T) {
+	g, _ := start(t, `
+listeners: {one: {address: "127.0.0.1:0"}, two: {address: "127.0.0.1:0"}}
+services: {s: {endpoints: ["http://127.0.0.1:1"]}}
+routes: {r: {match: {paths: [/]}, service: s}}
+`)
+	if l := g.Listeners(); len(l) != 2 || l[0].Address == l[1].Address {
+		t.Fatalf("%v", l)
+	}
+}

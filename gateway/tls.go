@@ -249,7 +249,7 @@ func (g *Gateway) refreshCertificates() {
 	}
 	for _, name := range slices.Sorted(maps.Keys(gen.secured)) {
 		s := gen.secured[name]
-		server := g.servers[s.settings.Address]
+		server := g.servers[socketOf(name, s.settings.Address)]
 		if server == nil || s.tickets == nil {
 			continue
 		}
