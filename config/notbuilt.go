@@ -17,7 +17,7 @@ var notYet = []struct {
 }{
 	{path: "state.redis", what: "shared state in Redis"},
 	{path: "services.*.discovery", what: "service discovery"},
-	{path: "services.*.protocol", values: []string{"h2c", "grpc", "grpcs", "graphql"}, what: "this protocol"},
+	{path: "services.*.protocol", values: []string{"graphql"}, what: "this protocol"},
 	{path: "routes.*.aggregate", what: "the action aggregate", written: true},
 	{path: "routes.*.grpc", what: "the action grpc", written: true},
 	{path: "routes.*.graphql", what: "the action graphql", written: true},

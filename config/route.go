@@ -138,7 +138,7 @@ type RetryOverrides struct {
 	Attempts *int `yaml:"attempts" min:"0" max:"10"`
 	// Budget bounds retries to this share of the service's requests. Default: the service's.
 	Budget *Percent `yaml:"budget"`
-	// When to retry: `connect_failure`, `reset`, `timeout`, or a status of the 5xx. Default: the service's.
+	// When to retry: `connect_failure`, `reset`, `timeout`, a status of the 5xx, or one of gRPC by name. Default: the service's.
 	When []string `yaml:"when"`
 }
 

@@ -4,7 +4,7 @@ package config
 type Service struct {
 	// Name of the service.
 	Name string `yaml:"-" key:"true"`
-	// Protocol spoken to the endpoints.
+	// Protocol spoken to the endpoints: HTTP/1.1 for `http` and `https`; HTTP/2 without TLS for `h2c` and `grpc`, over TLS for `grpcs`. To services of gRPC calls pass as they are, streams in both directions at once and not bounded by `limits.max_body_size`; calls of gRPC-Web, also over HTTP/1.1, are translated.
 	Protocol string `yaml:"protocol" enum:"http|https|h2c|grpc|grpcs|graphql" default:"http"`
 	// Endpoints are the servers. Each is a URL, or a block with `url`, `weight` and `zone`.
 	Endpoints []Endpoint `yaml:"endpoints"`
@@ -33,6 +33,9 @@ type Service struct {
 	// Policies of every route that leads here, unless the route or the consumer has the same policy.
 	Policies Policies `yaml:"policies"`
 }
+
+// IsGRPC tells whether the service is called by gRPC.
+func (s *Service) IsGRPC() bool { return s.Protocol == "grpc" || s.Protocol == "grpcs" }
 
 // Endpoint is one server of a service. Written as a text it is its URL.
 type Endpoint struct {
@@ -89,8 +92,10 @@ func (*LoadBalancer) normalize(n *node) {
 type HealthCheck struct {
 	// Off: endpoints are not asked.
 	Off bool `yaml:"-"`
-	// Path that is asked with GET; a 2xx answer is healthy.
+	// Path that is asked with GET; a 2xx answer is healthy. Services of gRPC are asked by the health protocol of gRPC instead.
 	Path string `yaml:"path" default:"/health"`
+	// GRPC is the service that is asked for by the health protocol of gRPC, `grpc.health.v1`, where the protocol is `grpc`, `grpcs` or `h2c`. Default for `grpc` and `grpcs`: the server as a whole.
+	GRPC string `yaml:"grpc"`
 	// Interval between two questions to one endpoint.
 	Interval Duration `yaml:"interval" default:"5s" min:"10ms"`
 	// Timeout of one question.
@@ -149,7 +154,7 @@ type Retries struct {
 	Attempts int `yaml:"attempts" default:"2" min:"0" max:"10"`
 	// Budget bounds retries to this share of the service's requests.
 	Budget Percent `yaml:"budget" default:"20%"`
-	// When to retry: `connect_failure`, `reset`, `timeout`, or a status of the 5xx.
+	// When to retry: `connect_failure`, `reset`, `timeout`, a status of the 5xx, or one of gRPC, as `unavailable`: where the service answered with that alone, whatever the call was.
 	When []string `yaml:"when" default:"connect_failure,reset,502,503,504"`
 }
 

@@ -345,6 +345,11 @@ func (k *checker) service(path string, s *Service) {
 	if !s.HealthCheck.Off && !strings.HasPrefix(s.HealthCheck.Path, "/") {
 		k.fail(path+".health_check.path", "%q does not begin with a slash", s.HealthCheck.Path)
 	}
+	if hc := s.HealthCheck; !hc.Off && hc.GRPC != "" && (s.Protocol == "http" || s.Protocol == "https") {
+		k.fail(path+".health_check.grpc", "gRPC is spoken over HTTP/2 and the service's protocol is %s; write protocol: grpc, grpcs or h2c, or ask a path instead", s.Protocol)
+	} else if len(hc.GRPC) > 255 || strings.ContainsFunc(hc.GRPC, unicode.IsControl) {
+		k.fail(path+".health_check.grpc", "this is no name of a service; write it as pkg.Service")
+	}
 	k.retryOn(path+".retries.when", s.Retries.When)
 }
 
@@ -421,14 +426,17 @@ func (k *checker) loadBalancer(path string, lb LoadBalancer) {
 }
 
 func (k *checker) retryOn(path string, when []string) {
-	words := []string{"connect_failure", "reset", "timeout"}
+	words := []string{
+		"connect_failure", "reset", "timeout",
+		"cancelled", "unknown", "deadline_exceeded", "resource_exhausted", "aborted", "internal", "unavailable", "data_loss",
+	}
 	for i, w := range when {
 		status, err := strconv.Atoi(w)
 		switch {
 		case err == nil && (status < 500 || status > 599):
 			k.fail(joinIndex(path, i), "%s is not a status of the 5xx, and others are not failures", w)
 		case err != nil && !slices.Contains(words, w):
-			k.fail(joinIndex(path, i), "%q is not one of %s, or a status as \"503\"%s", w, strings.Join(words, ", "), suggest(w, words))
+			k.fail(joinIndex(path, i), "%q is not one of connect_failure, reset, timeout, a status as \"503\", or one of gRPC as unavailable%s", w, suggest(w, words))
 		}
 	}
 }

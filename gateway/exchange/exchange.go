@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"sluice/gateway/grpcwire"
 )
 
 // Answer tells who made the response.
@@ -151,6 +153,8 @@ type Exchange struct {
 	Reject *Reject
 	// Reply is the answer given with Replied, nil otherwise.
 	Reply *Reply
+	// RPCStatus is the status of gRPC that the client is told plus one; 0 where the call was none.
+	RPCStatus uint8
 	// CacheResult is "" where no cache was asked, else hit, miss, stale, bypass or revalidated.
 	CacheResult string
 	// Service and Endpoint name the backend that answered last.
@@ -285,7 +289,7 @@ func (x *Exchange) reset() {
 	x.UpstreamPath, x.UpstreamQuery, x.queryReplaced, x.Body = nil, nil, false, nil
 	x.BodyLater, x.Paused = false, false
 	x.ahead.reset()
-	x.Unread, x.Status, x.Verbatim, x.Head, x.Problem = false, 0, false, nil, nil
+	x.Unread, x.Status, x.Verbatim, x.Head, x.Problem, x.RPCStatus = false, 0, false, nil, nil, 0
 	x.BodyLimit, x.Replayable, x.ResizesBody, x.Tunnel = 0, false, false, nil
 	x.OutlivesClient, x.APIVersion, x.CutFrom, x.CutTo = false, "", 0, 0
 	x.Answer, x.Reject, x.Reply, x.CacheResult = Unanswered, nil, nil, ""
@@ -360,6 +364,16 @@ func (x *Exchange) RequestHeader(name string) []byte {
 		}
 	}
 	return nil
+}
+
+// RPC tells whether the request is a call of gRPC, by its content type.
+func (x *Exchange) RPC() grpcwire.Kind {
+	for i := range x.Fields {
+		if f := &x.Fields[i]; len(f.Name) == len("content-type") && EqualFold(f.Name, "content-type") {
+			return grpcwire.KindOf(f.Value)
+		}
+	}
+	return grpcwire.Other
 }
 
 // HasField reports whether the request has a field of this kind.

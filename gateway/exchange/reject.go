@@ -6,6 +6,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/valyala/fasthttp"
+
+	"sluice/gateway/grpcwire"
 )
 
 // ErrNoCredential is what an authenticating hook returns when the request
@@ -30,6 +32,8 @@ type Reject struct {
 	Headers []HeaderEdit
 	// Close ends the client's connection after the answer.
 	Close bool
+	// RPC is the status for clients of gRPC; 0: the one that Status maps to.
+	RPC grpcwire.Code
 
 	head []byte
 }

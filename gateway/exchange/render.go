@@ -2,9 +2,12 @@ package exchange
 
 import (
 	"errors"
+	"strconv"
 	"sync/atomic"
 
 	"github.com/valyala/fasthttp"
+
+	"sluice/gateway/grpcwire"
 )
 
 // Reply is a complete answer that a hook or an action gives without a backend:
@@ -65,7 +68,11 @@ func (x *Exchange) renderReject(r *Reject) {
 	if r.Close {
 		res.SetConnectionClose()
 	}
-	if x.Problem != nil {
+	switch kind := x.RPC(); {
+	case kind == grpcwire.Native && x.Protocol != "", kind == grpcwire.Web, kind == grpcwire.WebText:
+		x.renderStatus(r, kind)
+		return
+	case x.Problem != nil:
 		x.Problem(x, r)
 		return
 	}
@@ -80,6 +87,29 @@ func (x *Exchange) renderReject(r *Reject) {
 		instance = rawPath(x.Request.Header.RequestURI())
 	}
 	res.SetBodyRaw(x.Keep(r.AppendProblem(x.Scratch(), instance, x.RequestID)))
+}
+
+// renderStatus refuses a call of gRPC in its own words: a head that is all
+// trailers, whose status says what the one of HTTP can not.
+func (x *Exchange) renderStatus(r *Reject, kind grpcwire.Kind) {
+	h := &x.Response.Header
+	code := r.RPC
+	if code == grpcwire.OK {
+		code = grpcwire.OfHTTP(r.Status)
+	}
+	x.RPCStatus = uint8(code) + 1
+	x.Response.SetStatusCode(fasthttp.StatusOK)
+	if kind == grpcwire.Native {
+		h.SetContentType("application/grpc")
+		x.Response.SkipBody = true
+	} else {
+		h.SetContentTypeBytes(x.RequestHeader(fasthttp.HeaderContentType))
+	}
+	for i := range r.Headers {
+		h.AddBytesV(r.Headers[i].Name, r.Headers[i].Value)
+	}
+	h.AddBytesV("grpc-status", x.Keep(strconv.AppendUint(x.Scratch(), uint64(code), 10)))
+	h.AddBytesV("grpc-message", x.Keep(grpcwire.AppendMessage(x.Scratch(), r.Detail)))
 }
 
 func (x *Exchange) renderReply(r *Reply) {

@@ -88,7 +88,7 @@ func (m *mux) checkStreams(now int64, stall time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for st := m.streams.next; st != &m.streams; st = st.next {
-		if r := st.readSince.Load(); r != 0 && now-r >= int64(stall) {
+		if r := st.readSince.Load(); r != 0 && !st.quiet.Load() && now-r >= int64(stall) {
 			st.InterruptRead()
 		}
 		if w := st.writeSince.Load(); w != 0 && now-w >= int64(stall) {

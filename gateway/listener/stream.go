@@ -3,6 +3,7 @@ package listener
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -46,11 +47,16 @@ type stream struct {
 	// back when the stream ends.
 	mu         sync.Mutex
 	ended      bool
+	trailers   []trailer
+	quiet      atomic.Bool  // silence of the client is no stall
 	readSince  atomic.Int64 // a body read waits since then, 0: none
 	writeSince atomic.Int64
 
 	prev, next *stream
 }
+
+// trailer is a field behind the answer.
+type trailer struct{ name, value string }
 
 // cut is where a value ends in the buffer of all values.
 type cut struct {
@@ -124,6 +130,9 @@ func (st *stream) close(x *exchange.Exchange) {
 	st.mux, st.in, st.out, st.ahead = nil, nil, nil, nil
 	st.readSince.Store(0)
 	st.writeSince.Store(0)
+	st.quiet.Store(false)
+	clear(st.trailers)
+	st.trailers = st.trailers[:0]
 	clear(st.slab)
 	clear(st.cuts)
 	if cap(st.head)+cap(st.values) > maxKeptHead {
@@ -325,8 +334,24 @@ func (st *stream) send(x *exchange.Exchange) bool {
 			header.Add(http.TrailerPrefix+string(name), string(v))
 		}
 	}
+	for _, t := range st.trailers {
+		header.Add(http.TrailerPrefix+t.name, t.value)
+	}
 	return true
 }
+
+// Trailer adds a field to be sent behind the answer, while its body is
+// written. Unlike those of the response it may have the name of a field of the head.
+func (st *stream) Trailer(name, value string) {
+	st.trailers = append(st.trailers, trailer{name, value})
+}
+
+// Context ends when the client has given the request up.
+func (st *stream) Context() context.Context { return st.in.Context() }
+
+// Patient says that a client that sends nothing has not stalled: calls of gRPC
+// may be silent for as long as their deadline lets them.
+func (st *stream) Patient() { st.quiet.Store(true) }
 
 // engineCounts is up to which size the engine finds out the length of a body itself.
 const engineCounts = 4000

@@ -408,6 +408,9 @@ func (c *compiler) compileRoute(id int, name string, rc *config.Route) *route {
 	if r.action == nil {
 		return r
 	}
+	if c.calls(rc, r.action) {
+		r.maxBody = 0 // a call is a stream, whose messages have no sum
+	}
 	services := []*config.Service{nil}
 	switch {
 	case rc.Service != "":
@@ -427,6 +430,20 @@ func (c *compiler) compileRoute(id int, name string, rc *config.Route) *route {
 		r.kong = c.kongRoute(r, rc)
 	}
 	return r
+}
+
+// calls reports whether a route leads to services of gRPC alone.
+func (c *compiler) calls(rc *config.Route, a *action.Action) bool {
+	names := a.Members
+	if rc.Service != "" {
+		names = []string{rc.Service}
+	}
+	for _, name := range names {
+		if sc := c.Config.Services[name]; sc == nil || !sc.IsGRPC() {
+			return false
+		}
+	}
+	return len(names) > 0
 }
 
 func (c *compiler) compileMember(r *route, rc *config.Route, sc *config.Service) member {

@@ -364,7 +364,7 @@ func (s *Snapshot) Answer(x *exchange.Exchange, err error) {
 		} else {
 			x.Response.SetBodyRaw(body)
 		}
-	case x.Reject != nil && r != nil:
+	case x.Reject != nil && r != nil && x.RPCStatus == 0:
 		if p := r.pages[x.Reject.Status]; p != nil {
 			x.Response.Header.SetContentTypeBytes(p.contentType)
 			x.Response.SetBodyRaw(p.body)
@@ -455,6 +455,9 @@ func (s *Snapshot) Done(x *exchange.Exchange) {
 	})
 	if x.Tenant != nil {
 		s.callers.done(x)
+	}
+	if x.RPCStatus != 0 {
+		st.metrics.RPC(x.RPCStatus - 1)
 	}
 }
 

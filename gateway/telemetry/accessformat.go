@@ -30,6 +30,7 @@ type Record struct {
 	Consumer  []byte // consumer or authenticated subject
 	Tenant    string
 	Reason    string // why the gateway answered itself; a fixed word
+	RPCStatus uint8  // the status of gRPC plus one; 0: no call of gRPC
 	Referer   []byte // combined only, without query and fragment
 	UserAgent []byte // combined only
 }
@@ -108,7 +109,7 @@ func maxLine(r *Record) int {
 	return fixed + 6*text // a byte becomes \u00xx at worst
 }
 
-// appendJSON writes an object with the same keys in the same order always. Text that is not UTF-8 has \ufffd in its place, and
+// appendJSON writes an object with the same keys in the same order always, and grpc_status behind them for calls of gRPC. Text that is not UTF-8 has \ufffd in its place, and
 // what a terminal could take for a command is escaped.
 func appendJSON(dst []byte, r *Record, hide fields) []byte {
 	dst = append(dst, `{"time":"`...)
@@ -139,7 +140,11 @@ func appendJSON(dst []byte, r *Record, hide fields) []byte {
 	dst = appendJSONField(dst, `","consumer":"`, r.Consumer, hide&fieldConsumer)
 	dst = appendJSONField(dst, `","tenant":"`, r.Tenant, 0)
 	dst = appendJSONField(dst, `","reason":"`, r.Reason, 0)
-	return append(dst, '"', '}', '\n')
+	dst = append(dst, '"')
+	if r.RPCStatus > 0 {
+		dst = strconv.AppendUint(append(dst, `,"grpc_status":`...), uint64(r.RPCStatus-1), 10)
+	}
+	return append(dst, '}', '\n')
 }
 
 func appendJSONField[T string | []byte](dst []byte, key string, value T, hide fields) []byte {

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"sluice/gateway/grpcwire"
 	"sluice/gateway/stripe"
 )
 
@@ -45,6 +46,7 @@ type Metrics struct {
 	*Registry
 
 	Requests         *Family[*Counter]   // route, service, method, code; use Route
+	RPCs             *Family[*Counter]   // route, service, grpc_status; use Route
 	RequestDuration  *Family[*Histogram] // route; use Route
 	Overhead         *Family[*Histogram] // route; use Route
 	InFlight         *Family[*Level]     // route; use Route
@@ -113,6 +115,11 @@ func NewMetrics(o Options) *Metrics {
 		Help:      "Requests that ended, by the status code the client was answered.",
 		Labels:    []string{"route", "service", "method", "code"},
 		MaxSeries: 10 * r.maxSeries,
+	})
+	m.RPCs = r.Counter(Desc{
+		Name:   "sluice_grpc_requests_total",
+		Help:   "Calls of gRPC and gRPC-Web that ended, by the status the client was told.",
+		Labels: []string{"route", "service", "grpc_status"},
 	})
 	m.RequestDuration = r.Histogram(Desc{
 		Name:   "sluice_request_duration_seconds",
@@ -375,6 +382,7 @@ type RouteMetrics struct {
 
 	mu    sync.Mutex
 	table atomic.Pointer[codeTable]
+	rpcs  [grpcwire.Codes]atomic.Pointer[Counter]
 }
 
 // Route leases the series of a route and one of its services for g (nil: for good). The same pair gives the same handle. A route
@@ -443,6 +451,20 @@ func (r *RouteMetrics) Done(s *Sample) {
 	if s.BytesOut > 0 {
 		r.bytesOut.addAt(at, s.BytesOut)
 	}
+}
+
+// RPC counts a call of gRPC that ended with this status.
+func (r *RouteMetrics) RPC(status uint8) {
+	code := grpcwire.Code(status)
+	if code >= grpcwire.Codes {
+		code = grpcwire.Unknown
+	}
+	c := r.rpcs[code].Load()
+	if c == nil {
+		c = r.metrics.RPCs.With(r.lease, r.key.route, r.key.service, code.Name())
+		r.rpcs[code].Store(c)
+	}
+	c.Inc()
 }
 
 func (r *RouteMetrics) requests(method Method, code int) *Counter {

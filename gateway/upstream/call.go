@@ -61,12 +61,18 @@ type call struct {
 	ownDate bool // the engine adds a Date
 	upload  *upload
 	tunnel  Tunnel
+
+	stream *stream // over HTTP/2, nil over HTTP/1.1
+	rpc    *RPC    // the call that an action makes, nil for the client's request
 }
 
 var calls = exchange.NewSlot[call]()
 
 // Reset makes the call ready for the next exchange. Buffers stay.
 func (c *call) Reset() {
+	if c.stream != nil {
+		c.stream.close()
+	}
 	// A tunnel or a body that never came to run.
 	c.stopUpload()
 	c.endCall(false)
@@ -103,7 +109,10 @@ var (
 
 // bodyFault says what kept the client's body from being read to its end.
 func bodyFault(err error) error {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	switch {
+	case isReject(err):
+		return err
+	case errors.Is(err, os.ErrDeadlineExceeded):
 		return errBodySlow
 	}
 	return errBodyCut

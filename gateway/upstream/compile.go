@@ -46,6 +46,9 @@ func Compile(env *Environment, sc *config.Service) (*Service, error) {
 	s := &Service{
 		name:     sc.Name,
 		passHost: sc.PassHost,
+		http2:    speaksHTTP2(sc.Protocol),
+		rpc:      sc.IsGRPC(),
+		sweeper:  env.Sweeper,
 		stall:    env.Stall,
 		metrics:  env.Metrics.Service(env.Generation, sc.Name),
 	}
@@ -127,6 +130,15 @@ func (s *Service) has(e *balance.Endpoint) bool {
 	return false
 }
 
+// speaksHTTP2 reports whether a protocol is spoken over HTTP/2.
+func speaksHTTP2(protocol string) bool {
+	switch protocol {
+	case "h2c", "grpc", "grpcs":
+		return true
+	}
+	return false
+}
+
 // RetriesOf returns the retry rules of a configuration block.
 func RetriesOf(r config.Retries) RetrySettings {
 	if r.Off {
@@ -153,8 +165,8 @@ func compileBreaker(env *Environment, living func(string, func() any) any, ident
 }
 
 func compileEndpoint(env *Environment, sc *config.Service, ec *config.Endpoint, tc *tls.Config, tlsIdentity string) (*endpoint, error) {
-	ps := PoolSettings{Network: "tcp", MaxConns: sc.Connections.MaxPerEndpoint, IdleTimeout: sc.Connections.IdleTimeout}
-	ep := &endpoint{name: ec.URL}
+	ps := PoolSettings{Network: "tcp", HTTP2: speaksHTTP2(sc.Protocol), MaxConns: sc.Connections.MaxPerEndpoint, IdleTimeout: sc.Connections.IdleTimeout}
+	ep := &endpoint{name: ec.URL, scheme: "http"}
 	if path, ok := strings.CutPrefix(ec.URL, "unix:"); ok {
 		ps.Network, ps.Address = "unix", path
 		ep.host = []byte("localhost")
@@ -172,7 +184,11 @@ func compileEndpoint(env *Environment, sc *config.Service, ec *config.Endpoint, 
 		ep.basePath = []byte(strings.TrimRight(u.EscapedPath(), "/"))
 		ep.name = u.Scheme + "://" + u.Host + strings.TrimRight(u.Path, "/")
 		if u.Scheme == "https" {
+			ep.scheme = u.Scheme
 			ps.TLS, ps.TLSIdentity = tc.Clone(), tlsIdentity
+			if ps.HTTP2 {
+				ps.TLS.NextProtos = []string{"h2"}
+			}
 			if ps.TLS.ServerName == "" {
 				ps.TLS.ServerName = u.Hostname()
 			}
@@ -288,7 +304,7 @@ func (s *Service) StartChecks(env *Environment, hc config.HealthCheck) *balance.
 		Interval: hc.Interval, Timeout: hc.Timeout, Healthy: hc.Healthy, Unhealthy: hc.Unhealthy,
 		Now: env.Clock.Now,
 		Probe: func(ctx context.Context, e *balance.Endpoint) error {
-			return s.probe(ctx, e, hc.Path)
+			return s.probe(ctx, e, &hc)
 		},
 		Changed: func(e *balance.Endpoint, up bool, cause error) {
 			attrs := []any{"service", s.name, "endpoint", e.Address, "up", up}
@@ -309,7 +325,7 @@ func (s *Service) StartChecks(env *Environment, hc config.HealthCheck) *balance.
 
 // probe asks one endpoint over a connection of its own: a check must not find
 // the pool exhausted.
-func (s *Service) probe(ctx context.Context, e *balance.Endpoint, path string) error {
+func (s *Service) probe(ctx context.Context, e *balance.Endpoint, hc *config.HealthCheck) error {
 	var ep *endpoint
 	for _, candidate := range s.endpoints {
 		if candidate.Endpoint == e {
@@ -318,6 +334,9 @@ func (s *Service) probe(ctx context.Context, e *balance.Endpoint, path string) e
 	}
 	if ep == nil {
 		return errors.New("not an endpoint of this service")
+	}
+	if s.http2 {
+		return s.probeStream(ctx, ep, hc)
 	}
 	transport := &http.Transport{
 		DisableKeepAlives: true,
@@ -331,7 +350,7 @@ func (s *Service) probe(ctx context.Context, e *balance.Endpoint, path string) e
 	if ep.pool.settings.TLS != nil {
 		scheme = "https"
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+string(ep.host)+string(ep.basePath)+path, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+string(ep.host)+string(ep.basePath)+hc.Path, nil)
 	if err != nil {
 		return err
 	}

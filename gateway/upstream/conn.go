@@ -324,6 +324,7 @@ type Sweeper struct {
 	tick  time.Duration
 	mu    sync.Mutex
 	head  Conn // sentinel of a ring
+	calls map[*stream]struct{}
 	stop  chan struct{}
 	done  chan struct{}
 	once  sync.Once
@@ -335,7 +336,7 @@ func NewSweeper(clock *exchange.Clock, tick time.Duration) *Sweeper {
 	if tick <= 0 {
 		tick = 100 * time.Millisecond
 	}
-	s := &Sweeper{clock: clock, tick: tick, stop: make(chan struct{}), done: make(chan struct{})}
+	s := &Sweeper{clock: clock, tick: tick, calls: make(map[*stream]struct{}), stop: make(chan struct{}), done: make(chan struct{})}
 	s.head.prev, s.head.next = &s.head, &s.head
 	return s
 }
@@ -349,6 +350,7 @@ func (s *Sweeper) Start() {
 		t := time.NewTicker(s.tick)
 		defer t.Stop()
 		var batch []*Conn
+		var calls []*stream
 		for {
 			select {
 			case <-s.stop:
@@ -356,6 +358,7 @@ func (s *Sweeper) Start() {
 			case <-t.C:
 			}
 			batch = s.sweep(batch[:0])
+			calls = s.sweepStreams(calls[:0])
 		}
 	}()
 }
@@ -372,6 +375,33 @@ func (s *Sweeper) sweep(batch []*Conn) []*Conn {
 	}
 	clear(batch)
 	return batch
+}
+
+func (s *Sweeper) sweepStreams(batch []*stream) []*stream {
+	s.mu.Lock()
+	for st := range s.calls {
+		batch = append(batch, st)
+	}
+	s.mu.Unlock()
+	now := s.now()
+	for _, st := range batch {
+		st.check(now)
+	}
+	clear(batch)
+	return batch
+}
+
+// watch and unwatch keep the books of calls over HTTP/2.
+func (s *Sweeper) watch(st *stream) {
+	s.mu.Lock()
+	s.calls[st] = struct{}{}
+	s.mu.Unlock()
+}
+
+func (s *Sweeper) unwatch(st *stream) {
+	s.mu.Lock()
+	delete(s.calls, st)
+	s.mu.Unlock()
 }
 
 // Close ends the sweeping. It is for a sweeper that was started.

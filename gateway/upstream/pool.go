@@ -12,6 +12,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"sluice/gateway/socket"
+	"sluice/gateway/upstream/h2"
 )
 
 // PoolSettings identify a pool: two services with equal settings share it, and
@@ -22,6 +23,8 @@ type PoolSettings struct {
 	// TLS, nil for plain connections; TLSIdentity tells equal ones apart.
 	TLS         *tls.Config
 	TLSIdentity string
+	// HTTP2 has calls share connections of HTTP/2.
+	HTTP2 bool
 	// MaxConns bounds the connections, IdleTimeout how long an unused one is kept.
 	MaxConns    int
 	IdleTimeout time.Duration
@@ -29,13 +32,18 @@ type PoolSettings struct {
 
 // Identity is the name under which the pool lives across configurations.
 func (s *PoolSettings) Identity() string {
-	return fmt.Sprintf("pool/%s/%s/%s/%d/%s", s.Network, s.Address, s.TLSIdentity, s.MaxConns, s.IdleTimeout)
+	kind := "pool"
+	if s.HTTP2 {
+		kind = "pool/h2"
+	}
+	return fmt.Sprintf("%s/%s/%s/%s/%d/%s", kind, s.Network, s.Address, s.TLSIdentity, s.MaxConns, s.IdleTimeout)
 }
 
 // Errors of getting a connection.
 var (
 	errNoConn  = errors.New("all connections to the backend are in use")
 	errConnect = errors.New("the backend could not be reached")
+	errNoHTTP2 = errors.New("the backend did not agree on HTTP/2 (ALPN h2)")
 )
 
 // connectError keeps what went wrong while connecting, for the operator.
@@ -58,6 +66,7 @@ type Pool struct {
 	resolve  map[string]string
 	client   *fasthttp.HostClient
 	conns    connPool
+	streams  *h2.Pool     // of HTTP/2, nil for HTTP/1.1
 	connect  atomic.Int64 // connect timeout in nanoseconds
 	closed   atomic.Bool
 }
@@ -113,7 +122,24 @@ func NewPool(s PoolSettings, sweeper *Sweeper, resolve map[string]string) *Pool 
 		},
 	}
 	p.conns = typed(p.client)
+	if s.HTTP2 {
+		p.streams = h2.NewPool(h2.Settings{Dial: p.dialStreams, MaxConns: s.MaxConns, IdleTimeout: s.IdleTimeout})
+	}
 	return p
+}
+
+// dialStreams makes a connection of HTTP/2: over TLS one that has agreed on
+// it, else one whose backend is known to speak it.
+func (p *Pool) dialStreams() (net.Conn, error) {
+	nc, err := p.dial()
+	if err != nil {
+		return nil, &connectError{err}
+	}
+	if tc, ok := nc.(*tls.Conn); ok && tc.ConnectionState().NegotiatedProtocol != "h2" {
+		_ = nc.Close()
+		return nil, &connectError{errNoHTTP2}
+	}
+	return nc, nil
 }
 
 // dial makes a connection, with TLS where it is set, within the connect timeout.
@@ -143,8 +169,8 @@ func (p *Pool) dialRaw(ctx context.Context) (net.Conn, error) {
 		addr = to
 	}
 	nc, err := (&net.Dialer{}).DialContext(ctx, p.settings.Network, addr)
-	if err != nil {
-		return nil, err
+	if err != nil || p.settings.HTTP2 {
+		return nc, err
 	}
 	return socket.New(nc), nil
 }
@@ -152,12 +178,20 @@ func (p *Pool) dialRaw(ctx context.Context) (net.Conn, error) {
 // Close closes the idle connections; those in use end with their calls.
 func (p *Pool) Close() error {
 	p.closed.Store(true)
+	if p.streams != nil {
+		return p.streams.Close()
+	}
 	p.client.CloseIdleConnections()
 	return nil
 }
 
 // Conns returns how many connections are open.
-func (p *Pool) Conns() int { return p.client.ConnsCount() }
+func (p *Pool) Conns() int {
+	if p.streams != nil {
+		return p.streams.Conns()
+	}
+	return p.client.ConnsCount()
+}
 
 // loan is a connection in a call's hands.
 type loan struct {

@@ -18,8 +18,10 @@ import (
 
 	"sluice/gateway/breaker"
 	"sluice/gateway/exchange"
+	"sluice/gateway/grpcwire"
 	"sluice/gateway/telemetry"
 	"sluice/gateway/upstream/balance"
+	"sluice/gateway/upstream/h2"
 )
 
 // Service is one backend service as one generation of the configuration sees
@@ -35,6 +37,9 @@ type Service struct {
 	stall     time.Duration
 	retries   retryRules
 	budget    *retryBudget
+	http2     bool // spoken to the endpoints
+	rpc       bool // of gRPC
+	sweeper   *Sweeper
 	metrics   telemetry.ServiceMetrics
 }
 
@@ -46,6 +51,7 @@ type endpoint struct {
 	breaker  *breaker.Breaker // nil when off
 	basePath []byte
 	host     []byte
+	scheme   string
 }
 
 // Name returns the service's name in the configuration.
@@ -97,9 +103,15 @@ func (s *Service) Forward(x *exchange.Exchange) error {
 	c := calls.Of(x)
 	c.svc, c.x = s, x
 	x.Service = s.name
-	c.upgrade = isUpgrade(x)
-	if err := c.takeBody(); err != nil {
-		return c.rejectFor(err)
+	if s.http2 {
+		if err := c.openStream(); err != nil {
+			return err
+		}
+	} else {
+		c.upgrade = isUpgrade(x)
+		if err := c.takeBody(); err != nil {
+			return c.rejectFor(err)
+		}
 	}
 	if s.keyOf != nil {
 		c.key = balance.HashBytes(s.keyOf(x, x.Scratch()))
@@ -115,7 +127,11 @@ func (s *Service) Forward(x *exchange.Exchange) error {
 		}
 		permit = p
 	}
-	verdict, err := c.run()
+	run := c.run
+	if s.http2 {
+		run = c.runStream
+	}
+	verdict, err := run()
 	if s.breaker != nil {
 		s.breaker.Report(c.now, permit, verdict)
 	}
@@ -296,7 +312,13 @@ func isIdempotent(method []byte) bool {
 }
 
 func (c *call) isClientFault(err error) bool {
-	return err == exchange.ErrClientGone || err == errBodyCut || err == errBodySlow || err == errBodyTooLarge || c.x.Aborted.Load()
+	return isReject(err) || err == exchange.ErrClientGone || err == errBodyCut || err == errBodySlow || err == errBodyTooLarge || c.x.Aborted.Load()
+}
+
+// isReject reports whether what read the request body has said itself how to refuse it.
+func isReject(err error) bool {
+	_, ok := err.(*exchange.Reject)
+	return ok
 }
 
 // nowhere says why no endpoint could be chosen.
@@ -329,12 +351,16 @@ func (c *call) rejectFor(err error) error {
 	switch {
 	case err == exchange.ErrClientGone || c.x.Aborted.Load():
 		return rejectClientGone
+	case isReject(err):
+		return err
 	case err == errBodyTooLarge:
 		return rejectTooLarge
 	case err == errBodyCut:
 		return rejectBodyCut
 	case err == errBodySlow:
 		return rejectBodySlow
+	case err == errDeadline:
+		return rejectDeadline
 	case err == errResponseTimeout || err == errStalled:
 		return rejectTimeout
 	case errors.Is(err, errNoConn):
@@ -348,7 +374,7 @@ func (c *call) rejectFor(err error) error {
 		return rejectConnect
 	}
 	switch {
-	case isDisconnect(err):
+	case isDisconnect(err) || h2.Unsent(err):
 		return rejectReset
 	case err == errRetriedStatus:
 		return rejectEndpoints
@@ -390,7 +416,7 @@ func isUpgrade(x *exchange.Exchange) bool {
 type RetrySettings struct {
 	// Attempts after the first; 0 for none.
 	Attempts int
-	// When lists connect_failure, reset, timeout, and statuses.
+	// When lists connect_failure, reset, timeout, statuses of HTTP, and of gRPC by name.
 	When []string
 }
 
@@ -398,6 +424,7 @@ type retryRules struct {
 	attempts                int
 	connect, reset, timeout bool
 	statuses                [100]bool // of the 5xx
+	rpc                     [grpcwire.Codes]bool
 }
 
 func newRetryRules(r RetrySettings) retryRules {
@@ -413,6 +440,8 @@ func newRetryRules(r RetrySettings) retryRules {
 		default:
 			if n, err := strconv.Atoi(w); err == nil && n >= 500 && n <= 599 {
 				rules.statuses[n-500] = true
+			} else if code, ok := grpcwire.CodeNamed(w); ok {
+				rules.rpc[code] = true
 			}
 		}
 	}
