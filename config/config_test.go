@@ -302,12 +302,12 @@ func TestNotBuilt(t *testing.T) {
 	}
 	listener := func(s string) string { return `listeners: {a: {address: ":1", ` + s + `}}` }
 	route := func(s string) string { return minimal + `  r: {` + s + `}` }
-	for _, s := range []string{"aggregate: {}", "grpc: {service: users}", "graphql: {}", "websocket:", "openapi: a.yaml"} {
+	for _, s := range []string{"aggregate: {}", "graphql: {}", "websocket:", "openapi: a.yaml"} {
 		name, _, _ := strings.Cut(s, ":")
 		refused(route(s), "routes.r."+name)
 	}
 	refused("state: {redis: {addresses: [\"a:1\"]}}", "state.redis")
-	refused("services: {a: {protocol: grpc, endpoints: [\"http://a\"]}}", "services.a.protocol")
+	refused("services: {a: {protocol: graphql, endpoints: [\"http://a\"]}}", "services.a.protocol")
 	refused("services: {a: {discovery: {dns: {}}}}", "services.a.discovery")
 	refused("teams: {a: {}}", "teams")
 

@@ -19,7 +19,6 @@ var notYet = []struct {
 	{path: "services.*.discovery", what: "service discovery"},
 	{path: "services.*.protocol", values: []string{"graphql"}, what: "this protocol"},
 	{path: "routes.*.aggregate", what: "the action aggregate", written: true},
-	{path: "routes.*.grpc", what: "the action grpc", written: true},
 	{path: "routes.*.graphql", what: "the action graphql", written: true},
 	{path: "routes.*.websocket", what: "the action websocket", written: true},
 	{path: "routes.*.openapi", what: "checking requests against an OpenAPI document"},

@@ -142,3 +142,8 @@ func bounded(t testing.TB) context.Context {
 	t.Cleanup(cancel)
 	return ctx
 }
+
+func contextWith(t testing.TB, d time.Duration) (context.Context, context.CancelFunc) {
+	t.Helper()
+	return context.WithTimeout(context.Background(), d)
+}

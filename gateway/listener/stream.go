@@ -173,6 +173,9 @@ func (st *stream) read(x *exchange.Exchange) *exchange.Reject {
 			b = append(append(b, v...), "\r\n"...)
 		}
 	}
+	for name := range r.Trailer {
+		b = append(append(append(b, "Trailer: "...), name...), "\r\n"...)
+	}
 	b = append(b, "\r\n"...)
 	st.head = b
 	if r.Host == "" || strings.ContainsAny(r.Host, " \t") {

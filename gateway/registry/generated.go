@@ -4,6 +4,7 @@ package registry
 
 import (
 	"sluice/gateway/action"
+	"sluice/gateway/action/grpc"
 	"sluice/gateway/action/health"
 	"sluice/gateway/action/redirect"
 	"sluice/gateway/action/respond"
@@ -67,6 +68,7 @@ var policies = []*policy.Definition{
 }
 
 var actions = []*action.Definition{
+	grpc.Definition,
 	health.Definition,
 	redirect.Definition,
 	respond.Definition,

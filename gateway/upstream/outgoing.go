@@ -16,6 +16,8 @@ type outgoing struct {
 	x      *exchange.Exchange
 	stream io.Reader
 	limit  int64
+	// counted: whoever gives the stream counts what comes from the client.
+	counted bool
 
 	mu      sync.Mutex
 	changed sync.Cond
@@ -122,7 +124,9 @@ func (o *outgoing) pump() {
 		n, err := o.stream.Read(*buf)
 		o.mu.Lock()
 		o.reading = false
-		o.x.BytesIn += int64(n)
+		if !o.counted {
+			o.x.BytesIn += int64(n)
+		}
 		switch o.total += int64(n); {
 		case o.limit > 0 && o.total > o.limit:
 			o.err = errBodyTooLarge

@@ -43,7 +43,7 @@ func (s *Service) SpeaksHTTP2() bool { return s.http2 }
 
 // beginCall makes the messages of an RPC the body.
 func (o *outgoing) beginCall(x *exchange.Exchange, r *RPC) {
-	o.x, o.keep, o.changed.L = x, true, &o.mu
+	o.x, o.keep, o.counted, o.changed.L = x, true, true, &o.mu
 	if o.stream = r.Stream; o.stream == nil {
 		o.kept, o.err = r.Held, io.EOF
 	}

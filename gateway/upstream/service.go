@@ -127,11 +127,13 @@ func (s *Service) Forward(x *exchange.Exchange) error {
 		}
 		permit = p
 	}
-	run := c.run
+	var verdict breaker.Outcome
+	var err error
 	if s.http2 {
-		run = c.runStream
+		verdict, err = c.runStream()
+	} else {
+		verdict, err = c.run()
 	}
-	verdict, err := run()
 	if s.breaker != nil {
 		s.breaker.Report(c.now, permit, verdict)
 	}

@@ -418,6 +418,9 @@ func (st *stream) explain(err error) error {
 		return err
 	}
 	if _, reset := h2.ResetCode(err); reset || h2.WentAway(err) {
+		if !st.deadline.IsZero() && !time.Now().Before(st.deadline) {
+			return errDeadline // the backend has the same one, and was quicker
+		}
 		return &streamReset{err}
 	}
 	return err
@@ -494,6 +497,12 @@ func (st *stream) deliver() error {
 		body := make([]byte, n)
 		st.reads.Store(st.svc.sweeper.now())
 		_, err := io.ReadFull(res.Body, body)
+		if err == nil {
+			// What stands behind it, for clients whose answers may have both.
+			if _, end := res.Body.Read(make([]byte, 1)); end == io.EOF && st.native {
+				st.trailers(res.Trailer)
+			}
+		}
 		st.reads.Store(0)
 		if err == nil && x.HasBodyHooks() {
 			body, err = x.PushBody(body, true)
