@@ -736,7 +736,7 @@ func TestReload(t *testing.T) {
 }
 
 // A failing service opens its breaker by its status too; a deadline of the client's does not.
-func TestBreakerBySatus(t *testing.T) {
+func TestBreakerByStatus(t *testing.T) {
 	code := codes.Internal
 	release := make(chan struct{})
 	defer close(release)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/bufbuild/protocompile"
@@ -38,7 +39,7 @@ type library struct {
 	set      string // the file of its descriptors
 	service  protoreflect.ServiceDescriptor
 	address  string
-	metadata metadata.MD // of the last call
+	metadata atomic.Pointer[metadata.MD] // of the last call
 }
 
 func compileLibrary(t testing.TB) *library {
@@ -105,7 +106,8 @@ func (l *library) handle(_ any, st grpc.ServerStream) error {
 	if service != "lib.v1.Library" || method == nil {
 		return status.Errorf(codes.Unimplemented, "no method %s", full)
 	}
-	l.metadata, _ = metadata.FromIncomingContext(st.Context())
+	md, _ := metadata.FromIncomingContext(st.Context())
+	l.metadata.Store(&md)
 	_ = st.SetHeader(metadata.Pairs("x-shelf", "12"))
 	in := dynamicpb.NewMessage(method.Input())
 	if err := st.RecvMsg(in); err != nil && err != io.EOF {
@@ -456,10 +458,10 @@ func TestTranscodedHTTP(t *testing.T) {
 	if res.Header.Get("X-Shelf") != "12" || res.Header.Get("Content-Type") != "application/json" || res.Header.Get("Grpc-Status") != "" || body != `{"name":"a"}` {
 		t.Errorf("%v %s", res.Header, body)
 	}
-	if got := l.metadata["content-type"]; !slices.Equal(got, []string{"application/grpc+proto"}) {
+	if got := (*l.metadata.Load())["content-type"]; !slices.Equal(got, []string{"application/grpc+proto"}) {
 		t.Errorf("content-type %q", got)
 	}
-	if got := l.metadata["x-forwarded-for"]; !slices.Equal(got, []string{"127.0.0.1"}) {
+	if got := (*l.metadata.Load())["x-forwarded-for"]; !slices.Equal(got, []string{"127.0.0.1"}) {
 		t.Errorf("x-forwarded-for %q", got)
 	}
 	if res, body := g.do(request{method: "HEAD", target: "/v1/items"}); res.StatusCode != 200 || body != "" {
