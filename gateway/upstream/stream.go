@@ -55,10 +55,12 @@ type stream struct {
 	reads  atomic.Int64 // bytes of the answer are awaited since then
 	unread []byte
 
-	res    *http.Response
-	over   bool
-	tail   []byte // the frame of trailers of gRPC-Web that is still to be read
-	ending bool
+	res     *http.Response
+	over    bool
+	ahead   []byte // held of a body that is not whole, and has passed aheadOf hooks
+	aheadOf int
+	tail    []byte // the frame of trailers of gRPC-Web that is still to be read
+	ending  bool
 }
 
 // Errors of a stream.
@@ -96,7 +98,7 @@ func (c *call) openStream() error {
 	}
 	_, st.native = x.Client.(trailing)
 	st.base = context.Background()
-	if cl, ok := x.Client.(contextual); ok {
+	if cl, ok := x.Client.(contextual); ok && !x.OutlivesClient {
 		st.base = cl.Context()
 	}
 	if st.rpc != grpcwire.Other {
@@ -142,12 +144,14 @@ func (c *call) runStream() (breaker.Outcome, error) {
 			return breaker.Ignored, c.nowhere()
 		}
 		x.Attempts++
+		x.UpstreamStatus = 0
 		x.Endpoint = c.ep.name
 		err := st.attempt()
 		c.now = x.Clock.Now()
 		c.latency = time.Duration(c.now - c.began)
 		x.UpstreamTime += int64(c.latency)
 		if err == nil {
+			x.UpstreamStatus = st.res.StatusCode
 			s.metrics.UpstreamDuration.Observe(c.latency)
 			if !st.retriedAnswer() || !st.body.replayable() || !c.mayRetry(retry) || !s.budget.withdraw() {
 				return st.settle()
@@ -388,7 +392,7 @@ func (st *stream) check(now int64) {
 		st.cancel(errStalled)
 		return
 	}
-	if _, told := st.x.Client.(contextual); !told && st.x.Client != nil && now-max(st.asked, st.c.began) >= int64(goneEvery) {
+	if _, told := st.x.Client.(contextual); !told && st.x.Client != nil && !st.x.OutlivesClient && now-max(st.asked, st.c.began) >= int64(goneEvery) {
 		st.asked = now
 		if st.x.Client.Gone() {
 			st.x.Aborted.Store(true)
@@ -505,7 +509,7 @@ func (st *stream) deliver() error {
 		}
 		st.reads.Store(0)
 		if err == nil && x.HasBodyHooks() {
-			body, err = x.PushBody(body, true)
+			body, err = x.PushWhole(body)
 		}
 		if err != nil {
 			return err
@@ -574,6 +578,48 @@ var _ fasthttp.BodyWriterTo = (*stream)(nil)
 // SupportsBodyWriteTo tells fasthttp to use WriteTo.
 func (st *stream) SupportsBodyWriteTo() bool { return true }
 
+var _ exchange.ResponseStream = (*stream)(nil)
+
+// Hold implements exchange.ResponseStream. The messages of a call are nobody's
+// to wait for the last of.
+func (st *stream) Hold(limit int) (body []byte, whole bool, err error) {
+	if st.rpc != grpcwire.Other {
+		return nil, false, nil
+	}
+	held := []byte{}
+	buf := make([]byte, min(limit+1, 32<<10))
+	for len(held) <= limit {
+		chunk, last, err := st.next(buf)
+		if err != nil {
+			return nil, false, st.holdFailure(err)
+		}
+		held = append(held, chunk...)
+		if last {
+			st.close()
+			return held, true, nil
+		}
+	}
+	st.ahead, st.aheadOf = held, st.x.BodyHooks()
+	return held[:limit], false, nil
+}
+
+// holdFailure is the answer where a body could not be held.
+func (st *stream) holdFailure(err error) error {
+	switch {
+	case err == errStalled:
+		return rejectTimeout
+	case st.c.isClientFault(err):
+		return st.c.rejectFor(err)
+	}
+	return exchange.ErrResponseBody
+}
+
+// More implements exchange.ResponseStream: the engine does not tell.
+func (st *stream) More() bool { return false }
+
+// Discard implements exchange.ResponseStream.
+func (st *stream) Discard() { st.close() }
+
 // WriteTo relays the answer: each piece goes on when it has come.
 func (st *stream) WriteTo(w io.Writer) (written int64, err error) {
 	x := st.x
@@ -634,6 +680,13 @@ func (st *stream) Close() error {
 // next returns the next piece of the answer, and whether it is the last.
 func (st *stream) next(buf []byte) (chunk []byte, last bool, err error) {
 	x := st.x
+	if st.ahead != nil {
+		chunk, st.ahead = st.ahead, nil
+		if chunk, err = x.PushBodyFrom(st.aheadOf, chunk, false); err != nil {
+			return nil, false, st.broken(err)
+		}
+		return chunk, false, nil
+	}
 	if st.rpc == grpcwire.Other {
 		st.reads.Store(st.svc.sweeper.now())
 	}

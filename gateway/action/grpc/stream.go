@@ -128,9 +128,60 @@ type streamed struct {
 	count int
 	over  bool
 	left  []byte
+
+	ahead   []byte // held of a body that is not whole, and has passed aheadOf hooks
+	aheadOf int
 }
 
-var _ fasthttp.BodyWriterTo = (*streamed)(nil)
+var (
+	_ fasthttp.BodyWriterTo   = (*streamed)(nil)
+	_ exchange.ResponseStream = (*streamed)(nil)
+)
+
+// Hold implements exchange.ResponseStream: only an array is one document.
+func (s *streamed) Hold(limit int) (body []byte, whole bool, err error) {
+	if s.form != array {
+		return nil, false, nil
+	}
+	held := []byte{}
+	for len(held) <= limit {
+		chunk, err := s.next()
+		if err != nil {
+			s.Discard()
+			if reject, ok := err.(*exchange.Reject); ok {
+				return nil, false, reject
+			}
+			return nil, false, exchange.ErrResponseBody
+		}
+		held = append(held, chunk...)
+		if s.over {
+			s.Discard()
+			return held, true, nil
+		}
+	}
+	s.ahead, s.aheadOf = held, s.x.BodyHooks()
+	return held[:limit], false, nil
+}
+
+// More implements exchange.ResponseStream: nobody knows when the next message comes.
+func (s *streamed) More() bool { return false }
+
+// Discard implements exchange.ResponseStream.
+func (s *streamed) Discard() { _ = s.Close() }
+
+// next is the next piece as it has passed the hooks.
+func (s *streamed) next() ([]byte, error) {
+	if s.ahead != nil {
+		chunk := s.ahead
+		s.ahead = nil
+		return s.x.PushBodyFrom(s.aheadOf, chunk, false)
+	}
+	chunk, err := s.piece()
+	if err == nil && s.x.HasBodyHooks() {
+		chunk, err = s.x.PushBody(chunk, s.over)
+	}
+	return chunk, err
+}
 
 // SupportsBodyWriteTo tells fasthttp to use WriteTo.
 func (s *streamed) SupportsBodyWriteTo() bool { return true }
@@ -141,12 +192,9 @@ func (s *streamed) WriteTo(to io.Writer) (written int64, err error) {
 	x := s.x
 	x.Begun = true
 	for !s.over {
-		chunk, err := s.piece()
-		if err == nil && x.HasBodyHooks() {
-			chunk, err = x.PushBody(chunk, s.over)
-		}
+		chunk, err := s.next()
 		if err != nil {
-			s.Close()
+			s.Discard()
 			return written, err
 		}
 		if len(chunk) == 0 {
@@ -157,11 +205,11 @@ func (s *streamed) WriteTo(to io.Writer) (written int64, err error) {
 		x.BytesOut += int64(n)
 		if err != nil {
 			x.Aborted.Store(true)
-			s.Close()
+			s.Discard()
 			return written, err
 		}
 	}
-	s.Close()
+	s.Discard()
 	return written, nil
 }
 
@@ -170,15 +218,12 @@ func (s *streamed) Read(p []byte) (int, error) {
 	s.x.Begun = true
 	for len(s.left) == 0 {
 		if s.over {
-			s.Close()
+			s.Discard()
 			return 0, io.EOF
 		}
-		chunk, err := s.piece()
-		if err == nil && s.x.HasBodyHooks() {
-			chunk, err = s.x.PushBody(chunk, s.over)
-		}
+		chunk, err := s.next()
 		if err != nil {
-			s.Close()
+			s.Discard()
 			return 0, err
 		}
 		s.left = chunk
@@ -203,7 +248,7 @@ func (s *streamed) piece() ([]byte, error) {
 		s.first = nil
 		return b, nil
 	}
-	m, err := s.next()
+	m, err := s.writer.next()
 	if err == nil {
 		return s.render(m)
 	}
