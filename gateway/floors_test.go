@@ -38,6 +38,7 @@ var heavy = map[string]string{
 	"github.com/klauspost/compress":    "gateway/coding",
 	"github.com/molecule-man/go-brrr":  "gateway/coding",
 	"google.golang.org/genproto":       "gateway/action/grpc",
+	"go.opentelemetry.io":              "gateway/policy/tracing",
 }
 
 func TestImportsGoUpwards(t *testing.T) {

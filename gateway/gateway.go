@@ -430,7 +430,7 @@ func (g *Gateway) survive(x *exchange.Exchange, err *error) {
 		route = x.Route.Name
 	}
 	g.faults.Log(slog.LevelError, "panic", "a request met a fault of the gateway; please report it",
-		"route", route, "request_id", string(x.RequestID), "fault", fmt.Sprint(fault), "stack", string(debug.Stack()))
+		"route", route, "request_id", string(x.RequestID), "trace_id", string(x.TraceID), "fault", fmt.Sprint(fault), "stack", string(debug.Stack()))
 }
 
 // upkeep does what living state wants done now and then.

@@ -97,6 +97,8 @@ type Exchange struct {
 	// ParamNames are the names in the path pattern that matched, Params their values in the same order.
 	ParamNames []string
 	Params     [MaxParams][]byte
+	// Pattern is the path pattern of the route that matched, as the configuration has it; "" where it has none.
+	Pattern string
 	// MatchedPrefix is the length of the part of Path that the route's prefix covers.
 	MatchedPrefix int
 
@@ -110,6 +112,10 @@ type Exchange struct {
 
 	// RequestID is the correlation id: for logs, error bodies and the backend.
 	RequestID []byte
+	// TraceID is the id of the trace that the request belongs to, 32 hexadecimal digits; nil where requests are not traced.
+	TraceID []byte
+	// Observer is told of each try at a backend, nil where nobody wants to know.
+	Observer AttemptObserver
 	// ToBackend collects changes to the headers of the request on its way to the backend.
 	ToBackend HeaderEdits
 	// ToClient collects headers for the client; they are applied when the response is complete, over whatever a backend sent.
@@ -280,10 +286,10 @@ func (x *Exchange) reset() {
 	x.Listener, x.TLS, x.ConnID, x.Client, x.Protocol = "", nil, 0, nil, ""
 	clear(x.Params[:len(x.ParamNames)])
 	x.ParamNames = nil
-	x.Route, x.Member, x.MatchedPrefix = nil, 0, 0
+	x.Route, x.Member, x.MatchedPrefix, x.Pattern = nil, 0, 0, ""
 	x.Identity, x.Tenant = Identity{}, nil
 	x.AuthFailure = ""
-	x.RequestID = nil
+	x.RequestID, x.TraceID, x.Observer = nil, nil, nil
 	x.ToBackend.reset()
 	x.ToClient.reset()
 	x.UpstreamPath, x.UpstreamQuery, x.queryReplaced, x.Body = nil, nil, false, nil

@@ -35,6 +35,7 @@ import (
 	"sluice/gateway/policy/requesttransform"
 	"sluice/gateway/policy/responseratelimit"
 	"sluice/gateway/policy/responsetransform"
+	"sluice/gateway/policy/tracing"
 	"sluice/gateway/policy/waf"
 )
 
@@ -64,6 +65,7 @@ var policies = []*policy.Definition{
 	requesttransform.Definition,
 	responseratelimit.Definition,
 	responsetransform.Definition,
+	tracing.Definition,
 	waf.Definition,
 }
 

@@ -253,6 +253,7 @@ func (s *Snapshot) enter(x *exchange.Exchange, st *state, r *route) error {
 	if st.result.Path >= 0 {
 		x.MatchedPrefix = st.result.Prefix
 		x.ParamNames = r.params[st.result.Path]
+		x.Pattern = r.config.Match.Paths[st.result.Path]
 		for i := range st.result.Params {
 			x.Params[i] = st.result.Param(x.Path, i)
 		}

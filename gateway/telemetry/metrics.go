@@ -89,6 +89,9 @@ type Metrics struct {
 	ConfigReloads    *Family[*Counter] // result: success or failure
 	ConfigLastReload *Gauge            // Unix time in seconds
 
+	SpansExported *Counter
+	SpansDropped  *Family[*Counter] // reason: queue_full or export_failed
+
 	AccessLogLines   *Counter
 	AccessLogDropped *Counter
 	AccessLogErrors  *Counter
@@ -304,6 +307,17 @@ func NewMetrics(o Options) *Metrics {
 		Help:   "The program that runs; always 1.",
 		Labels: []string{"version", "commit"},
 	}).With(nil, o.Version, o.Commit).Set(1)
+	m.SpansExported = r.Counter(Desc{
+		Name: "sluice_spans_exported_total",
+		Help: "Spans that the collector took.",
+	}).With(nil)
+	m.SpansDropped = r.Counter(Desc{
+		Name:   "sluice_spans_dropped_total",
+		Help:   "Spans lost: too many were waiting (queue_full), or the collector did not take them (export_failed).",
+		Labels: []string{"reason"},
+	})
+	m.SpansDropped.With(nil, "queue_full")
+	m.SpansDropped.With(nil, "export_failed")
 	m.AccessLogLines = r.Counter(Desc{
 		Name: "sluice_access_log_lines_total",
 		Help: "Access log lines written.",

@@ -270,6 +270,7 @@ func (c *call) broken(err error) error {
 	default:
 		c.x.Reason = "upstream_truncated"
 	}
+	c.fault = c.x.Reason
 	c.stopUpload()
 	c.endCall(false)
 	return err

@@ -41,6 +41,7 @@ type call struct {
 	began    int64
 	latency  time.Duration
 	outcome  balance.Outcome
+	fault    string // why the attempt has no answer, for who observes it
 	loan     loan
 
 	// The response.
@@ -520,6 +521,7 @@ func (c *call) leaveEndpoint() {
 	}
 	c.svc.set.Done(c.ep.Endpoint, c.now, latency, c.outcome)
 	c.ep = nil
+	c.attemptEnds()
 }
 
 // isDisconnect reports whether err says that the other side had closed.

@@ -156,6 +156,7 @@ func (c *call) run() (breaker.Outcome, error) {
 		x.Attempts++
 		x.UpstreamStatus = 0
 		x.Endpoint = c.ep.name
+		c.attemptBegins()
 		got, wasStale, err := c.attempt()
 		c.now = x.Clock.Now()
 		c.latency = time.Duration(c.now - c.began)
@@ -173,6 +174,7 @@ func (c *call) run() (breaker.Outcome, error) {
 			s.metrics.Retries.Inc()
 			continue
 		}
+		c.attemptFails(err)
 		if !isConnect(err) && !errors.Is(err, errNoConn) && !wasStale && !c.isClientFault(err) {
 			// An attempt that failed waited too: without it a backend that
 			// hangs would look quick.
@@ -224,6 +226,7 @@ func (c *call) settle() (breaker.Outcome, error) {
 		if c.loan.conn != nil {
 			err = c.loan.conn.cause(err)
 		}
+		c.attemptFails(err)
 		c.outcome = balance.Failure
 		c.stopUpload()
 		c.endCall(false)
@@ -350,6 +353,10 @@ func (s *Service) refuse(x *exchange.Exchange, b *breaker.Breaker) error {
 // rejectFor turns the failure of the last attempt into the client's answer.
 func (c *call) rejectFor(err error) error {
 	c.releasePermit(breaker.Ignored)
+	return c.rejection(err)
+}
+
+func (c *call) rejection(err error) *exchange.Reject {
 	switch {
 	case err == exchange.ErrClientGone || c.x.Aborted.Load():
 		return rejectClientGone

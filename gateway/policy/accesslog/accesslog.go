@@ -206,7 +206,7 @@ func (l *logger) done(x *exchange.Exchange) {
 		Method: x.Method(), Host: x.Host, Path: x.Path, Protocol: protocol(x),
 		Status: x.Status, BytesIn: x.BytesIn, BytesOut: x.BytesOut,
 		Duration: time.Duration(x.Ended - x.Start), Upstream: -1,
-		Service: x.Service, Endpoint: x.Endpoint, Reason: x.Reason, RPCStatus: x.RPCStatus,
+		Service: x.Service, Endpoint: x.Endpoint, Reason: x.Reason, RPCStatus: x.RPCStatus, TraceID: x.TraceID,
 		Referer: x.RequestHeader("Referer"), UserAgent: x.RequestHeader("User-Agent"),
 	}
 	if r.Path == nil { // unusable: as it came, without the query

@@ -1,0 +1,413 @@
+package tracing
+
+import (
+	"bytes"
+	"net/netip"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"sluice/gateway/exchange"
+	"sluice/gateway/router"
+)
+
+// encoder writes spans as the exporter sends them: as the field `spans` of OTLP's ScopeSpans. That is done where a request ends, since
+// what is to be told of it ends with it, and leaves nothing to convert later.
+type encoder struct {
+	spans, span []byte // done, and the one being written
+	text        []byte // a value that is put together
+}
+
+// maxKept is how large a buffer stays with an idle exchange.
+const maxKept = 16 << 10
+
+func (e *encoder) emptied() encoder {
+	kept := encoder{spans: e.spans[:0], span: e.span[:0], text: e.text[:0]}
+	if cap(kept.spans)+cap(kept.span)+cap(kept.text) > maxKept {
+		return encoder{}
+	}
+	return kept
+}
+
+// Fields of the messages of opentelemetry/proto/trace/v1/trace.proto and common/v1/common.proto.
+const (
+	scopeSpansSpans = 2
+
+	spanTraceID    = 1
+	spanSpanID     = 2
+	spanTraceState = 3
+	spanParent     = 4
+	spanName       = 5
+	spanKind       = 6
+	spanStart      = 7
+	spanEnd        = 8
+	spanAttributes = 9
+	spanStatus     = 15
+	spanFlags      = 16
+
+	statusCode  = 3
+	statusError = 2
+
+	keyValueKey   = 1
+	keyValueValue = 2
+	valueString   = 1
+	valueInt      = 3
+)
+
+const (
+	kindServer = 2
+	kindClient = 3
+	// Flags of a span beside those of its trace: that it is known whether the parent is another process's, and that it is.
+	flagKnowsRemote = 1 << 8
+	flagRemote      = 1 << 9
+)
+
+// maxValue is the length in bytes up to which a value is recorded.
+const maxValue = 1024
+
+// encode writes the span of the request and those of its attempts.
+func (t *trace) encode(x *exchange.Exchange) []byte {
+	e := &t.encoder
+	began := x.Arrived.UnixNano()
+	at := func(monotonic int64) uint64 { return uint64(began + monotonic - x.Start) }
+	method, original := knownMethod(x.Method())
+
+	e.text = append(e.text[:0], method...)
+	if method == otherMethod {
+		e.text = append(e.text[:0], "HTTP"...)
+	}
+	route := routeOf(x.Pattern)
+	if route != "" {
+		e.text = append(append(e.text, ' '), route...)
+	}
+	remote := uint32(flagKnowsRemote)
+	if t.remote {
+		remote |= flagRemote
+	}
+	e.begin(t, t.server, t.parent, t.remote, kindServer, at(x.Start), at(x.Ended), remote)
+	e.str("http.request.method", method)
+	if original != nil {
+		e.bytes("http.request.method_original", original)
+	}
+	e.str("url.scheme", x.Scheme)
+	e.bytes("url.path", pathOf(x))
+	if len(x.Query) > 0 {
+		e.text = t.tracer.appendQuery(e.text[:0], x.Query)
+		e.bytes("url.query", e.text)
+	}
+	if route != "" {
+		e.str("http.route", route)
+	}
+	e.bytes("server.address", x.Host)
+	e.port(x.ForwardedPort)
+	e.addr("client.address", x.ClientAddr)
+	e.addr("network.peer.address", x.PeerAddr)
+	e.str("network.protocol.version", version(x))
+	if agent := x.RequestHeader("User-Agent"); agent != nil {
+		e.bytes("user_agent.original", agent)
+	}
+	if x.Status > 0 {
+		e.int("http.response.status_code", int64(x.Status))
+	}
+	e.int("http.request.body.size", x.BytesIn)
+	e.int("http.response.body.size", x.BytesOut)
+	if x.Route != nil {
+		e.str("sluice.route", x.Route.Name)
+	}
+	if c := x.Identity.Consumer; c != nil {
+		e.str("sluice.consumer", c.Name)
+	}
+	if x.CacheResult != "" {
+		e.str("sluice.cache", x.CacheResult)
+	}
+	if len(x.RequestID) > 0 {
+		e.bytes("sluice.request_id", x.RequestID)
+	}
+	if x.Reason != "" {
+		e.str("sluice.reason", x.Reason)
+	}
+	if x.Status >= 500 {
+		fault := x.Reason
+		if x.Reject == nil {
+			fault = ""
+		}
+		e.fail(fault, x.Status)
+	}
+	e.end()
+
+	for i := range t.attempts {
+		a := &t.attempts[i]
+		if a.ended == 0 { // a tunnel, which ends with the exchange
+			a.ended, a.status = x.Ended, x.UpstreamStatus
+		}
+		e.text = append(e.text[:0], method...)
+		if method == otherMethod {
+			e.text = append(e.text[:0], "HTTP"...)
+		}
+		e.begin(t, a.id, t.server, true, kindClient, at(a.began), at(a.ended), flagKnowsRemote)
+		e.str("http.request.method", method)
+		if original != nil {
+			e.bytes("http.request.method_original", original)
+		}
+		e.backend(t.tracer, x, a.endpoint)
+		if a.status > 0 {
+			e.int("http.response.status_code", int64(a.status))
+		}
+		if a.number > 1 {
+			e.int("http.request.resend_count", int64(a.number-1))
+		}
+		e.str("sluice.service", a.service)
+		if a.fault != "" || a.status >= 400 {
+			e.fail(a.fault, a.status)
+		}
+		e.end()
+	}
+	return e.spans
+}
+
+// backend tells where an attempt went.
+func (e *encoder) backend(t *tracer, x *exchange.Exchange, endpoint string) {
+	scheme, rest, ok := strings.Cut(endpoint, "://")
+	if !ok { // unix:PATH
+		e.str("server.address", strings.TrimPrefix(endpoint, "unix:"))
+		return
+	}
+	authority := rest
+	if slash := strings.IndexByte(rest, '/'); slash >= 0 {
+		authority = rest[:slash]
+	}
+	host, port := authority, int64(80)
+	if scheme == "https" || scheme == "grpcs" {
+		port = 443
+	}
+	if colon := strings.LastIndexByte(authority, ':'); colon > strings.LastIndexByte(authority, ']') {
+		if n, err := strconv.Atoi(authority[colon+1:]); err == nil {
+			host, port = authority[:colon], int64(n)
+		}
+	}
+	e.str("server.address", strings.Trim(host, "[]"))
+	e.int("server.port", port)
+	e.text = append(e.text[:0], endpoint...)
+	e.text = router.AppendEncoded(e.text, x.BackendPath())
+	if q := x.BackendQuery(); len(q) > 0 {
+		e.text = t.appendQuery(append(e.text, '?'), q)
+	}
+	e.bytes("url.full", e.text)
+}
+
+// begin begins a span whose name is in e.text.
+func (e *encoder) begin(t *trace, id, parent spanID, hasParent bool, kind uint64, from, to uint64, flags uint32) {
+	b := protowire.AppendTag(e.span[:0], spanTraceID, protowire.BytesType)
+	b = protowire.AppendBytes(b, t.id[:])
+	b = protowire.AppendTag(b, spanSpanID, protowire.BytesType)
+	b = protowire.AppendBytes(b, id[:])
+	if len(t.state) > 0 {
+		b = protowire.AppendTag(b, spanTraceState, protowire.BytesType)
+		b = protowire.AppendBytes(b, t.state)
+	}
+	if hasParent {
+		b = protowire.AppendTag(b, spanParent, protowire.BytesType)
+		b = protowire.AppendBytes(b, parent[:])
+	}
+	b = protowire.AppendTag(b, spanName, protowire.BytesType)
+	b = protowire.AppendBytes(b, clean(e.text))
+	b = protowire.AppendTag(b, spanKind, protowire.VarintType)
+	b = protowire.AppendVarint(b, kind)
+	b = protowire.AppendTag(b, spanStart, protowire.Fixed64Type)
+	b = protowire.AppendFixed64(b, from)
+	b = protowire.AppendTag(b, spanEnd, protowire.Fixed64Type)
+	b = protowire.AppendFixed64(b, max(from, to))
+	b = protowire.AppendTag(b, spanFlags, protowire.Fixed32Type)
+	e.span = protowire.AppendFixed32(b, flags|uint32(t.flags))
+}
+
+// end adds the span to those that are done.
+func (e *encoder) end() {
+	e.spans = protowire.AppendTag(e.spans, scopeSpansSpans, protowire.BytesType)
+	e.spans = protowire.AppendBytes(e.spans, e.span)
+}
+
+// fail marks the span as failed, by a fault or else by a status.
+func (e *encoder) fail(fault string, status int) {
+	if fault != "" {
+		e.str("error.type", fault)
+	} else {
+		e.text = strconv.AppendInt(e.text[:0], int64(status), 10)
+		e.bytes("error.type", e.text)
+	}
+	e.span = protowire.AppendTag(e.span, spanStatus, protowire.BytesType)
+	e.span = protowire.AppendVarint(e.span, 2)
+	e.span = protowire.AppendTag(e.span, statusCode, protowire.VarintType)
+	e.span = protowire.AppendVarint(e.span, statusError)
+}
+
+// str records a text of the gateway's own or of the configuration.
+func (e *encoder) str(key, value string) {
+	b := e.key(key, len(value))
+	e.span = append(b, value...)
+}
+
+// bytes records what a client or a backend said.
+func (e *encoder) bytes(key string, value []byte) {
+	value = clean(value)
+	b := e.key(key, len(value))
+	e.span = append(b, value...)
+}
+
+// key begins an attribute whose value is a text of n bytes.
+func (e *encoder) key(key string, n int) []byte {
+	inner := 1 + protowire.SizeBytes(n)
+	b := e.attribute(key, inner)
+	b = protowire.AppendTag(b, valueString, protowire.BytesType)
+	return protowire.AppendVarint(b, uint64(n))
+}
+
+// attribute begins an attribute whose value is a message of inner bytes.
+func (e *encoder) attribute(key string, inner int) []byte {
+	b := protowire.AppendTag(e.span, spanAttributes, protowire.BytesType)
+	b = protowire.AppendVarint(b, uint64(1+protowire.SizeBytes(len(key))+1+protowire.SizeBytes(inner)))
+	b = protowire.AppendTag(b, keyValueKey, protowire.BytesType)
+	b = protowire.AppendString(b, key)
+	b = protowire.AppendTag(b, keyValueValue, protowire.BytesType)
+	return protowire.AppendVarint(b, uint64(inner))
+}
+
+func (e *encoder) int(key string, n int64) {
+	b := e.attribute(key, 1+protowire.SizeVarint(uint64(n)))
+	b = protowire.AppendTag(b, valueInt, protowire.VarintType)
+	e.span = protowire.AppendVarint(b, uint64(n))
+}
+
+func (e *encoder) port(text []byte) {
+	n := int64(0)
+	for _, c := range text {
+		if c < '0' || c > '9' || n > 65535 {
+			return
+		}
+		n = n*10 + int64(c-'0')
+	}
+	if n > 0 {
+		e.int("server.port", n)
+	}
+}
+
+func (e *encoder) addr(key string, a netip.Addr) {
+	if a.IsValid() {
+		e.text = a.Unmap().WithZone("").AppendTo(e.text[:0])
+		e.bytes(key, e.text)
+	}
+}
+
+// clean gives value as it may be recorded: not too long, and valid UTF-8, since a receiver refuses a whole batch for one byte that is not.
+func clean(value []byte) []byte {
+	if len(value) > maxValue {
+		value = value[:maxValue]
+		for i := 1; i < utf8.UTFMax && i < len(value); i++ { // a character that was cut in two
+			if tail := value[len(value)-i:]; utf8.RuneStart(tail[0]) {
+				if !utf8.FullRune(tail) {
+					value = value[:len(value)-i]
+				}
+				break
+			}
+		}
+	}
+	if utf8.Valid(value) {
+		return value
+	}
+	return bytes.ToValidUTF8(value, []byte("\uFFFD"))
+}
+
+const redacted = "REDACTED"
+
+// appendQuery appends a query without the values of parameters that are not to be recorded.
+func (t *tracer) appendQuery(dst, query []byte) []byte {
+	for first := true; len(query) > 0 && len(dst) < maxValue; first = false {
+		part := query
+		if end := indexByte(query, '&'); end >= 0 {
+			part, query = query[:end], query[end+1:]
+		} else {
+			query = nil
+		}
+		if !first {
+			dst = append(dst, '&')
+		}
+		equals := indexByte(part, '=')
+		switch {
+		case equals < 0 && len(part) > 0 && !t.recordsValue(part):
+			// It may be a name or a value.
+			dst = append(dst, redacted...)
+		case equals < 0 || t.recordsValue(part[:equals]):
+			dst = append(dst, part...)
+		default:
+			dst = append(append(dst, part[:equals+1]...), redacted...)
+		}
+	}
+	return dst
+}
+
+func (t *tracer) recordsValue(name []byte) bool {
+	for _, v := range t.values {
+		if string(name) == v {
+			return true
+		}
+	}
+	return false
+}
+
+const otherMethod = "_OTHER"
+
+// knownMethod gives a method as it is recorded, and as it came where that is not the same. Clients make up methods, and one span name each is too many.
+func knownMethod(method []byte) (known string, original []byte) {
+	switch string(method) {
+	case "GET":
+		return "GET", nil
+	case "POST":
+		return "POST", nil
+	case "HEAD":
+		return "HEAD", nil
+	case "PUT":
+		return "PUT", nil
+	case "PATCH":
+		return "PATCH", nil
+	case "DELETE":
+		return "DELETE", nil
+	case "OPTIONS":
+		return "OPTIONS", nil
+	case "CONNECT":
+		return "CONNECT", nil
+	case "TRACE":
+		return "TRACE", nil
+	}
+	return otherMethod, method
+}
+
+// routeOf gives a path pattern without the signs that tell its kind.
+func routeOf(pattern string) string {
+	if pattern != "" && (pattern[0] == '=' || pattern[0] == '~') {
+		return pattern[1:]
+	}
+	return pattern
+}
+
+func pathOf(x *exchange.Exchange) []byte {
+	if x.Path != nil || x.Unread {
+		return x.Path
+	}
+	path := x.Request.Header.RequestURI() // unusable: as it came, without the query
+	if end := bytes.IndexAny(path, "?#"); end >= 0 {
+		path = path[:end]
+	}
+	return path
+}
+
+func version(x *exchange.Exchange) string {
+	switch {
+	case x.Protocol != "":
+		return strings.TrimSuffix(strings.TrimPrefix(x.Protocol, "HTTP/"), ".0")
+	case x.Unread || x.Request.Header.IsHTTP11():
+		return "1.1"
+	}
+	return "1.0"
+}

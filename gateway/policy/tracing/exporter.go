@@ -1,0 +1,199 @@
+package tracing
+
+import (
+	"context"
+	"log/slog"
+	"regexp"
+	"strconv"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
+	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
+	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"sluice/gateway/policy"
+	"sluice/gateway/telemetry"
+)
+
+// exporter sends spans to a collector, in batches, on a goroutine of its own. It outlives configurations that do not change it.
+type exporter struct {
+	client   otlptrace.Client
+	resource *resourcepb.Resource
+	log      *telemetry.Limited
+	endpoint string
+	exported *telemetry.Counter
+	overflow *telemetry.Counter
+	failed   *telemetry.Counter
+	queue    int // spans that may wait
+	batch    int // spans that are sent at once
+	interval time.Duration
+	timeout  time.Duration
+
+	mu      sync.Mutex
+	waiting []byte // spans as encoder writes them
+	number  int    // of them
+	closed  bool
+	spare   []byte
+
+	wake chan struct{}
+	stop chan struct{}
+	done chan struct{}
+	// cancel ends what is being sent.
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+const (
+	// maxBatch is how many bytes a batch has at most; collectors take messages of up to 4 MiB by default.
+	maxBatch = 2 << 20
+	// closeGrace is how long the last spans may take at the end.
+	closeGrace = 3 * time.Second
+
+	scopeName = "sluice"
+	// schemaURL is the version of the semantic conventions that the attributes follow.
+	schemaURL = "https://opentelemetry.io/schemas/1.37.0"
+)
+
+func newExporter(w *policy.World, d *destination) (*exporter, error) {
+	client, err := d.client()
+	if err != nil {
+		return nil, err
+	}
+	e := &exporter{
+		client: client, resource: d.resource(), endpoint: d.endpoint(),
+		log:      telemetry.NewLimited(w.Log, 30*time.Second),
+		exported: w.Metrics.SpansExported,
+		overflow: w.Metrics.SpansDropped.With(nil, "queue_full"),
+		failed:   w.Metrics.SpansDropped.With(nil, "export_failed"),
+		queue:    d.Queue, batch: d.Batch, interval: d.Interval, timeout: d.Timeout,
+		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
+	}
+	e.ctx, e.cancel = context.WithCancel(context.Background())
+	return e, nil
+}
+
+// start connects, which waits for nobody, and begins to send.
+func (e *exporter) start() error {
+	if err := e.client.Start(e.ctx); err != nil {
+		e.cancel()
+		return err
+	}
+	go e.run()
+	return nil
+}
+
+// add hands n spans over, or drops them if too many are waiting.
+func (e *exporter) add(spans []byte, n int) {
+	e.mu.Lock()
+	before := e.number
+	taken := !e.closed && before+n <= e.queue
+	if taken {
+		e.waiting = append(e.waiting, spans...)
+		e.number += n
+	}
+	e.mu.Unlock()
+	switch {
+	case !taken:
+		e.overflow.Add(int64(n))
+	case before < e.batch && before+n >= e.batch:
+		select {
+		case e.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (e *exporter) run() {
+	defer close(e.done)
+	t := time.NewTicker(e.interval)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-e.wake:
+		case <-e.stop:
+			e.flush(true)
+			return
+		}
+		e.flush(false)
+	}
+}
+
+// flush sends all that waits; last has nothing wait after it.
+func (e *exporter) flush(last bool) {
+	e.mu.Lock()
+	spans := e.waiting
+	e.waiting, e.number = e.spare[:0], 0
+	e.closed = last
+	e.mu.Unlock()
+	for rest := spans; len(rest) > 0; {
+		var batch []byte
+		var n int
+		batch, n, rest = cutBatch(rest, e.batch)
+		e.send(batch, n)
+	}
+	if e.spare = spans[:0]; cap(spans) > maxBatch {
+		e.spare = nil
+	}
+}
+
+// cutBatch cuts spans off, not more than fit a batch but one.
+func cutBatch(spans []byte, most int) (batch []byte, n int, rest []byte) {
+	at := 0
+	for at < len(spans) && n < most {
+		_, _, size := protowire.ConsumeField(spans[at:])
+		if size < 0 {
+			panic("BUG: spans are not encoded as they have to be")
+		}
+		if n > 0 && at+size > maxBatch {
+			break
+		}
+		at += size
+		n++
+	}
+	return spans[:at], n, spans[at:]
+}
+
+func (e *exporter) send(batch []byte, n int) {
+	scope := &tracepb.ScopeSpans{Scope: &commonpb.InstrumentationScope{Name: scopeName}, SchemaUrl: schemaURL}
+	// What a message does not know is written out as it is. So the spans, which are encoded already, need not be decoded to be encoded again.
+	scope.ProtoReflect().SetUnknown(batch)
+	ctx, cancel := context.WithTimeout(e.ctx, e.timeout)
+	defer cancel()
+	err := e.client.UploadTraces(ctx, []*tracepb.ResourceSpans{{Resource: e.resource, ScopeSpans: []*tracepb.ScopeSpans{scope}, SchemaUrl: schemaURL}})
+	lost := 0
+	if err != nil {
+		lost = min(rejected(err, n), n)
+		e.failed.Add(int64(lost))
+		e.log.Log(slog.LevelWarn, "export", "cannot export spans", "endpoint", e.endpoint, "error", err.Error(), "lost_spans", lost)
+	}
+	e.exported.Add(int64(n - lost))
+}
+
+// partial is how the client tells of a collector that took some; it has no type for it that could be asked.
+var partial = regexp.MustCompile(`^OTLP partial success: .*\((\d+) spans rejected\)$`)
+
+// rejected is how many of n spans are lost by err.
+func rejected(err error, n int) int {
+	if m := partial.FindStringSubmatch(err.Error()); m != nil {
+		if lost, err := strconv.Atoi(m[1]); err == nil {
+			return lost
+		}
+	}
+	return n
+}
+
+// Close sends what waits, within bounds, and ends the exporter.
+func (e *exporter) Close() error {
+	close(e.stop)
+	t := time.AfterFunc(closeGrace, e.cancel)
+	defer t.Stop()
+	<-e.done
+	e.cancel()
+	ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
+	defer cancel()
+	return e.client.Stop(ctx)
+}

@@ -1,0 +1,265 @@
+package tracing
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"maps"
+	"net/netip"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
+	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
+	"google.golang.org/grpc/credentials"
+
+	"sluice/config"
+	"sluice/gateway/exchange"
+	"sluice/gateway/policy"
+)
+
+// OTLP says where spans go, and how. These settings go before variables as OTEL_EXPORTER_OTLP_ENDPOINT.
+type OTLP struct {
+	// Endpoint of the collector: `HOST:PORT` or `http://HOST:PORT` without TLS, `https://HOST:PORT` with it. Over HTTP the path is `/v1/traces` unless the URL has one. Default: none, nothing is recorded.
+	Endpoint string `yaml:"endpoint"`
+	// Protocol of the endpoint: `grpc`, usually at port 4317, or `http`, usually at 4318, with bodies in protobuf.
+	Protocol string `yaml:"protocol" enum:"grpc|http" default:"grpc"`
+	// Headers that go with every export, as an API key.
+	Headers map[string]config.Secret `yaml:"headers"`
+	// TLS settings for an endpoint with https.
+	TLS TLS `yaml:"tls"`
+	// Compression of what is sent.
+	Compression string `yaml:"compression" enum:"none|gzip" default:"none"`
+	// Timeout for a batch, in which one that could not be delivered is tried again.
+	Timeout config.Duration `yaml:"timeout" default:"10s" min:"100ms" max:"1m"`
+	// Queue is how many spans may wait; those that find it full are dropped, and counted in sluice_spans_dropped_total.
+	Queue int `yaml:"queue" default:"4096" min:"1" max:"1000000"`
+	// Batch is how many spans are sent at once.
+	Batch int `yaml:"batch" default:"512" min:"1" max:"10000"`
+	// Interval is how long a span waits for a batch to fill.
+	Interval config.Duration `yaml:"interval" default:"1s" min:"10ms" max:"1m"`
+}
+
+// TLS is how the collector is verified, and how the gateway proves itself.
+type TLS struct {
+	// CA is the file of the authorities to verify against, PEM. Default: the system's.
+	CA string `yaml:"ca"`
+	// Cert is the file of the client certificate, PEM.
+	Cert string `yaml:"cert"`
+	// Key is the file of the client certificate's key, PEM.
+	Key string `yaml:"key"`
+	// ServerName to verify and to send by SNI. Default: the endpoint's host.
+	ServerName string `yaml:"server_name"`
+	// InsecureSkipVerify accepts any certificate.
+	InsecureSkipVerify bool `yaml:"insecure_skip_verify" default:"false"`
+}
+
+// destination is a collector and what it is told of the gateway, read and checked.
+type destination struct {
+	OTLP
+	address  string
+	path     string
+	tls      *tls.Config // nil: without TLS
+	service  string
+	more     map[string]string
+	identity string
+}
+
+// openExporter gives the exporter of a policy: one for all that have the same settings. It is nil without an endpoint, and in a dry run.
+func openExporter(b *policy.Build, c *Config) (*exporter, error) {
+	if c.OTLP.Endpoint == "" {
+		return nil, nil
+	}
+	d := &destination{OTLP: c.OTLP, service: c.ServiceName, more: c.Resource}
+	if err := d.read(b); err != nil {
+		return nil, err
+	}
+	for name := range c.Resource {
+		if name == "" || name == "service.name" {
+			return nil, policy.Wrong("resource", "%q can not be set here; service_name is the name of the service", name)
+		}
+	}
+	if b.World.DryRun {
+		return nil, nil
+	}
+	return policy.LivingAs(b.World, "tracing/"+d.identity, func() (*exporter, error) {
+		e, err := newExporter(b.World, d)
+		if err == nil {
+			err = e.start()
+		}
+		if err != nil {
+			return nil, policy.Wrong("otlp", "cannot set the exporter up: %v", err)
+		}
+		return e, nil
+	})
+}
+
+func (d *destination) read(b *policy.Build) error {
+	text := d.Endpoint
+	if !strings.Contains(text, "://") {
+		text = "http://" + text
+	}
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Hostname() == "" || u.Port() == "" || u.Scheme != "http" && u.Scheme != "https":
+		return policy.Wrong("otlp.endpoint", "%q is no endpoint; want HOST:PORT, http://HOST:PORT or https://HOST:PORT", withoutUser(d.Endpoint))
+	case u.User != nil:
+		return policy.Wrong("otlp.endpoint", "must not hold a user or a password; put credentials into otlp.headers")
+	case u.RawQuery != "" || u.Fragment != "":
+		return policy.Wrong("otlp.endpoint", "must not have a query or a fragment")
+	case d.Protocol == "grpc" && strings.Trim(u.Path, "/") != "":
+		return policy.Wrong("otlp.endpoint", "has a path, %s; gRPC knows none: remove it, or set protocol: http", u.Path)
+	}
+	if n, err := strconv.Atoi(u.Port()); err != nil || n < 1 || n > 65535 {
+		return policy.Wrong("otlp.endpoint", "%q is no port", u.Port())
+	}
+	d.address, d.path = u.Host, u.Path
+	if d.path == "" || d.path == "/" {
+		d.path = "/v1/traces"
+	}
+	sum := sha256.New()
+	if u.Scheme == "https" {
+		if d.tls, err = d.TLS.load(sum.Write); err != nil {
+			return err
+		}
+	} else if d.TLS != (TLS{}) {
+		return policy.Wrong("otlp.tls", "has no use without TLS; write the endpoint as https://%s", u.Host)
+	}
+	for name, value := range d.Headers {
+		if !exchange.IsToken(name) || !exchange.IsFieldValue([]byte(value.Reveal())) {
+			return policy.Wrong("otlp.headers", "%q can not be the name of a header, or its value can not be one's", name)
+		}
+	}
+	if d.tls == nil && len(d.Headers) > 0 && !isLoopback(u.Hostname()) {
+		b.Warnf("otlp.headers", "go to %s without TLS, where anybody on the way can read them", u.Host)
+	}
+	if d.Queue < d.Batch {
+		b.Warnf("otlp.queue", "is smaller than a batch, so that no batch ever fills")
+	}
+	if other := map[string]string{"grpc": "4318", "http": "4317"}[d.Protocol]; u.Port() == other {
+		b.Warnf("otlp.protocol", "%s is usually not the port of OTLP over %s", other, d.Protocol)
+	}
+	headers := make(map[string]string, len(d.Headers))
+	for name, value := range d.Headers {
+		headers[name] = value.Reveal()
+	}
+	identity, err := json.Marshal([]any{d.address, d.path, d.tls != nil, d.Protocol, headers, d.TLS, d.Compression, d.Timeout, d.Queue, d.Batch, d.Interval, d.service, d.more})
+	if err != nil {
+		return err
+	}
+	sum.Write(identity)
+	d.identity = hex.EncodeToString(sum.Sum(nil))
+	return nil
+}
+
+// withoutUser keeps what may be a password out of an error.
+func withoutUser(endpoint string) string {
+	if at := strings.LastIndexByte(endpoint, '@'); at >= 0 {
+		return "***" + endpoint[at:]
+	}
+	return endpoint
+}
+
+func isLoopback(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && addr.IsLoopback()
+}
+
+// load reads the files; what is in them goes to sum, so that new contents are new settings.
+func (t *TLS) load(sum func([]byte) (int, error)) (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName, InsecureSkipVerify: t.InsecureSkipVerify}
+	if t.CA != "" {
+		pem, err := os.ReadFile(t.CA)
+		if err != nil {
+			return nil, policy.Wrong("otlp.tls.ca", "%v", err)
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, policy.Wrong("otlp.tls.ca", "%s holds no PEM certificate", t.CA)
+		}
+		_, _ = sum(pem)
+	}
+	if t.Cert != "" || t.Key != "" {
+		pair, err := tls.LoadX509KeyPair(t.Cert, t.Key)
+		if err != nil {
+			return nil, policy.Wrong("otlp.tls.cert", "%v", err)
+		}
+		c.Certificates = []tls.Certificate{pair}
+		for _, der := range pair.Certificate {
+			_, _ = sum(der)
+		}
+	}
+	return c, nil
+}
+
+func (d *destination) endpoint() string { return d.address }
+
+// client makes OpenTelemetry's own client for the protocol. What it is not given it would take from the environment.
+func (d *destination) client() (otlptrace.Client, error) {
+	headers := make(map[string]string, len(d.Headers))
+	for name, value := range d.Headers {
+		headers[name] = value.Reveal()
+	}
+	first := min(500*time.Millisecond, d.Timeout/4)
+	if d.Protocol == "http" {
+		o := []otlptracehttp.Option{
+			otlptracehttp.WithEndpoint(d.address), otlptracehttp.WithURLPath(d.path), otlptracehttp.WithHeaders(headers),
+			otlptracehttp.WithEncoding(otlptracehttp.EncodingProtobuf), otlptracehttp.WithTimeout(d.Timeout),
+			otlptracehttp.WithRetry(otlptracehttp.RetryConfig{Enabled: true, InitialInterval: first, MaxInterval: 5 * time.Second, MaxElapsedTime: d.Timeout}),
+			otlptracehttp.WithTLSClientConfig(d.tls), otlptracehttp.WithCompression(otlptracehttp.NoCompression),
+		}
+		if d.tls == nil {
+			o = append(o, otlptracehttp.WithInsecure())
+		}
+		if d.Compression == "gzip" {
+			o = append(o, otlptracehttp.WithCompression(otlptracehttp.GzipCompression))
+		}
+		return otlptracehttp.NewClient(o...), nil
+	}
+	o := []otlptracegrpc.Option{
+		otlptracegrpc.WithEndpoint(d.address), otlptracegrpc.WithHeaders(headers), otlptracegrpc.WithTimeout(d.Timeout),
+		otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{Enabled: true, InitialInterval: first, MaxInterval: 5 * time.Second, MaxElapsedTime: d.Timeout}),
+	}
+	if d.tls == nil {
+		o = append(o, otlptracegrpc.WithInsecure())
+	} else {
+		o = append(o, otlptracegrpc.WithTLSCredentials(credentials.NewTLS(d.tls)))
+	}
+	if d.Compression == "gzip" {
+		o = append(o, otlptracegrpc.WithCompressor("gzip"))
+	}
+	return otlptracegrpc.NewClient(o...), nil
+}
+
+// resource tells which gateway this is.
+func (d *destination) resource() *resourcepb.Resource {
+	all := map[string]string{"service.name": d.service, "service.instance.id": instance}
+	if host, err := os.Hostname(); err == nil {
+		all["host.name"] = host
+	}
+	maps.Copy(all, d.more)
+	r := &resourcepb.Resource{}
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		r.Attributes = append(r.Attributes, &commonpb.KeyValue{Key: name, Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_StringValue{StringValue: all[name]}}})
+	}
+	return r
+}
+
+// instance tells the processes of a service apart (a random UUID, as the conventions have it).
+var instance = func() string {
+	var u [16]byte
+	_, _ = rand.Read(u[:])
+	u[6], u[8] = u[6]&0x0f|0x40, u[8]&0x3f|0x80
+	h := hex.EncodeToString(u[:])
+	return strings.Join([]string{h[:8], h[8:12], h[12:16], h[16:20], h[20:]}, "-")
+}()
