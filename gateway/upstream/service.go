@@ -361,7 +361,7 @@ func (c *call) rejection(err error) *exchange.Reject {
 	case err == exchange.ErrClientGone || c.x.Aborted.Load():
 		return rejectClientGone
 	case isReject(err):
-		return err
+		return err.(*exchange.Reject)
 	case err == errBodyTooLarge:
 		return rejectTooLarge
 	case err == errBodyCut:
