@@ -575,6 +575,31 @@ policies: {tracing: {otlp: {endpoint: "%s", protocol: http, interval: 10ms}, sam
 	f("BREW /nowhere", 404, 1, "HTTP", "http.response.status_code=404 sluice.reason=no_route")
 }
 
+// What forward_auth asks belongs to the trace, and the backend's span is not below it.
+func TestSpanOfForwardAuth(t *testing.T) {
+	c := grpcCollector(t)
+	var asked atomic.Value
+	auth := answering(t, func(head, _ string) string {
+		asked.Store(strings.Join(valuesOf(head, "traceparent"), "|"))
+		return reply(200, "")
+	})
+	g := forward(t, mirrored(t), "", "policies: {forward_auth: {url: \"http://"+auth.addr+"/check?key=hunter2\"}}",
+		fmt.Sprintf("policies: {tracing: {otlp: {endpoint: %q, interval: 10ms}, sample: 1}}", c.addr))
+	body := g.sees("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	spans := c.spans(t, 3)
+	server, call, attempt := spans[0], spans[1], spans[2]
+	id := hex.EncodeToString
+	prefix := "00-" + id(server.TraceId) + "-"
+	if call.Name != "GET forward_auth" || string(call.ParentSpanId) != string(server.SpanId) || asked.Load() != prefix+id(call.SpanId)+"-03" ||
+		told(call, "url.full", "http.response.status_code", "sluice.policy") != "url.full=http://"+auth.addr+"/check http.response.status_code=200 sluice.policy=forward_auth" ||
+		strings.Contains(call.String(), "hunter2") {
+		t.Errorf("%v, the service got %v", call, asked.Load())
+	}
+	if got := valuesOf(body, "traceparent"); string(attempt.ParentSpanId) != string(server.SpanId) || len(got) != 1 || got[0] != prefix+id(attempt.SpanId)+"-03" {
+		t.Errorf("%v, the backend got %q", attempt, got)
+	}
+}
+
 // The collector never holds a request up: what finds the queue full is dropped and counted.
 func TestSpansDropped(t *testing.T) {
 	c := httpCollector(t)

@@ -114,8 +114,8 @@ type Exchange struct {
 	RequestID []byte
 	// TraceID is the id of the trace that the request belongs to, 32 hexadecimal digits; nil where requests are not traced.
 	TraceID []byte
-	// Observer is told of each try at a backend, nil where nobody wants to know.
-	Observer AttemptObserver
+	// Observer is told of what is asked of others for this request, nil where nobody wants to know.
+	Observer Observer
 	// ToBackend collects changes to the headers of the request on its way to the backend.
 	ToBackend HeaderEdits
 	// ToClient collects headers for the client; they are applied when the response is complete, over whatever a backend sent.

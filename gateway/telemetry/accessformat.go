@@ -110,8 +110,9 @@ func maxLine(r *Record) int {
 	return fixed + 6*text // a byte becomes \u00xx at worst
 }
 
-// appendJSON writes an object with the same keys in the same order always, behind them grpc_status for calls of gRPC and trace_id where requests are traced. Text that is not UTF-8 has \ufffd in its place, and
-// what a terminal could take for a command is escaped.
+// appendJSON writes an object with the same keys in the same order always; behind them stand grpc_status for calls of gRPC and
+// trace_id where requests are traced. Text that is not UTF-8 has \ufffd in its place, and what a terminal could take for a command
+// is escaped.
 func appendJSON(dst []byte, r *Record, hide fields) []byte {
 	dst = append(dst, `{"time":"`...)
 	dst = appendTimestamp(dst, r.Time)

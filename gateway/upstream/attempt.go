@@ -1,6 +1,6 @@
 package upstream
 
-// These are all the places where an exchange.AttemptObserver is told something.
+// These are all the places where an exchange.Observer is told of attempts.
 // An attempt begins in run and ends in leaveEndpoint, by whatever door.
 
 func (c *call) attemptBegins() {

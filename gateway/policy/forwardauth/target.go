@@ -1,6 +1,7 @@
 package forwardauth
 
 import (
+	"errors"
 	"net"
 	"net/url"
 	"time"
@@ -86,7 +87,21 @@ func (a *authenticator) ask(x *exchange.Exchange) *decision {
 	if len(x.RequestID) > 0 {
 		h.SetBytesV("X-Correlation-ID", x.RequestID)
 	}
-	if err := t.client.DoTimeout(req, res, a.timeout); err != nil {
+	if o := x.Observer; o != nil {
+		o.CallBegins(x, "forward_auth", fasthttp.MethodGet, t.uri, h.SetBytesV)
+	}
+	err := t.client.DoTimeout(req, res, a.timeout)
+	if o := x.Observer; o != nil {
+		switch {
+		case err == nil:
+			o.CallEnds(x, res.StatusCode(), "")
+		case errors.Is(err, fasthttp.ErrTimeout):
+			o.CallEnds(x, 0, "timeout")
+		default:
+			o.CallEnds(x, 0, "unreachable")
+		}
+	}
+	if err != nil {
 		return nil
 	}
 	return a.read(res)

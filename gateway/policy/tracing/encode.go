@@ -137,8 +137,12 @@ func (t *trace) encode(x *exchange.Exchange) []byte {
 	}
 	e.end()
 
-	for i := range t.attempts {
-		a := &t.attempts[i]
+	for i := range t.outgoing {
+		a := &t.outgoing[i]
+		if a.number == 0 {
+			e.call(t, a, at(a.began), at(max(a.began, a.ended)))
+			continue
+		}
 		if a.ended == 0 { // a tunnel, which ends with the exchange
 			a.ended, a.status = x.Ended, x.UpstreamStatus
 		}
@@ -151,7 +155,14 @@ func (t *trace) encode(x *exchange.Exchange) []byte {
 		if original != nil {
 			e.bytes("http.request.method_original", original)
 		}
-		e.backend(t.tracer, x, a.endpoint)
+		if e.server(a.endpoint) {
+			e.text = append(e.text[:0], a.endpoint...)
+			e.text = router.AppendEncoded(e.text, x.BackendPath())
+			if q := x.BackendQuery(); len(q) > 0 {
+				e.text = t.tracer.appendQuery(append(e.text, '?'), q)
+			}
+			e.bytes("url.full", e.text)
+		}
 		if a.status > 0 {
 			e.int("http.response.status_code", int64(a.status))
 		}
@@ -167,16 +178,34 @@ func (t *trace) encode(x *exchange.Exchange) []byte {
 	return e.spans
 }
 
-// backend tells where an attempt went.
-func (e *encoder) backend(t *tracer, x *exchange.Exchange, endpoint string) {
+// call writes the span of a call that a policy made. Its query is the configuration's, and may be a credential.
+func (e *encoder) call(t *trace, a *outgoing, from, to uint64) {
+	e.text = append(append(append(e.text[:0], a.method...), ' '), a.policy...)
+	e.begin(t, a.id, t.server, true, kindClient, from, to, flagKnowsRemote)
+	e.str("http.request.method", a.method)
+	e.server(a.endpoint)
+	url, _, _ := strings.Cut(a.endpoint, "?")
+	e.str("url.full", url)
+	if a.status > 0 {
+		e.int("http.response.status_code", int64(a.status))
+	}
+	e.str("sluice.policy", a.policy)
+	if a.fault != "" || a.status >= 400 {
+		e.fail(a.fault, a.status)
+	}
+	e.end()
+}
+
+// server tells where a request went; false if that has no URL.
+func (e *encoder) server(endpoint string) bool {
 	scheme, rest, ok := strings.Cut(endpoint, "://")
 	if !ok { // unix:PATH
 		e.str("server.address", strings.TrimPrefix(endpoint, "unix:"))
-		return
+		return false
 	}
 	authority := rest
-	if slash := strings.IndexByte(rest, '/'); slash >= 0 {
-		authority = rest[:slash]
+	if end := strings.IndexAny(rest, "/?"); end >= 0 {
+		authority = rest[:end]
 	}
 	host, port := authority, int64(80)
 	if scheme == "https" || scheme == "grpcs" {
@@ -189,12 +218,7 @@ func (e *encoder) backend(t *tracer, x *exchange.Exchange, endpoint string) {
 	}
 	e.str("server.address", strings.Trim(host, "[]"))
 	e.int("server.port", port)
-	e.text = append(e.text[:0], endpoint...)
-	e.text = router.AppendEncoded(e.text, x.BackendPath())
-	if q := x.BackendQuery(); len(q) > 0 {
-		e.text = t.appendQuery(append(e.text, '?'), q)
-	}
-	e.bytes("url.full", e.text)
+	return true
 }
 
 // begin begins a span whose name is in e.text.

@@ -92,29 +92,30 @@ type trace struct {
 	traceparent [traceparentLen]byte
 	b3          [b3Len]byte
 
-	attempts []attempt
+	outgoing []outgoing
 	encoder  encoder
 }
 
-// attempt is a try at a backend.
-type attempt struct {
+// outgoing is a try at a backend, or a call of a policy.
+type outgoing struct {
 	id                spanID
 	began, ended      int64
 	service, endpoint string
-	number            int
+	number            int // of the attempt, 0 for a call
+	policy, method    string
 	status            int
 	fault             string
 }
 
-// maxAttempts bounds the attempts of a request that get a span.
-const maxAttempts = 16
+// maxOutgoing bounds what has a span of its own below that of a request.
+const maxOutgoing = 16
 
 var traces = exchange.NewSlot[trace]()
 
 // Reset keeps the buffers.
 func (t *trace) Reset() {
-	clear(t.attempts)
-	*t = trace{attempts: t.attempts[:0], encoder: t.encoder.emptied()}
+	clear(t.outgoing)
+	*t = trace{outgoing: t.outgoing[:0], encoder: t.encoder.emptied()}
 }
 
 func (t *tracer) request(x *exchange.Exchange) error {
@@ -221,24 +222,54 @@ func (t *trace) writeSpan(id spanID) {
 	copy(t.b3[atB3Span:], t.traceparent[atSpan:atSpan+16])
 }
 
-// AttemptBegins implements exchange.AttemptObserver: the backend's parent is this attempt.
-func (t *trace) AttemptBegins(x *exchange.Exchange) {
-	id := newSpanID()
-	t.writeSpan(id)
-	if t.records && len(t.attempts) < maxAttempts {
-		t.attempts = append(t.attempts, attempt{id: id, began: x.Clock.Now(), service: x.Service, endpoint: x.Endpoint, number: x.Attempts})
+// begins has what is asked next belong to a span of its own.
+func (t *trace) begins(x *exchange.Exchange, o outgoing) {
+	o.id = newSpanID()
+	t.writeSpan(o.id)
+	if t.records && len(t.outgoing) < maxOutgoing {
+		o.began = x.Clock.Now()
+		t.outgoing = append(t.outgoing, o)
 	}
 }
 
-// AttemptEnds implements exchange.AttemptObserver.
-func (t *trace) AttemptEnds(x *exchange.Exchange, fault string) {
-	n := len(t.attempts)
-	if n == 0 || t.attempts[n-1].number != x.Attempts {
+// ends closes the last span, if it is the one of this number.
+func (t *trace) ends(x *exchange.Exchange, number, status int, fault string) {
+	n := len(t.outgoing)
+	if n == 0 || t.outgoing[n-1].number != number || t.outgoing[n-1].ended != 0 {
 		return
 	}
-	a := &t.attempts[n-1]
-	a.ended, a.status, a.fault = x.Clock.Now(), x.UpstreamStatus, fault
+	o := &t.outgoing[n-1]
+	o.ended, o.status, o.fault = x.Clock.Now(), status, fault
 }
+
+// AttemptBegins implements exchange.Observer: the backend's parent is this attempt.
+func (t *trace) AttemptBegins(x *exchange.Exchange) {
+	t.begins(x, outgoing{service: x.Service, endpoint: x.Endpoint, number: x.Attempts})
+}
+
+// AttemptEnds implements exchange.Observer.
+func (t *trace) AttemptEnds(x *exchange.Exchange, fault string) {
+	t.ends(x, x.Attempts, x.UpstreamStatus, fault)
+}
+
+// CallBegins implements exchange.Observer: who is called is told what the backend would be told, but for the span.
+func (t *trace) CallBegins(x *exchange.Exchange, policy, method, url string, set func(name string, value []byte)) {
+	t.begins(x, outgoing{policy: policy, method: method, endpoint: url})
+	for _, name := range contextHeaders {
+		if value, _ := x.ToBackend.Value(name); value != nil {
+			set(name, value)
+		}
+	}
+}
+
+// CallEnds implements exchange.Observer. What is not an attempt and comes next belongs to the request again.
+func (t *trace) CallEnds(x *exchange.Exchange, status int, fault string) {
+	t.ends(x, 0, status, fault)
+	t.writeSpan(t.server)
+}
+
+// contextHeaders may tell a backend of its trace.
+var contextHeaders = [...]string{"traceparent", "tracestate", "b3", "X-B3-TraceId", "X-B3-SpanId", "X-B3-ParentSpanId", "X-B3-Sampled", "X-B3-Flags"}
 
 // done hands over the spans of an exchange that has ended.
 func done(x *exchange.Exchange) {
@@ -248,5 +279,5 @@ func done(x *exchange.Exchange) {
 		return
 	}
 	spans := tr.encode(x)
-	tr.tracer.exporter.add(spans, 1+len(tr.attempts))
+	tr.tracer.exporter.add(spans, 1+len(tr.outgoing))
 }
