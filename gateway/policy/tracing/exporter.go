@@ -57,13 +57,9 @@ const (
 	schemaURL = "https://opentelemetry.io/schemas/1.37.0"
 )
 
-func newExporter(w *policy.World, d *destination) (*exporter, error) {
-	client, err := d.client()
-	if err != nil {
-		return nil, err
-	}
+func newExporter(w *policy.World, d *destination) *exporter {
 	e := &exporter{
-		client: client, resource: d.resource(), endpoint: d.endpoint(),
+		client: d.client(), resource: d.resource(), endpoint: d.endpoint(),
 		log:      telemetry.NewLimited(w.Log, 30*time.Second),
 		exported: w.Metrics.SpansExported,
 		overflow: w.Metrics.SpansDropped.With(nil, "queue_full"),
@@ -72,7 +68,7 @@ func newExporter(w *policy.World, d *destination) (*exporter, error) {
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
-	return e, nil
+	return e
 }
 
 // start connects, which waits for nobody, and begins to send.

@@ -93,11 +93,8 @@ func openExporter(b *policy.Build, c *Config) (*exporter, error) {
 		return nil, nil
 	}
 	return policy.LivingAs(b.World, "tracing/"+d.identity, func() (*exporter, error) {
-		e, err := newExporter(b.World, d)
-		if err == nil {
-			err = e.start()
-		}
-		if err != nil {
+		e := newExporter(b.World, d)
+		if err := e.start(); err != nil {
 			return nil, policy.Wrong("otlp", "cannot set the exporter up: %v", err)
 		}
 		return e, nil
@@ -205,7 +202,7 @@ func (t *TLS) load(sum func([]byte) (int, error)) (*tls.Config, error) {
 func (d *destination) endpoint() string { return d.address }
 
 // client makes OpenTelemetry's own client for the protocol. What it is not given it would take from the environment.
-func (d *destination) client() (otlptrace.Client, error) {
+func (d *destination) client() otlptrace.Client {
 	headers := make(map[string]string, len(d.Headers))
 	for name, value := range d.Headers {
 		headers[name] = value.Reveal()
@@ -224,7 +221,7 @@ func (d *destination) client() (otlptrace.Client, error) {
 		if d.Compression == "gzip" {
 			o = append(o, otlptracehttp.WithCompression(otlptracehttp.GzipCompression))
 		}
-		return otlptracehttp.NewClient(o...), nil
+		return otlptracehttp.NewClient(o...)
 	}
 	o := []otlptracegrpc.Option{
 		otlptracegrpc.WithEndpoint(d.address), otlptracegrpc.WithHeaders(headers), otlptracegrpc.WithTimeout(d.Timeout),
@@ -238,7 +235,7 @@ func (d *destination) client() (otlptrace.Client, error) {
 	if d.Compression == "gzip" {
 		o = append(o, otlptracegrpc.WithCompressor("gzip"))
 	}
-	return otlptracegrpc.NewClient(o...), nil
+	return otlptracegrpc.NewClient(o...)
 }
 
 // resource tells which gateway this is.
