@@ -710,8 +710,10 @@ func TestHealthChecks(t *testing.T) {
 func TestReload(t *testing.T) {
 	s := &scripted{duplex: func(st testpb.TestService_FullDuplexCallServer) error {
 		for {
-			if _, err := st.Recv(); err != nil {
+			if _, err := st.Recv(); err == io.EOF {
 				return nil
+			} else if err != nil {
+				return err
 			}
 			if err := st.Send(&testpb.StreamingOutputCallResponse{}); err != nil {
 				return err

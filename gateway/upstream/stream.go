@@ -63,11 +63,7 @@ type stream struct {
 	ending  bool
 }
 
-// Errors of a stream.
-var (
-	errDeadline = errors.New("the deadline of the call has passed")
-	errTimeout  = errors.New("malformed grpc-timeout")
-)
+var errDeadline = errors.New("the deadline of the call has passed")
 
 var (
 	rejectDeadline = rpcReject(fasthttp.StatusGatewayTimeout, grpcwire.DeadlineExceeded, "deadline_exceeded", "the deadline of the call has passed")
@@ -247,7 +243,7 @@ func (st *stream) attempt() error {
 	if !st.hasBody {
 		st.awaitHead()
 	}
-	if st.res, err = conn.RoundTrip(req); err != nil {
+	if st.res, err = conn.RoundTrip(req); err != nil { //nolint:bodyclose // leave closes it
 		st.res = nil
 		return st.explain(err)
 	}
