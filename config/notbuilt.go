@@ -17,9 +17,7 @@ var notYet = []struct {
 }{
 	{path: "state.redis", what: "shared state in Redis"},
 	{path: "services.*.discovery", what: "service discovery"},
-	{path: "services.*.protocol", values: []string{"graphql"}, what: "this protocol"},
 	{path: "routes.*.aggregate", what: "the action aggregate", written: true},
-	{path: "routes.*.graphql", what: "the action graphql", written: true},
 	{path: "routes.*.websocket", what: "the action websocket", written: true},
 	{path: "routes.*.openapi", what: "checking requests against an OpenAPI document"},
 	{path: "teams", what: "this section"},

@@ -34,6 +34,7 @@ var heavy = map[string]string{
 	"go.uber.org/zap":                  "gateway/acme",
 	"github.com/corazawaf/coraza":      "gateway/policy/waf",
 	"cel.dev/cel-go":                   "gateway/policy/authorize",
+	"github.com/vektah/gqlparser":      "gateway/action/graphql",
 	"github.com/quic-go/quic-go":       "gateway/listener",
 	"github.com/klauspost/compress":    "gateway/coding",
 	"github.com/molecule-man/go-brrr":  "gateway/coding",

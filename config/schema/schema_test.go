@@ -137,7 +137,7 @@ func TestReference(t *testing.T) {
 	f("### `services.NAME`")
 	f("| `load_balancer.slow_start` | duration | `0s` |")
 	f("| `tls.certificates[].cert` | text | required |")
-	f("One of `http`, `https`, `h2c`, `grpc`, `grpcs`, `graphql`. *Not built yet: graphql.* |")
+	f("One of `http`, `https`, `h2c`, `grpc`, `grpcs`, `graphql`. |")
 	f("### `mirror` (Transform)\n\nA policy for this test. May be a list of such blocks.")
 	f("| `sample` | number | `1.0` | The share of requests that is copied. At least 0. At most 1. |")
 }

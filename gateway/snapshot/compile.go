@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -476,9 +477,27 @@ func (c *compiler) compileMember(r *route, rc *config.Route, sc *config.Service)
 	return m
 }
 
+// speaksGraphQL tells whether requests for the service are checked before they are passed on.
+func (c *compiler) speaksGraphQL(service string) bool {
+	sc := c.Config.Services[service]
+	return sc != nil && sc.Protocol == "graphql" && c.services[service] != nil
+}
+
+// serviceBlock stands for an action that has the service as its only setting.
+func serviceBlock(path, service string) *config.Block {
+	b, err := config.ParseBlock(path, "service: "+strconv.Quote(service))
+	if err != nil {
+		panic("BUG: " + err.Error())
+	}
+	return b
+}
+
 // compileAction builds what ends the route.
 func (c *compiler) compileAction(r *route, path string, rc *config.Route) *action.Action {
 	name, block := rc.Action()
+	if name == "service" && c.speaksGraphQL(rc.Service) {
+		name, block = "graphql", serviceBlock(path, rc.Service)
+	}
 	if name == "service" {
 		s := c.services[rc.Service]
 		if s == nil {

@@ -85,6 +85,7 @@ type Metrics struct {
 	MirrorRequests   *Family[*Counter] // route; service that gets the copies; result
 	MirrorMismatches *Family[*Counter] // route, service, kind: status, header or body
 	MirrorDropped    *Family[*Counter] // route, service, reason
+	GraphQLOperations *Family[*Counter] // route; operation, as far as the configuration names it; result: ok, errors or refused
 
 	ConfigReloads    *Family[*Counter] // result: success or failure
 	ConfigLastReload *Gauge            // Unix time in seconds
@@ -290,6 +291,10 @@ func NewMetrics(o Options) *Metrics {
 		Name:   "sluice_mirror_dropped_total",
 		Help:   "Copies that were not sent: the queue was full (queue) or held too much (memory), or the request's body was not held (body).",
 		Labels: []string{"route", "service", "reason"},
+	m.GraphQLOperations = r.Counter(Desc{
+		Name:   "sluice_graphql_operations_total",
+		Help:   "GraphQL requests by operation, other where the configuration does not name it.",
+		Labels: []string{"route", "operation", "result"},
 	})
 	m.ConfigReloads = r.Counter(Desc{
 		Name:   "sluice_config_reloads_total",
