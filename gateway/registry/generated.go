@@ -5,6 +5,7 @@ package registry
 import (
 	"sluice/gateway/action"
 	"sluice/gateway/action/grpc"
+	"sluice/gateway/action/graphql"
 	"sluice/gateway/action/health"
 	"sluice/gateway/action/redirect"
 	"sluice/gateway/action/respond"
@@ -71,6 +72,7 @@ var policies = []*policy.Definition{
 
 var actions = []*action.Definition{
 	grpc.Definition,
+	graphql.Definition,
 	health.Definition,
 	redirect.Definition,
 	respond.Definition,

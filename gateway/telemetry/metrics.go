@@ -291,6 +291,7 @@ func NewMetrics(o Options) *Metrics {
 		Name:   "sluice_mirror_dropped_total",
 		Help:   "Copies that were not sent: the queue was full (queue) or held too much (memory), or the request's body was not held (body).",
 		Labels: []string{"route", "service", "reason"},
+	})
 	m.GraphQLOperations = r.Counter(Desc{
 		Name:   "sluice_graphql_operations_total",
 		Help:   "GraphQL requests by operation, other where the configuration does not name it.",
