@@ -82,9 +82,9 @@ type Metrics struct {
 	RolloutState       *FuncFamily       // route: see package split
 	RolloutTransitions *Family[*Counter] // route, to
 
-	MirrorRequests   *Family[*Counter] // route; service that gets the copies; result
-	MirrorMismatches *Family[*Counter] // route, service, kind: status, header or body
-	MirrorDropped    *Family[*Counter] // route, service, reason
+	MirrorRequests    *Family[*Counter] // route; service that gets the copies; result
+	MirrorMismatches  *Family[*Counter] // route, service, kind: status, header or body
+	MirrorDropped     *Family[*Counter] // route, service, reason
 	GraphQLOperations *Family[*Counter] // route; operation, as far as the configuration names it; result: ok, errors or refused
 
 	ConfigReloads    *Family[*Counter] // result: success or failure

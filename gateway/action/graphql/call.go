@@ -1,6 +1,7 @@
 package graphql
 
 import (
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -63,13 +64,21 @@ type caller struct {
 	budget   *budget
 	watcher  *watcher
 	deadline *time.Timer
+	until    int64 // what the client says, on the exchange's clock; 0 without
 	late     bool
 	made     int
 	size     int
 }
 
+// newCaller begins the time that a request has: the configured, or what its client has left.
 func newCaller(x *exchange.Exchange, pool *exchange.Pool, b *budget) *caller {
-	return &caller{x: x, pool: pool, budget: b, watcher: &watcher{client: x.Client}, deadline: time.NewTimer(b.timeout)}
+	c := &caller{x: x, pool: pool, budget: b, watcher: &watcher{client: x.Client}, until: x.Deadline()}
+	left := b.timeout
+	if c.until != 0 {
+		left = min(left, max(time.Duration(c.until-x.Clock.Now()), 0))
+	}
+	c.deadline = time.NewTimer(left)
+	return c
 }
 
 // close ends what is still under way.
@@ -166,7 +175,7 @@ func (c *caller) child(of *call) *exchange.Exchange {
 	child.ClientAddr, child.PeerAddr, child.TrustedPeer = x.ClientAddr, x.PeerAddr, x.TrustedPeer
 	child.Listener, child.TLS, child.ConnID = x.Listener, x.TLS, x.ConnID
 	child.Client, child.Route = c.watcher, x.Route
-	child.Identity = x.Identity
+	child.Identity, child.Tenant = x.Identity, x.Tenant
 	child.Identity.Subject, child.Identity.Claims = child.Copy(x.Identity.Subject), nil
 	child.RequestID = child.Copy(x.RequestID)
 	for _, e := range x.ToBackend.List() {
@@ -179,6 +188,10 @@ func (c *caller) child(of *call) *exchange.Exchange {
 		case exchange.EditRemove:
 			child.ToBackend.Remove(e.Name)
 		}
+	}
+	if c.until != 0 {
+		left := max(time.Duration(c.until-x.Clock.Now()), 0)
+		child.ToBackend.Set(exchange.DeadlineHeader, strconv.AppendFloat(nil, left.Seconds(), 'f', 3, 64))
 	}
 	child.Replayable = of.safe
 	return child
@@ -205,7 +218,7 @@ func passes(f *exchange.Field) bool {
 		return false
 	}
 	switch name {
-	case "accept", "accept-encoding", "accept-charset", "range", "digest", "repr-digest", "idempotency-key":
+	case "accept", "accept-encoding", "accept-charset", "range", "digest", "repr-digest", "idempotency-key", "grpc-timeout":
 		return false
 	}
 	return true

@@ -39,7 +39,7 @@ type document struct {
 // What is kept of documents, so that those that come again are not validated again.
 const (
 	maxDocuments    = 512
-	maxDocumentKept = 8 << 10
+	maxDocumentKept = 4 << 10
 )
 
 func newReader(c *Config, schema *ast.Schema) *reader {
@@ -124,6 +124,9 @@ func (r *reader) check(text string) (d *document, refused *refusal) {
 		}
 	}
 	if r.schema != nil {
+		if crowded(doc) {
+			return nil, refuse("graphql_crowded", "the document has too many fields of the same name")
+		}
 		if errs := validator.ValidateWithRules(r.schema, doc, r.rules); len(errs) > 0 {
 			return nil, refusalOf("graphql_validation_failed", errs)
 		}
@@ -224,6 +227,34 @@ func (m *meter) fragment(name string) shape {
 	s := m.shape(f.SelectionSet)
 	m.shapes[name] = &s
 	return s
+}
+
+// maxPairs bounds the pairs of fields with the same key in a document. Validation may compare each of them, at up to 2 µs.
+const maxPairs = 100_000
+
+// crowded tells whether validating the document would take too long.
+func crowded(doc *ast.QueryDocument) bool {
+	seen, pairs := map[string]int{}, 0
+	var count func(set ast.SelectionSet)
+	count = func(set ast.SelectionSet) {
+		for _, selection := range set {
+			switch s := selection.(type) {
+			case *ast.Field:
+				pairs += seen[s.Alias]
+				seen[s.Alias]++
+				count(s.SelectionSet)
+			case *ast.InlineFragment:
+				count(s.SelectionSet)
+			}
+		}
+	}
+	for _, op := range doc.Operations {
+		count(op.SelectionSet)
+	}
+	for _, f := range doc.Fragments {
+		count(f.SelectionSet)
+	}
+	return pairs > maxPairs
 }
 
 // bounded keeps sums and products of what clients write from overflowing.

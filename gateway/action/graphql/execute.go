@@ -180,6 +180,7 @@ func (e *execution) field(object *node, def *ast.Definition, source any, g *grou
 	n := &node{parent: object, name: g.key}
 	object.fields = append(object.fields, n)
 	if f.Name == "__typename" {
+		e.nodes++
 		n.strict, n.leaf = true, appendJSON(nil, def.Name)
 		return
 	}

@@ -69,7 +69,7 @@ type Config struct {
 	// Operations are names of operations that metrics tell apart, beside those of `persisted`; others count as `other`.
 	Operations []string `yaml:"operations"`
 
-	// Timeout of a request as a whole, whatever it calls.
+	// Timeout of a request as a whole, whatever it calls, unless the client's `X-Request-Deadline` is sooner. Not for requests that are passed on, which have the service's.
 	Timeout config.Duration `yaml:"timeout" default:"10s" min:"1ms"`
 	// MaxBody bounds the body of a request.
 	MaxBody config.Size `yaml:"max_body" default:"1MiB" min:"1"`
@@ -82,7 +82,8 @@ type Config struct {
 }
 
 // Resolver says which call a field's value comes from. Its texts are templates: `${args.NAME}` is an argument, `${parent.NAME}` a property of
-// the object that the field belongs to, both with dotted paths, beside the templates of transformations.
+// the object that the field belongs to, both with dotted paths, beside the templates of transformations. The header fields of the client go with
+// the call, but for those about its own body and the form of its own answer.
 type Resolver struct {
 	// Service that is called, by name.
 	Service string `yaml:"service" required:"true"`

@@ -13,7 +13,9 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"sluice/config"
 	"sluice/gateway"
@@ -38,6 +40,7 @@ type backend struct {
 	mu    sync.Mutex
 	asked []string
 	bumps int
+	left  atomic.Int64 // clients that went away while they waited
 }
 
 func newBackend(t *testing.T) *backend {
@@ -88,6 +91,7 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = fmt.Fprint(w, `[{"__typename": "User", "id": "1", "name": "Ann"}, {"__typename": "Order", "id": "o1", "total": 3}]`)
 	case r.URL.Path == "/slow":
 		<-r.Context().Done()
+		b.left.Add(1)
 	case r.URL.Path == "/garbage":
 		_, _ = fmt.Fprint(w, `{"id": `)
 	default:
@@ -296,6 +300,9 @@ func TestLimits(t *testing.T) {
 	f("introspection: false", `{ __schema { types { name } } }`, "GRAPHQL_INTROSPECTION")
 	f("introspection: false", `{ usr(id: 1) { id } }`, "GRAPHQL_VALIDATION_FAILED")
 	f("max_tokens: 20", deep+strings.Repeat(" # \n{ a }", 5), "GRAPHQL_PARSE_FAILED")
+	// Validation compares fields of the same key with each other: these would take it seconds.
+	f("", "{ user(id: 1) { "+strings.Repeat("name ", 4900)+"} }", "GRAPHQL_CROWDED")
+	f("", "{ user(id: 1) { "+strings.Repeat("name ", 400)+"} }", "")
 	// Fragments that double with each other are measured once each.
 	bomb := `{ user(id: 1) { ...F0 } } `
 	for i := range 40 {
@@ -459,5 +466,20 @@ routes:
 	}
 	if status, got, _ := do(t, "GET", url+"/plain?query=%7B+a+%7D", "", "Connection: Upgrade", "Upgrade: websocket"); status != 400 {
 		t.Error(status, got)
+	}
+}
+
+func TestClientsDeadline(t *testing.T) {
+	b := newBackend(t)
+	url := facade(t, b, "timeout: 1h")
+	_, got, _ := do(t, "POST", url, `{"query":"{ slow { id } }"}`, "Content-Type: application/json", "X-Request-Deadline: 0.2")
+	if !strings.Contains(got, `"code":"TIMEOUT"`) {
+		t.Error(got)
+	}
+	// The call that was given up ends, long before the service's own timeout.
+	for began := time.Now(); b.left.Load() == 0; time.Sleep(10 * time.Millisecond) {
+		if time.Since(began) > 10*time.Second {
+			t.Fatal("the call goes on")
+		}
 	}
 }

@@ -1,11 +1,11 @@
 package graphql
 
 import (
+	"github.com/vektah/gqlparser/v2/ast"
+
 	"sluice/gateway/action"
 	"sluice/gateway/exchange"
 	"sluice/gateway/upstream"
-
-	"github.com/vektah/gqlparser/v2/ast"
 )
 
 // guard checks the requests for a GraphQL service and passes them on. What it passes on is written anew from what it has read, so that
@@ -55,6 +55,7 @@ func (g *guard) serve(x *exchange.Exchange) error {
 	}
 	g.count(in, resultOK)
 	in.rewrite(x)
+	x.Replayable = x.Replayable || in.op.Operation == ast.Query
 	return g.service.Forward(x)
 }
 
