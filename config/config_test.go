@@ -307,7 +307,6 @@ func TestNotBuilt(t *testing.T) {
 		refused(route(s), "routes.r."+name)
 	}
 	refused("state: {redis: {addresses: [\"a:1\"]}}", "state.redis")
-	refused("services: {a: {protocol: graphql, endpoints: [\"http://a\"]}}", "services.a.protocol")
 	refused("services: {a: {discovery: {dns: {}}}}", "services.a.discovery")
 	refused("teams: {a: {}}", "teams")
 

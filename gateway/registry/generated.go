@@ -4,8 +4,8 @@ package registry
 
 import (
 	"sluice/gateway/action"
-	"sluice/gateway/action/grpc"
 	"sluice/gateway/action/graphql"
+	"sluice/gateway/action/grpc"
 	"sluice/gateway/action/health"
 	"sluice/gateway/action/redirect"
 	"sluice/gateway/action/respond"

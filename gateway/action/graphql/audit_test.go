@@ -111,7 +111,7 @@ func TestGraphQLOverHTTP(t *testing.T) {
 		a := "Accept: " + accept
 		post("423L", `{"notquery":"{ __typename }"}`, 400, accept, false, a)
 		post("8764", `{"qeury":"{ __typename }"}`, 400, accept, false, a)
-		for _, invalid := range []string{`{"obj":"ect"}`, `0`, `false`, `["array"]`} {
+		for _, invalid := range []string{`{"a":"b"}`, `0`, `false`, `["array"]`} {
 			post("LKJ", `{"query":`+invalid+`}`, 400, accept, false, a)
 			post("6C0", `{"query":"{ __typename }","operationName":`+invalid+`}`, 400, accept, false, a)
 		}

@@ -183,7 +183,7 @@ var Definition = action.Define("graphql", build)
 
 func build(b *action.Build, c *Config) (*action.Action, error) {
 	k := &compiler{b: b, c: c, budget: budget{
-		timeout: time.Duration(c.Timeout), calls: c.MaxCalls, parallel: c.MaxParallel, answer: int(c.MaxAnswer),
+		timeout: c.Timeout, calls: c.MaxCalls, parallel: c.MaxParallel, answer: int(c.MaxAnswer),
 	}, children: exchange.NewPool(b.World.Clock)}
 	switch {
 	case len(c.Resolvers) > 0:
@@ -226,7 +226,7 @@ func (k *compiler) service(setting, name string) *upstream.Service {
 		// A call that takes all of the request's time is the service's failure, and its breaker is to know.
 		response = k.c.Timeout
 	}
-	return s.Override(time.Duration(response), upstream.RetriesOf(retries))
+	return s.Override(response, upstream.RetriesOf(retries))
 }
 
 // budget is what one request may cost.
