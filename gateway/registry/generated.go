@@ -71,8 +71,8 @@ var policies = []*policy.Definition{
 }
 
 var actions = []*action.Definition{
-	grpc.Definition,
 	graphql.Definition,
+	grpc.Definition,
 	health.Definition,
 	redirect.Definition,
 	respond.Definition,
