@@ -302,7 +302,7 @@ func TestNotBuilt(t *testing.T) {
 	}
 	listener := func(s string) string { return `listeners: {a: {address: ":1", ` + s + `}}` }
 	route := func(s string) string { return minimal + `  r: {` + s + `}` }
-	for _, s := range []string{"aggregate: {}", "websocket:", "openapi: a.yaml"} {
+	for _, s := range []string{"websocket:", "openapi: a.yaml"} {
 		name, _, _ := strings.Cut(s, ":")
 		refused(route(s), "routes.r."+name)
 	}

@@ -319,7 +319,7 @@ func (d *decoder) table(n *node, v reflect.Value, path string, g *tags) {
 		return
 	}
 	made := reflect.MakeMapWithSize(t, len(n.fields))
-	for _, f := range n.fields {
+	for i, f := range n.fields {
 		at := joinKey(path, f.key)
 		key := reflect.New(t.Key()).Elem()
 		if err := setScalar(key, f.key); err != nil {
@@ -329,8 +329,12 @@ func (d *decoder) table(n *node, v reflect.Value, path string, g *tags) {
 		value := reflect.New(t.Elem()).Elem()
 		d.value(f.value, value, at, g)
 		if block := reflect.Indirect(value); block.IsValid() && block.Kind() == reflect.Struct && block.Type() != blockType && !isScalar(block.Type()) {
-			if k := planOf(block.Type()).key; k >= 0 {
-				block.Field(k).SetString(f.key)
+			p := planOf(block.Type())
+			if p.key >= 0 {
+				block.Field(p.key).SetString(f.key)
+			}
+			if p.place >= 0 {
+				block.Field(p.place).SetInt(int64(i))
 			}
 		}
 		made.SetMapIndex(key, value)

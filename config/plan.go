@@ -14,6 +14,7 @@ type plan struct {
 	fields []planField
 	off    int // index of the Off flag, or -1
 	key    int // index of the field that takes the block's name, or -1
+	place  int // index of the field that takes the block's place among its siblings, or -1
 }
 
 // planField is one setting.
@@ -57,7 +58,7 @@ func planOf(t reflect.Type) *plan {
 	if p, ok := plans.Load(t); ok {
 		return p.(*plan)
 	}
-	p := &plan{off: -1, key: -1}
+	p := &plan{off: -1, key: -1, place: -1}
 	for i := range t.NumField() {
 		f := t.Field(i)
 		name, options, _ := strings.Cut(f.Tag.Get("yaml"), ",")
@@ -76,6 +77,9 @@ func planOf(t reflect.Type) *plan {
 			}
 			if f.Tag.Get("key") == "true" {
 				p.key = i
+			}
+			if f.Tag.Get("place") == "true" {
+				p.place = i
 			}
 			continue
 		case name == "":

@@ -497,3 +497,38 @@ func TestTenants(t *testing.T) {
 	call("api.acme.example", "key-of-tiny-app", 403)
 	call("api.acme.example", "", 401)
 }
+
+func TestAggregate(t *testing.T) {
+	service := func(answers map[string]string) string {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			answer, known := answers[r.Method+" "+r.URL.String()+string(body)]
+			if !known {
+				w.Header().Set("Content-Type", "application/json")
+				w.WriteHeader(http.StatusNotFound)
+				answer = `{"error":"unknown"}`
+			}
+			_, _ = io.WriteString(w, answer)
+		}))
+		t.Cleanup(s.Close)
+		return strings.TrimPrefix(s.URL, "http://")
+	}
+	users := service(map[string]string{"GET /users/7": `{"id":7,"name":"Ann"}`, "GET /users/8": `{"id":8}`, "GET /users": `[{"id":7},{"id":8}]`})
+	orders := service(map[string]string{
+		"GET /orders?user=7": `{"items":[{"product":"p1"},{"product":"p2"}]}`, "GET /orders?user=8": `{"items":[]}`,
+		"GET /orders?users=7%2C8": `{"items":[{"user":8,"n":1},{"user":8,"n":2}]}`,
+	})
+	advice := service(map[string]string{`POST /advice{"bought":["p1","p2"],"user":7}`: `["p3"]`})
+	_, url := run(t, "aggregate.yaml", map[string]string{"user-service:8080": users, "order-service:8080": orders, "advice-service:8080": advice})
+	f := func(path string, status int, partial, want string) {
+		t.Helper()
+		res, body := get(t, url+path)
+		if res.StatusCode != status || body != want || res.Header.Get("X-Sluice-Partial") != partial {
+			t.Errorf("%s: %s %v %s", path, res.Status, res.Header, body)
+		}
+	}
+	f("/pages/7", 200, "", `{"user":{"id":7,"name":"Ann"},"orders":[{"product":"p1"},{"product":"p2"}],"advice":["p3"]}`)
+	f("/pages/8", 200, "true", `{"user":{"id":8},"orders":[],"advice":[],"partial":true}`)
+	f("/pages/9", 404, "", `{"error":"unknown"}`)
+	f("/overview", 200, "", `{"items":[{"id":7,"orders":[]},{"id":8,"orders":[{"user":8,"n":1},{"user":8,"n":2}]}]}`)
+}

@@ -135,6 +135,8 @@ type Exchange struct {
 	Replayable bool
 	// OutlivesClient says that the backend's answer is waited for although the client has gone: somebody else has a use for it.
 	OutlivesClient bool
+	// Until is the reading of the clock after which nobody has a use for a backend's answer, 0 for none: a call that is not over then is given up.
+	Until int64
 	// APIVersion is the version of the API that the request speaks, "" where no policy tells versions apart. It is a string of the configuration.
 	APIVersion string
 	// CutFrom and CutTo are the part of Path that is not for the backend, with the slash before it; none if they are equal.
@@ -297,7 +299,7 @@ func (x *Exchange) reset() {
 	x.ahead.reset()
 	x.Unread, x.Status, x.Verbatim, x.Head, x.Problem, x.RPCStatus = false, 0, false, nil, nil, 0
 	x.BodyLimit, x.Replayable, x.ResizesBody, x.Tunnel = 0, false, false, nil
-	x.OutlivesClient, x.APIVersion, x.CutFrom, x.CutTo = false, "", 0, 0
+	x.OutlivesClient, x.Until, x.APIVersion, x.CutFrom, x.CutTo = false, 0, "", 0, 0
 	x.Answer, x.Reject, x.Reply, x.CacheResult = Unanswered, nil, nil, ""
 	x.Service, x.Endpoint, x.Attempts, x.UpstreamStatus, x.UpstreamTime = "", "", 0, 0, 0
 	x.BytesIn, x.BytesOut, x.Reason = 0, 0, ""

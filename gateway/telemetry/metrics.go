@@ -82,6 +82,7 @@ type Metrics struct {
 	RolloutState       *FuncFamily       // route: see package split
 	RolloutTransitions *Family[*Counter] // route, to
 
+	AggregateCalls    *Family[*Counter] // route; call by its name in the configuration; result
 	MirrorRequests    *Family[*Counter] // route; service that gets the copies; result
 	MirrorMismatches  *Family[*Counter] // route, service, kind: status, header or body
 	MirrorDropped     *Family[*Counter] // route, service, reason
@@ -276,6 +277,11 @@ func NewMetrics(o Options) *Metrics {
 		Name:   "sluice_rollout_transitions_total",
 		Help:   "What happened to a rollout: started, advanced, paused, resumed, complete, rolled_back, aborted, overridden.",
 		Labels: []string{"route", "to"},
+	})
+	m.AggregateCalls = r.Counter(Desc{
+		Name:   "sluice_aggregate_calls_total",
+		Help:   "Calls of aggregates: answered with what was wanted (ok), with something else (failed), not in time (timeout), not sent (skipped), given up since the request was decided (cancelled).",
+		Labels: []string{"route", "call", "result"},
 	})
 	m.MirrorRequests = r.Counter(Desc{
 		Name:   "sluice_mirror_requests_total",

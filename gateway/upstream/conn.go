@@ -39,6 +39,7 @@ type Conn struct {
 	mu       sync.Mutex
 	active   bool
 	client   exchange.ClientConn
+	until    int64 // after which nobody has a use for the answer, 0 for never
 	asked    int64 // when the sweeper last asked whether the client is there
 	reading  wait
 	writing  wait
@@ -138,6 +139,7 @@ func (c *Conn) poll(fd uintptr) {
 func (c *Conn) begin(x *exchange.Exchange) {
 	c.mu.Lock()
 	c.active, c.client, c.aborted, c.verdict = true, x.Client, &x.Aborted, nil
+	c.until = x.Until
 	if x.OutlivesClient {
 		c.client = nil // nobody asks whether it is there
 	}
@@ -296,6 +298,10 @@ func (c *Conn) check(now int64) {
 			c.verdict = w.late
 		}
 		longest = max(longest, waited)
+	}
+	if c.verdict == nil && c.until != 0 && now >= c.until {
+		c.aborted.Store(true)
+		c.verdict = exchange.ErrClientGone
 	}
 	if c.verdict == nil && longest >= int64(goneAfter) && now-c.asked >= int64(goneEvery) && c.client != nil {
 		c.asked = now

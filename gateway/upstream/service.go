@@ -295,7 +295,7 @@ func (c *call) abandon(o breaker.Outcome) {
 
 // mayRetry reports whether another attempt is allowed by number and kind of request.
 func (c *call) mayRetry(done int) bool {
-	return done < c.svc.retries.attempts && !c.x.Aborted.Load()
+	return done < c.svc.retries.attempts && !c.x.Aborted.Load() && (c.x.Until == 0 || c.now < c.x.Until)
 }
 
 // replayable reports whether the request may be sent again although the
