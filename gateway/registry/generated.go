@@ -4,8 +4,7 @@ package registry
 
 import (
 	"sluice/gateway/action"
-	"sluice/gateway/action/graphql"
-	"sluice/gateway/action/grpc"
+	"sluice/gateway/action/aggregate"
 	"sluice/gateway/action/health"
 	"sluice/gateway/action/redirect"
 	"sluice/gateway/action/respond"
@@ -13,7 +12,6 @@ import (
 	"sluice/gateway/policy"
 	"sluice/gateway/policy/accesslog"
 	"sluice/gateway/policy/apikey"
-	"sluice/gateway/policy/apiversion"
 	"sluice/gateway/policy/authguard"
 	"sluice/gateway/policy/authorize"
 	"sluice/gateway/policy/basicauth"
@@ -34,7 +32,6 @@ import (
 	"sluice/gateway/policy/ratelimit"
 	"sluice/gateway/policy/requestsize"
 	"sluice/gateway/policy/requesttransform"
-	"sluice/gateway/policy/responseratelimit"
 	"sluice/gateway/policy/responsetransform"
 	"sluice/gateway/policy/tracing"
 	"sluice/gateway/policy/waf"
@@ -43,7 +40,6 @@ import (
 var policies = []*policy.Definition{
 	accesslog.Definition,
 	apikey.Definition,
-	apiversion.Definition,
 	authguard.Definition,
 	authorize.Definition,
 	basicauth.Definition,
@@ -64,15 +60,13 @@ var policies = []*policy.Definition{
 	ratelimit.Definition,
 	requestsize.Definition,
 	requesttransform.Definition,
-	responseratelimit.Definition,
 	responsetransform.Definition,
 	tracing.Definition,
 	waf.Definition,
 }
 
 var actions = []*action.Definition{
-	graphql.Definition,
-	grpc.Definition,
+	aggregate.Definition,
 	health.Definition,
 	redirect.Definition,
 	respond.Definition,

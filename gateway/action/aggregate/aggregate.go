@@ -49,7 +49,7 @@ type Config struct {
 	Items string `yaml:"items" default:"items"`
 	// Timeout for everything. What is still missing then counts as failed; a client that says it does not wait so long (X-Request-Deadline, grpc-timeout) shortens it.
 	Timeout config.Duration `yaml:"timeout" default:"2s" min:"1ms" max:"5m"`
-	// MaxResponse bounds all answers of one request together, and the document.
+	// MaxResponse bounds the answers of all required calls of a request together, and those of all optional ones. The document is at most twice as large, and 4KiB.
 	MaxResponse config.Size `yaml:"max_response" default:"1MiB" min:"1" max:"64MiB"`
 	// MaxBody bounds the client's body where a call takes something of it: a larger one gets 413, one that is not JSON 400 or 415. Otherwise the body is not read.
 	MaxBody config.Size `yaml:"max_body" default:"64KiB" min:"1" max:"10MiB"`
@@ -111,7 +111,7 @@ type aggregate struct {
 	merge    func(a *aggregate, r *run, dst []byte) ([]byte, bool)
 	items    string
 	timeout  time.Duration
-	most     int // bytes of all answers, and of the document
+	most     int // bytes of the answers of all required calls, and of all optional ones
 	readBody bool
 	maxBody  int
 	passAll  bool

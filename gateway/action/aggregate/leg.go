@@ -25,6 +25,7 @@ type leg struct {
 	call   *call
 	shared *shared
 	x      *exchange.Exchange
+	taken  int // bytes of its answer
 }
 
 // outcome is how a call ended. Nothing in it is borrowed.
@@ -61,6 +62,9 @@ func (l *leg) send(i int, ended chan<- end) {
 		ended <- end{i, out}
 	}()
 	out = l.forward()
+	if out.result != ok {
+		l.giveBack()
+	}
 	out.attempts = l.x.Attempts
 	_ = l.x.Response.CloseBodyStream()
 	_ = l.x.Close()
@@ -175,7 +179,7 @@ func (l *leg) read() ([]byte, error) {
 	var body []byte
 	if !x.Response.IsBodyStream() {
 		held := x.Response.Body()
-		if !l.shared.take(len(held)) {
+		if !l.take(len(held)) {
 			return nil, rejectLarge
 		}
 		body = bytes.Clone(held)
@@ -185,7 +189,7 @@ func (l *leg) read() ([]byte, error) {
 			body = slices.Grow(body, 4<<10)
 			n, err := stream.Read(body[len(body):cap(body)])
 			body = body[:len(body)+n]
-			if !l.shared.take(n) {
+			if !l.take(n) {
 				return nil, rejectLarge
 			}
 			if err == io.EOF {
@@ -202,7 +206,7 @@ func (l *leg) read() ([]byte, error) {
 		return nil, rejectLarge
 	case err != nil:
 		return nil, rejectJSON
-	case len(decoded) != len(body) && !l.shared.take(len(decoded)):
+	case len(decoded) != len(body) && !l.take(len(decoded)):
 		return nil, rejectLarge
 	}
 	return decoded, nil

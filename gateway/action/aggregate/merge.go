@@ -47,7 +47,7 @@ func (m *members) append(dst []byte) []byte {
 	return append(dst, '}')
 }
 
-// close appends the object with its mark, if it is one of at most limit bytes.
+// close appends the object with its mark, unless it is too large.
 func (m *members) close(a *aggregate, r *run, dst []byte) ([]byte, bool) {
 	if r.partial {
 		m.set(partial, isTrue)
@@ -56,7 +56,7 @@ func (m *members) close(a *aggregate, r *run, dst []byte) ([]byte, bool) {
 	for i := range m.texts {
 		size += len(m.names[i]) + len(m.texts[i]) + 4
 	}
-	if size > a.most+overhead {
+	if size > a.largest() {
 		return nil, false
 	}
 	return m.append(dst), true
@@ -64,8 +64,8 @@ func (m *members) close(a *aggregate, r *run, dst []byte) ([]byte, bool) {
 
 var isTrue = []byte("true")
 
-// overhead is what names and braces of the gateway's own may add to max_response.
-const overhead = 4 << 10
+// largest is how long a document may be: all answers, and names and braces of the gateway's own.
+func (a *aggregate) largest() int { return 2*a.most + 4<<10 }
 
 // nest puts each value under its name.
 func nest(a *aggregate, r *run, dst []byte) ([]byte, bool) {
@@ -108,7 +108,7 @@ func list(a *aggregate, r *run, dst []byte) ([]byte, bool) {
 			if len(out) > 1 {
 				out = append(out, ',')
 			}
-			if out = a.join(joined, element, out); len(out) > a.most+overhead {
+			if out = a.join(joined, element, out); len(out) > a.largest() {
 				return nil, false
 			}
 		}

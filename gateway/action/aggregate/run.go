@@ -71,15 +71,33 @@ type header struct {
 
 // shared is what the calls of a request have in common. It outlives the request while one of them does.
 type shared struct {
-	room atomic.Int64 // bytes that answers may still have
+	// How many bytes answers may still have: those of required calls, and of optional ones, so that an optional call never
+	// takes what a required one needs.
+	required, optional atomic.Int64
 
 	mu     sync.Mutex
 	client exchange.ClientConn // nil once the request has ended
 	over   bool
 }
 
-// take reports whether there is room for n more bytes.
-func (s *shared) take(n int) bool { return s.room.Add(-int64(n)) >= 0 }
+// take reports whether there is room for n more bytes of the call's answer.
+func (l *leg) take(n int) bool {
+	l.taken += n
+	return l.room().Add(-int64(n)) >= 0
+}
+
+// giveBack says that nothing of the answer is kept.
+func (l *leg) giveBack() {
+	l.room().Add(int64(l.taken))
+	l.taken = 0
+}
+
+func (l *leg) room() *atomic.Int64 {
+	if l.call.required {
+		return &l.shared.required
+	}
+	return &l.shared.optional
+}
 
 // end says that nobody waits any more.
 func (s *shared) end() {
@@ -110,7 +128,8 @@ func (a *aggregate) serve(x *exchange.Exchange) error {
 			return err
 		}
 	}
-	r.shared.room.Store(int64(a.most))
+	r.shared.required.Store(int64(a.most))
+	r.shared.optional.Store(int64(a.most))
 	defer r.shared.end()
 	began := x.Clock.Now()
 	r.deadline = began + int64(a.timeout)
