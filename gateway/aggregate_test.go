@@ -3,6 +3,8 @@ package gateway_test
 import (
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"runtime/pprof"
 	"slices"
 	"strconv"
@@ -327,6 +329,36 @@ func TestAggregateSlow(t *testing.T) {
 			c.wants(200, `{"b":0,"partial":true}`)
 		})
 	}
+}
+
+// Services of HTTP/2 are called as others are.
+func TestAggregateHTTP2(t *testing.T) {
+	begun, ended := make(chan struct{}, 10), make(chan struct{}, 10)
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/late" {
+			begun <- struct{}{}
+			<-r.Context().Done()
+			ended <- struct{}{}
+			return
+		}
+		_, _ = io.WriteString(w, `["`+r.Proto+`",`+r.Header.Get("X-N")+`]`)
+		if r.URL.Path == "/large" {
+			_, _ = io.WriteString(w, strings.Repeat(" ", 200_000))
+		}
+	}))
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetUnencryptedHTTP2(true)
+	s.Start()
+	defer s.Close()
+	g := serve(t, gateway.Options{}, `
+services: {s: {protocol: h2c, endpoints: ["`+s.URL+`"], circuit_breaker: off, retries: off}}
+routes: {r: {match: {paths: [/]}, aggregate: {calls: {
+  a: {service: s, path: /, headers: {X-N: "1"}}, b: {service: s, path: /large, headers: {X-N: "${calls.a[1]}"}}, c: {service: s, path: /late, timeout: 20ms, required: false}}}}}
+`)
+	g.client().request("GET /").wants(200, `{"a":["HTTP/2.0",1],"b":["HTTP/2.0",1],"partial":true}`)
+	within(t, "the service is asked", begun)
+	within(t, "the call is given up", ended)
+	once(t, "calls end", func() bool { return !calling() })
 }
 
 // The first required call that fails is the answer; the others are given up.

@@ -5,6 +5,7 @@ package registry
 import (
 	"sluice/gateway/action"
 	"sluice/gateway/action/aggregate"
+	"sluice/gateway/action/grpc"
 	"sluice/gateway/action/health"
 	"sluice/gateway/action/redirect"
 	"sluice/gateway/action/respond"
@@ -12,6 +13,7 @@ import (
 	"sluice/gateway/policy"
 	"sluice/gateway/policy/accesslog"
 	"sluice/gateway/policy/apikey"
+	"sluice/gateway/policy/apiversion"
 	"sluice/gateway/policy/authguard"
 	"sluice/gateway/policy/authorize"
 	"sluice/gateway/policy/basicauth"
@@ -32,6 +34,7 @@ import (
 	"sluice/gateway/policy/ratelimit"
 	"sluice/gateway/policy/requestsize"
 	"sluice/gateway/policy/requesttransform"
+	"sluice/gateway/policy/responseratelimit"
 	"sluice/gateway/policy/responsetransform"
 	"sluice/gateway/policy/tracing"
 	"sluice/gateway/policy/waf"
@@ -40,6 +43,7 @@ import (
 var policies = []*policy.Definition{
 	accesslog.Definition,
 	apikey.Definition,
+	apiversion.Definition,
 	authguard.Definition,
 	authorize.Definition,
 	basicauth.Definition,
@@ -60,6 +64,7 @@ var policies = []*policy.Definition{
 	ratelimit.Definition,
 	requestsize.Definition,
 	requesttransform.Definition,
+	responseratelimit.Definition,
 	responsetransform.Definition,
 	tracing.Definition,
 	waf.Definition,
@@ -67,6 +72,7 @@ var policies = []*policy.Definition{
 
 var actions = []*action.Definition{
 	aggregate.Definition,
+	grpc.Definition,
 	health.Definition,
 	redirect.Definition,
 	respond.Definition,

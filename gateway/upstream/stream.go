@@ -388,6 +388,11 @@ func (st *stream) check(now int64) {
 		st.cancel(errStalled)
 		return
 	}
+	if st.x.Until != 0 && now >= st.x.Until {
+		st.x.Aborted.Store(true)
+		st.cancel(exchange.ErrClientGone)
+		return
+	}
 	if _, told := st.x.Client.(contextual); !told && st.x.Client != nil && !st.x.OutlivesClient && now-max(st.asked, st.c.began) >= int64(goneEvery) {
 		st.asked = now
 		if st.x.Client.Gone() {

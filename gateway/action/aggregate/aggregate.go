@@ -263,6 +263,8 @@ func (k *compiler) one(i int) *call {
 	}
 	if service := k.b.Service(s.Service); service == nil {
 		k.wrong("service", "there is no service %q; there are: %s", s.Service, strings.Join(slices.Sorted(maps.Keys(w.Config.Services)), ", "))
+	} else if w.Config.Services[s.Service].IsGRPC() {
+		k.wrong("service", "%s is a service of gRPC; calls of an aggregate are HTTP with JSON", s.Service)
 	} else {
 		c.service = k.override(service, c.timeout)
 	}

@@ -16,6 +16,7 @@ const services = `
 services:
   users: {endpoints: ["http://127.0.0.1:1"]}
   orders: {endpoints: ["http://127.0.0.1:2"]}
+  calls: {protocol: grpc, endpoints: ["http://127.0.0.1:3"]}
 `
 
 func TestSettings(t *testing.T) {
