@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/valyala/fasthttp"
+
 	"sluice/config"
 	"sluice/gateway/action"
 	"sluice/gateway/document"
@@ -24,14 +26,14 @@ import (
 	"sluice/gateway/upstream"
 )
 
-// Config of the action. The calls begin at once, each as soon as those that it depends on have ended, and their answers, which must be JSON, become one document:
+// Config of the action. The calls begin at once, each as soon as those that it depends on have ended, and their answers, which must be JSON whatever their Content-Type says (204 counts as null), become one document:
 //
 //   - `nest`: an object with a member for each call, under its name or its `target`.
 //   - `flat`: an object with the members of all answers, which must be objects; of members with the same name that of the call written last counts. A call with a `target` is put under that name instead.
 //   - `list`: an object whose member `items` is the list that the call written first answered. Elements of the other calls' lists are joined to the elements with the same key.
 //
-// Where an optional call failed, the document has `"partial": true` at its end, and the answer the headers `X-Sluice-Partial: true` and `Cache-Control: no-store`.
-// Otherwise the answer may be cached as long as all of the calls' answers may, and varies with whatever they vary with.
+// Where an optional call failed, or was not sent, the document has `"partial": true` at its end, and the answer the headers `X-Sluice-Partial: true` and `Cache-Control: no-store`.
+// Otherwise the answer may be cached as long as all of the calls' answers may, and varies with whatever they vary with; where only some of them say how long that is, it may not.
 //
 // Texts of a call may hold `${header.NAME}`, `${query.NAME}`, `${claim.NAME}`, `${path.NAME}`, `${consumer}` and the other places of `request_transform`; `${body}` and `${body.PATH}` of the client's
 // JSON; and `${calls.NAME.PATH}` of the answer of another call, which is then a dependency. Paths are `customer.name`, `items[0].id`, or `items[*].id` for all of them, which a text has with commas between them.
@@ -213,7 +215,7 @@ func (k *compiler) wrong(setting, format string, args ...any) {
 func (k *compiler) compile() *aggregate {
 	c, w := k.c, k.b.World
 	a := &aggregate{
-		route: k.b.Route.Name, items: c.Items, timeout: time.Duration(c.Timeout), most: int(c.MaxResponse), maxBody: int(c.MaxBody),
+		route: k.b.Route.Name, items: c.Items, timeout: c.Timeout, most: int(c.MaxResponse), maxBody: int(c.MaxBody),
 		pool: exchange.NewPool(w.Clock), log: telemetry.NewLimited(w.Log, logEvery),
 	}
 	switch c.Merge {
@@ -254,12 +256,12 @@ func (k *compiler) compile() *aggregate {
 func (k *compiler) one(i int) *call {
 	s, w := k.ordered[i], k.b.World
 	k.call, k.needs = s, nil
-	c := &call{name: s.Name, serviceName: s.Service, method: s.Method, required: s.Required, target: s.Target, many: s.Many, timeout: time.Duration(s.Timeout)}
+	c := &call{name: s.Name, serviceName: s.Service, method: s.Method, required: s.Required, target: s.Target, many: s.Many, timeout: s.Timeout}
 	if !isName(s.Name) {
 		k.fail("calls."+s.Name, "a call has a name of letters, digits, - and _, so that ${calls.NAME} can tell it")
 	}
-	if c.timeout <= 0 || c.timeout > time.Duration(k.c.Timeout) {
-		c.timeout = time.Duration(k.c.Timeout)
+	if c.timeout <= 0 || c.timeout > k.c.Timeout {
+		c.timeout = k.c.Timeout
 	}
 	if service := k.b.Service(s.Service); service == nil {
 		k.wrong("service", "there is no service %q; there are: %s", s.Service, strings.Join(slices.Sorted(maps.Keys(w.Config.Services)), ", "))
@@ -282,7 +284,7 @@ func (k *compiler) one(i int) *call {
 		return ""
 	})
 	if s.Body != nil {
-		if s.Method == "GET" {
+		if s.Method == fasthttp.MethodGet {
 			k.wrong("body", "a GET has none; set the method")
 		}
 		c.body = k.payload("body", s.Body)
@@ -328,7 +330,7 @@ func (k *compiler) override(s *upstream.Service, limit time.Duration) *upstream.
 		retries = rc.Retries.Over(retries)
 	}
 	if !timeouts.Off && timeouts.Response > 0 {
-		limit = min(limit, time.Duration(timeouts.Response))
+		limit = min(limit, timeouts.Response)
 	}
 	if len(sc.Policies) > 0 {
 		k.b.World.Warn(k.b.Path+".calls."+k.call.Name+".service", "the policies of the service "+s.Name()+" do not run for its calls; those of the route do")

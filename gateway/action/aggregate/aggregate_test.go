@@ -56,7 +56,7 @@ func TestText(t *testing.T) {
 	k := reader()
 	f := func(text, want string, filled bool) {
 		t.Helper()
-		got, is, wrong := k.template("query.q", text).text(s, nil)
+		got, is, wrong := k.template("query.q", text).text(s)
 		if wrong != nil || string(got) != want || is != filled {
 			t.Errorf("%s: %q %t %v", text, got, is, wrong)
 		}
@@ -71,11 +71,11 @@ func TestText(t *testing.T) {
 	f("x${calls.a.missing}${calls.b.id}", "x", false)
 	f("${body.n} ${body.list[*]}", "1.10 x,y", true)
 	for _, text := range []string{"${calls.a}", "${calls.a.items}", "${calls.a.items[*]}"} {
-		if _, _, wrong := k.template("query.q", text).text(s, nil); wrong != rejectValue {
+		if _, _, wrong := k.template("query.q", text).text(s); wrong != rejectValue {
 			t.Errorf("%s: %v", text, wrong)
 		}
 	}
-	if _, _, wrong := k.template("query.q", "${body}").text(s, nil); wrong != rejectInput {
+	if _, _, wrong := k.template("query.q", "${body}").text(s); wrong != rejectInput {
 		t.Error(wrong)
 	}
 }
@@ -89,7 +89,7 @@ func TestSegments(t *testing.T) {
 		x := w.Exchange("/")
 		defer x.Close()
 		s := &scope{x: x, values: []*document.Value{parsed(t, answer), nil}}
-		got, wrong := k.template("path", template).segments(s, nil)
+		got, wrong := k.template("path", template).segments(s)
 		if want == "" {
 			if wrong != rejectValue {
 				t.Errorf("%s of %s: %q %v", template, answer, got, wrong)
@@ -117,7 +117,7 @@ func FuzzSegments(f *testing.F) {
 	path := k.template("path", "/u/${calls.a}/o")
 	f.Fuzz(func(t *testing.T, value string) {
 		s := &scope{values: []*document.Value{parsed(t, string(document.Quote(value))), nil}}
-		got, wrong := path.segments(s, nil)
+		got, wrong := path.segments(s)
 		if wrong != nil {
 			return
 		}

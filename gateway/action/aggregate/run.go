@@ -379,14 +379,14 @@ const (
 
 // prepare makes the request of a call. Nothing in it is borrowed from the client's.
 func (r *run) prepare(c *call) (*leg, *exchange.Reject) {
-	path, wrong := c.path.segments(&r.scope, nil)
+	path, wrong := c.path.segments(&r.scope)
 	if wrong != nil {
 		return nil, wrong
 	}
 	var query []byte
 	for i := range c.query {
 		p := &c.query[i]
-		value, filled, wrong := p.value.text(&r.scope, nil)
+		value, filled, wrong := p.value.text(&r.scope)
 		if wrong != nil {
 			return nil, wrong
 		}
@@ -413,7 +413,7 @@ func (r *run) prepare(c *call) (*leg, *exchange.Reject) {
 	headers := make([]header, 0, len(c.headers))
 	for i := range c.headers {
 		p := &c.headers[i]
-		value, filled, wrong := p.value.text(&r.scope, nil)
+		value, filled, wrong := p.value.text(&r.scope)
 		switch {
 		case wrong != nil:
 			return nil, wrong

@@ -132,42 +132,41 @@ func (p *part) blame() *exchange.Reject {
 	return rejectInput
 }
 
-// text appends the filled template. filled is false where it has places and all are empty.
-func (t *template) text(s *scope, dst []byte) (out []byte, filled bool, wrong *exchange.Reject) {
+// text fills the template in. filled is false where it has places and all are empty.
+func (t *template) text(s *scope) (out []byte, filled bool, wrong *exchange.Reject) {
 	filled = !slices.ContainsFunc(t.parts, func(p part) bool { return p.isPlace() })
 	for i := range t.parts {
 		p := &t.parts[i]
-		before := len(dst)
-		if dst, wrong = p.value(s, dst); wrong != nil {
+		before := len(out)
+		if out, wrong = p.value(s, out); wrong != nil {
 			return nil, false, wrong
 		}
-		filled = filled || p.isPlace() && len(dst) > before
+		filled = filled || p.isPlace() && len(out) > before
 	}
-	return dst, filled, nil
+	return out, filled, nil
 }
 
 // segments is text for a path: no value may be empty, or end the segment that it stands in.
-func (t *template) segments(s *scope, dst []byte) (out []byte, wrong *exchange.Reject) {
-	start := len(dst)
+func (t *template) segments(s *scope) (out []byte, wrong *exchange.Reject) {
 	var last *part
 	for i := range t.parts {
 		p := &t.parts[i]
-		before := len(dst)
-		if dst, wrong = p.value(s, dst); wrong != nil {
+		before := len(out)
+		if out, wrong = p.value(s, out); wrong != nil {
 			return nil, wrong
 		}
 		if !p.isPlace() {
 			continue
 		}
 		last = p
-		if value := dst[before:]; len(value) == 0 || slices.ContainsFunc(value, func(c byte) bool { return c == '/' || c == '\\' || c < ' ' || c == 0x7f }) {
+		if value := out[before:]; len(value) == 0 || slices.ContainsFunc(value, func(c byte) bool { return c == '/' || c == '\\' || c < ' ' || c == 0x7f }) {
 			return nil, p.blame()
 		}
 	}
-	if last != nil && leavesSegment(dst[start:]) {
+	if last != nil && leavesSegment(out) {
 		return nil, last.blame()
 	}
-	return dst, nil
+	return out, nil
 }
 
 // leavesSegment tells whether a segment of the path is one that leads elsewhere, also for those who cut parameters off.
@@ -340,7 +339,7 @@ func (p *payload) fill(s *scope, limit int) (body []byte, wrong *exchange.Reject
 		case part.value != nil:
 			body = part.value.json(s, body)
 		default:
-			text, _, wrong := part.text.text(s, nil)
+			text, _, wrong := part.text.text(s)
 			if wrong != nil {
 				return nil, wrong
 			}
