@@ -5,6 +5,7 @@ package registry
 import (
 	"sluice/gateway/action"
 	"sluice/gateway/action/aggregate"
+	"sluice/gateway/action/graphql"
 	"sluice/gateway/action/grpc"
 	"sluice/gateway/action/health"
 	"sluice/gateway/action/redirect"
@@ -72,6 +73,7 @@ var policies = []*policy.Definition{
 
 var actions = []*action.Definition{
 	aggregate.Definition,
+	graphql.Definition,
 	grpc.Definition,
 	health.Definition,
 	redirect.Definition,
