@@ -211,32 +211,39 @@ func (g *gate) countAllocations(t *testing.T, name, request string, status int) 
 		runtime.MemProfileRate = 1
 		defer func() { runtime.MemProfileRate = rate }()
 	}
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	began := time.Now()
-	send(measured)
-	took := time.Since(began)
-	runtime.ReadMemStats(&after)
+	// What the gateways of other tests have still to do is over at the second look.
+	for try := 1; ; try++ {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		began := time.Now()
+		send(measured)
+		took := time.Since(began)
+		runtime.ReadMemStats(&after)
+		n := after.Mallocs - before.Mallocs
+		t.Logf("%s: %d allocations, %d bytes, for %d requests", name, n, after.TotalAlloc-before.TotalAlloc, measured)
+		bound := uint64(allowance + allowancePerSec*took.Seconds())
+		if strings.Contains(request, "Content-Length: ") {
+			bound += perBody * measured
+		}
+		if strings.HasPrefix(g.addr, "tls:") {
+			bound += perRecord * measured
+		}
+		if strings.Contains(request, "/chunked ") {
+			bound += perStream * measured
+		}
+		if n > bound && try < 3 {
+			continue
+		}
+		if n > bound {
+			t.Errorf("%s: %d allocations for %d requests; SLUICE_ALLOC_PROFILE=FILE shows where", name, n, measured)
+		}
+		break
+	}
 	if profile != "" {
 		if f, err := os.Create(profile); err == nil {
 			_ = pprof.Lookup("allocs").WriteTo(f, 0)
 			_ = f.Close()
 		}
-	}
-	n := after.Mallocs - before.Mallocs
-	t.Logf("%s: %d allocations, %d bytes, for %d requests", name, n, after.TotalAlloc-before.TotalAlloc, measured)
-	bound := uint64(allowance + allowancePerSec*took.Seconds())
-	if strings.Contains(request, "Content-Length: ") {
-		bound += perBody * measured
-	}
-	if strings.HasPrefix(g.addr, "tls:") {
-		bound += perRecord * measured
-	}
-	if strings.Contains(request, "/chunked ") {
-		bound += perStream * measured
-	}
-	if n > bound {
-		t.Errorf("%s: %d allocations for %d requests; SLUICE_ALLOC_PROFILE=FILE shows where", name, n, measured)
 	}
 }
 
