@@ -46,8 +46,8 @@ func run(args []string) int {
 		},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(runCommand(), demoCommand(), validateCommand(), explainCommand(), diffCommand(), convertCommand(), tokenCommand(), schemaCommand(), versionCommand())
-	for _, name := range []string{"keys", "top", "audit"} {
+	root.AddCommand(runCommand(), demoCommand(), validateCommand(), explainCommand(), diffCommand(), convertCommand(), tokenCommand(), schemaCommand(), versionCommand(), topCommand())
+	for _, name := range []string{"keys", "audit"} {
 		root.AddCommand(notBuilt(name))
 	}
 	for _, c := range root.Commands() {
