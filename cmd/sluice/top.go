@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/signal"
@@ -139,10 +140,10 @@ func top(ctx context.Context, w io.Writer, admin *adminClient, interval time.Dur
 	looked := time.Now()
 	for n := 1; ; n++ {
 		stats, limited, err := look(ctx, admin)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err != nil:
+		if err != nil {
+			if ctx.Err() != nil { // interrupted, which is how it ends
+				err = nil
+			}
 			return err
 		}
 		now := time.Now()
@@ -258,12 +259,7 @@ func writeTop(w io.Writer, s *topStats, limited map[string]float64, rows int) {
 	}
 	if len(limited) > 0 {
 		fmt.Fprint(t, "\nLIMIT\tREFUSED/S\n")
-		labels := make([]string, 0, len(limited))
-		for l := range limited {
-			labels = append(labels, l)
-		}
-		slices.SortFunc(labels, func(a, b string) int { return strings.Compare(a, b) })
-		for _, l := range labels {
+		for _, l := range slices.Sorted(maps.Keys(limited)) {
 			fmt.Fprintf(t, "%s\t%.1f\n", l, limited[l])
 		}
 	}
