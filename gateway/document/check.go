@@ -119,18 +119,26 @@ func (c *checker) object(depth int) bool {
 		if !c.value(depth + 1) {
 			return false
 		}
-		c.space()
-		switch c.next() {
-		case ',':
-			c.at++
-			c.space()
-		case '}':
-			c.at++
-			return true
-		default:
-			return c.fail("a comma or a closing brace is wanted")
+		if more, ok := c.more('}', "a comma or a closing brace is wanted"); !more {
+			return ok
 		}
 	}
+}
+
+// more moves behind the comma or the closing bracket that follows an element; more is false behind the last one, and where neither
+// stands.
+func (c *checker) more(closing byte, wanted string) (more, ok bool) {
+	c.space()
+	switch c.next() {
+	case ',':
+		c.at++
+		c.space()
+		return true, true
+	case closing:
+		c.at++
+		return false, true
+	}
+	return false, c.fail(wanted)
 }
 
 func (c *checker) array(depth int) bool {
@@ -144,16 +152,8 @@ func (c *checker) array(depth int) bool {
 		if !c.value(depth + 1) {
 			return false
 		}
-		c.space()
-		switch c.next() {
-		case ',':
-			c.at++
-			c.space()
-		case ']':
-			c.at++
-			return true
-		default:
-			return c.fail("a comma or a closing bracket is wanted")
+		if more, ok := c.more(']', "a comma or a closing bracket is wanted"); !more {
+			return ok
 		}
 	}
 }

@@ -3,6 +3,8 @@ package exchange
 import (
 	"math"
 	"time"
+
+	"sluice/gateway/grpcwire"
 )
 
 // DeadlineHeader tells until when a client has a use for the answer: a time of
@@ -23,7 +25,7 @@ func (x *Exchange) Deadline() int64 {
 		case len(f.Name) == len(DeadlineHeader) && EqualFold(f.Name, DeadlineHeader):
 			when = x.readDeadline(f.Value)
 		case len(f.Name) == len(grpcTimeout) && EqualFold(f.Name, grpcTimeout):
-			if left, ok := parseTimeout(f.Value); ok {
+			if left, ok := grpcwire.ParseTimeout(f.Value); ok {
 				when = x.after(left)
 			}
 		}
@@ -94,29 +96,6 @@ func leadingInt(v []byte, most int) (n int64, rest []byte, ok bool) {
 		n = n*10 + int64(v[i]-'0')
 	}
 	return n, v[i:], i > 0
-}
-
-// parseTimeout reads the value of grpc-timeout: up to 8 digits and a unit.
-func parseTimeout(v []byte) (time.Duration, bool) {
-	n, unit, ok := leadingInt(v, 8)
-	if !ok || len(unit) != 1 {
-		return 0, false
-	}
-	switch unit[0] {
-	case 'H':
-		return time.Duration(min(n, math.MaxInt64/int64(time.Hour))) * time.Hour, true
-	case 'M':
-		return time.Duration(n) * time.Minute, true
-	case 'S':
-		return time.Duration(n) * time.Second, true
-	case 'm':
-		return time.Duration(n) * time.Millisecond, true
-	case 'u':
-		return time.Duration(n) * time.Microsecond, true
-	case 'n':
-		return time.Duration(n), true
-	}
-	return 0, false
 }
 
 // parseTime reads a time of RFC 3339. The time package allocates for one that is not in UTC.
