@@ -22,7 +22,7 @@ func ParseBlock(path, text string) (*Block, error) {
 		return nil, errs.Err()
 	}
 	e := expander{env: map[string]string{}, files: map[string]bool{}}
-	e.tree(root, path, ".")
+	e.tree(root, &place{base: path}, ".")
 	if len(e.errs) > 0 {
 		return nil, e.errs.Err()
 	}

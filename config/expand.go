@@ -31,19 +31,19 @@ type expander struct {
 }
 
 // tree expands every scalar below n, a node of the file in the folder dir.
-func (e *expander) tree(n *node, path, dir string) {
+func (e *expander) tree(n *node, path *place, dir string) {
 	for _, f := range n.fields {
-		e.tree(f.value, joinKey(path, f.key), dir)
+		e.tree(f.value, &place{up: path, key: f.key}, dir)
 	}
 	for i, item := range n.items {
-		e.tree(item, joinIndex(path, i), dir)
+		e.tree(item, &place{up: path, index: i, list: true}, dir)
 	}
 	if n.kind != scalar || !strings.Contains(n.text, "${") {
 		return
 	}
 	text, template, err := e.text(n.text, dir)
 	if err != nil {
-		e.errs = append(e.errs, &Error{Pos: n.pos(), Path: path, Message: err.Error()})
+		e.errs = append(e.errs, &Error{Pos: n.pos(), Path: path.String(), Message: err.Error()})
 		return
 	}
 	if text != n.text {

@@ -112,7 +112,7 @@ func (l *loader) add(name string, data []byte) {
 		return
 	}
 	e := expander{env: l.env, files: l.files}
-	e.tree(root, "", filepath.Dir(name))
+	e.tree(root, nil, filepath.Dir(name))
 	l.errs = append(l.errs, e.errs...)
 	if kong := root.child("_format_version"); kong != nil {
 		if l.options.Kong == nil {

@@ -179,6 +179,28 @@ func (s segment) String() string {
 	return s.key
 }
 
+// place is a path while a tree is walked: it becomes a text only where one is asked for.
+// The root is nil.
+type place struct {
+	up    *place
+	base  string // of a root that is not the file's
+	key   string
+	index int
+	list  bool
+}
+
+func (p *place) String() string {
+	switch {
+	case p == nil:
+		return ""
+	case p.up == nil && p.base != "":
+		return p.base
+	case p.list:
+		return joinIndex(p.up.String(), p.index)
+	}
+	return joinKey(p.up.String(), p.key)
+}
+
 // joinKey appends a key to a path, as routes.users or routes["a.b"].
 func joinKey(path, key string) string {
 	if !plainKey(key) {

@@ -2,15 +2,15 @@ package config
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"unicode/utf8"
 
-	"github.com/goccy/go-yaml"
-	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
-	"github.com/goccy/go-yaml/token"
+	"go.yaml.in/yaml/v4"
+	"go.yaml.in/yaml/v4/plugin/loaderlimits"
 )
 
 // What a file may occupy, whoever wrote it.
@@ -18,10 +18,11 @@ const (
 	maxFileSize = 16 << 20
 	maxNodes    = 1 << 20 // of one file, with aliases copied out
 	maxDepth    = 64
-	// The parser takes time and stack by the square of the keys in one block: this allows
-	// 46,000 in one, or twenty times 10,000.
-	maxKeyCost = 1 << 30
+	maxMistakes = 100 // told of one file
 )
+
+// errDepth is what the parser fails with where a file nests deeper than that.
+var errDepth = fmt.Errorf("more than %d levels of nesting", maxDepth)
 
 // parseTree reads one YAML document into a tree. Aliases are copied out and merge keys
 // merged, so that the tree is only values. The root of an empty document is a null.
@@ -43,39 +44,72 @@ func parseTree(name string, data []byte) (root *node, errs Errors) {
 			root, errs = fail(1, 1, "the file can not be read as YAML: %v", r)
 		}
 	}()
-	tokens := tokenize(string(data))
-	if line, column, problem := tooMuch(tokens); problem != "" {
-		return fail(line, column, "%s", problem)
-	}
-	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
-	if err != nil {
-		if e, ok := err.(yaml.Error); ok && e.GetToken() != nil && e.GetToken().Position != nil {
-			p := e.GetToken().Position
-			message := e.GetMessage()
-			if strings.HasSuffix(message, "must be specified") {
-				message += "; quote a text that has one of { } [ ] ,"
+	loader, err := yaml.NewLoader(bytes.NewReader(data), yaml.WithUniqueKeys(false), yaml.WithPlugin(loaderlimits.New(
+		loaderlimits.AliasNone(), // aliases are counted as they are copied out
+		loaderlimits.DepthFunc(func(depth int, _ *loaderlimits.DepthContext) error {
+			if depth > maxDepth {
+				return errDepth
 			}
-			return fail(max(p.Line, 1), max(p.Column, 1), "not YAML: %s", message)
-		}
+			return nil
+		}))))
+	if err != nil {
 		return fail(1, 1, "not YAML: %v", err)
 	}
-	c := converter{src: src, anchors: map[string]*node{}}
+	c := converter{src: src, anchors: map[*yaml.Node]*node{}}
 	root = &node{src: src, line: 1, column: 1}
-	seen := false
-	for _, doc := range file.Docs {
-		if doc.Body == nil {
+	for seen := false; ; {
+		var doc yaml.Node
+		if err := loader.Load(&doc); err == io.EOF {
+			break
+		} else if err != nil {
+			line, column, message := unparsed(err)
+			return fail(line, column, "%s", message)
+		}
+		if doc.Kind != yaml.DocumentNode || len(doc.Content) == 0 {
+			continue
+		}
+		body := doc.Content[0]
+		if isNull(body) && body.Anchor == "" && !seen {
 			continue
 		}
 		if seen {
-			c.fail(doc.Body, "", "a second document begins here; a file holds one, a directory may hold several files")
+			c.fail(body, nil, "a second document begins here; a file holds one, a directory may hold several files")
 			break
 		}
-		root, seen = c.node(doc.Body, ""), true
+		root, seen = c.node(body, nil), true
 	}
 	if len(c.errs) > 0 {
 		return nil, c.errs
 	}
 	return root, nil
+}
+
+// unparsed says what the parser found wrong, and where.
+func unparsed(err error) (line, column int, message string) {
+	var at *yaml.LoadError
+	if !errors.As(err, &at) {
+		return 1, 1, fmt.Sprintf("not YAML: %v", err)
+	}
+	line, column = max(at.Mark.Line, 1), max(at.Mark.Column, 1)
+	switch {
+	case strings.Contains(at.Message, errDepth.Error()):
+		return line, column, errDepth.Error()
+	case strings.HasPrefix(at.Message, "unknown anchor '"):
+		name := strings.TrimSuffix(strings.TrimPrefix(at.Message, "unknown anchor '"), "' referenced")
+		return line, column, noAnchor(name)
+	}
+	message = "not YAML: " + at.Message
+	if at.ContextMsg != "" {
+		message = fmt.Sprintf("not YAML: %s that begins at %d:%d: %s", at.ContextMsg, max(at.ContextMark.Line, 1), max(at.ContextMark.Column, 1), at.Message)
+	}
+	if strings.Contains(message, "flow") || strings.Contains(message, "cannot start any token") {
+		message += "; quote a text that has one of { } [ ] ,"
+	}
+	return line, column, message
+}
+
+func noAnchor(name string) string {
+	return fmt.Sprintf("no anchor &%s stands before this alias; quote a text that begins with *", name)
 }
 
 // unreadable finds the first byte that can not be part of a YAML file.
@@ -104,77 +138,33 @@ func unreadable(data []byte) (line, column int, found bool) {
 	return 0, 0, false
 }
 
-// tooMuch measures nesting and breadth before the parser, which recurses for both, sees the
-// tokens: brackets, and the columns in which block collections are open.
-func tooMuch(tokens token.Tokens) (line, column int, problem string) {
-	type block struct{ column, keys int }
-	flow, cost := 0, 0
-	var open []block
-	for _, tk := range tokens {
-		at := tk.Position
-		switch tk.Type {
-		case token.SequenceStartType, token.MappingStartType:
-			flow++
-		case token.SequenceEndType, token.MappingEndType:
-			flow = max(flow-1, 0)
-		case token.MappingValueType, token.SequenceEntryType, token.MappingKeyType, token.AnchorType, token.TagType:
-			if tk.Type == token.MappingValueType {
-				if flow > 0 {
-					break
-				}
-				if tk.Prev != nil {
-					at = tk.Prev.Position
-				}
-			}
-			for len(open) > 0 && open[len(open)-1].column > at.Column {
-				open = open[:len(open)-1]
-			}
-			if len(open) == 0 || open[len(open)-1].column < at.Column {
-				open = append(open, block{column: at.Column})
-			}
-			if tk.Type == token.MappingValueType {
-				top := &open[len(open)-1]
-				top.keys++
-				if cost += top.keys; cost > maxKeyCost {
-					return at.Line, at.Column, fmt.Sprintf("too many keys: this is number %d of its block; split the file into a directory of files", top.keys)
-				}
-			}
-		}
-		if flow+len(open) > maxDepth {
-			return at.Line, at.Column, fmt.Sprintf("more than %d levels of nesting", maxDepth)
-		}
-	}
-	return 0, 0, ""
-}
-
 // converter turns the parser's tree into ours.
 type converter struct {
 	src     *source
-	anchors map[string]*node
+	anchors map[*yaml.Node]*node
 	nodes   int
 	errs    Errors
 }
 
-func (c *converter) fail(n ast.Node, path, format string, a ...any) *node {
+func (c *converter) fail(n *yaml.Node, path *place, format string, a ...any) *node {
 	at := c.at(n)
-	if m, ok := n.(*ast.MappingNode); ok && !m.IsFlowStyle && len(m.Values) > 0 {
-		at = c.at(m.Values[0].Key)
+	switch len(c.errs) {
+	case maxMistakes:
+		return at
+	case maxMistakes - 1:
+		path, format, a = nil, "the file has more mistakes than are told; this is the last of those that are", nil
 	}
-	c.errs = append(c.errs, &Error{Pos: at.pos(), Path: path, Message: fmt.Sprintf(format, a...)})
+	c.errs = append(c.errs, &Error{Pos: at.pos(), Path: path.String(), Message: fmt.Sprintf(format, a...)})
 	return at
 }
 
 // at is a null where n stands.
-func (c *converter) at(n ast.Node) *node {
-	made := &node{src: c.src, line: 1, column: 1}
-	if tk := n.GetToken(); tk != nil && tk.Position != nil {
-		made.line, made.column = int32(max(tk.Position.Line, 1)), int32(max(tk.Position.Column, 1))
-	}
-	return made
+func (c *converter) at(n *yaml.Node) *node {
+	return &node{src: c.src, line: int32(max(n.Line, 1)), column: int32(max(n.Column, 1))}
 }
 
 // spend counts nodes; false when there are too many, which is reported once.
-func (c *converter) spend(n ast.Node, path string, count int) bool {
+func (c *converter) spend(n *yaml.Node, path *place, count int) bool {
 	before := c.nodes
 	c.nodes += count
 	if c.nodes > maxNodes && before <= maxNodes {
@@ -183,102 +173,91 @@ func (c *converter) spend(n ast.Node, path string, count int) bool {
 	return c.nodes <= maxNodes
 }
 
-func (c *converter) node(n ast.Node, path string) *node {
+func (c *converter) node(n *yaml.Node, path *place) *node {
 	if !c.spend(n, path, 1) {
 		return c.at(n)
 	}
-	switch n := n.(type) {
-	case *ast.MappingNode:
-		return c.mapping(n, path, n.Values)
-	case *ast.MappingValueNode:
-		return c.mapping(n, path, []*ast.MappingValueNode{n})
-	case *ast.SequenceNode:
-		made := c.at(n)
-		made.kind = sequence
-		for i, item := range n.Values {
-			made.items = append(made.items, c.node(item, joinIndex(path, i)))
+	if n.Style&yaml.TaggedStyle != 0 {
+		return c.fail(n, path, "the tag %s is not used here; remove it: what a value means is known by its key", n.Tag)
+	}
+	var made *node
+	switch n.Kind {
+	case yaml.MappingNode:
+		made = c.mapping(n, path)
+	case yaml.SequenceNode:
+		made = c.at(n)
+		made.kind, made.items = sequence, make([]*node, len(n.Content))
+		for i, item := range n.Content {
+			made.items[i] = c.node(item, &place{up: path, index: i, list: true})
 		}
-		return made
-	case *ast.AnchorNode:
-		value := c.at(n)
-		if n.Value != nil {
-			value = c.node(n.Value, path)
-		}
-		c.anchors[anchorName(n.Name)] = value
-		return value
-	case *ast.AliasNode:
-		name := anchorName(n.Value)
-		anchored, ok := c.anchors[name]
-		if !ok {
-			return c.fail(n, path, "no anchor &%s stands before this alias; quote a text that begins with *", name)
+	case yaml.AliasNode:
+		anchored, ok := c.anchors[n.Alias]
+		if !ok { // it stands around the alias
+			return c.fail(n, path, "%s", noAnchor(n.Value))
 		}
 		if !c.spend(n, path, anchored.count(maxNodes)) {
 			return c.at(n)
 		}
 		return anchored.clone()
-	case *ast.TagNode:
-		return c.fail(n, path, "the tag %s is not used here; remove it: what a value means is known by its key", n.Start.Value)
-	case *ast.NullNode:
-		return c.at(n)
-	case *ast.LiteralNode:
-		made := c.at(n)
-		made.kind, made.quoted, made.text = scalar, true, n.Value.Value
-		return made
-	case *ast.StringNode:
-		made := c.at(n)
-		made.kind, made.text = scalar, n.Value
-		made.quoted = n.Token.Type == token.SingleQuoteType || n.Token.Type == token.DoubleQuoteType
-		return made
-	case *ast.BoolNode, *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
-		made := c.at(n)
-		made.kind, made.text = scalar, n.GetToken().Value
-		return made
+	case yaml.ScalarNode:
+		made = c.at(n)
+		if isNull(n) {
+			break
+		}
+		made.kind, made.text, made.quoted = scalar, n.Value, n.Style&quotedStyles != 0
+	default:
+		return c.fail(n, path, "this can not stand here")
 	}
-	return c.fail(n, path, "%s can not stand here", strings.ToLower(n.Type().String()))
+	if n.Anchor != "" {
+		c.anchors[n] = made
+	}
+	return made
 }
 
-func anchorName(n ast.Node) string {
-	if n == nil || n.GetToken() == nil {
-		return ""
+const quotedStyles = yaml.DoubleQuotedStyle | yaml.SingleQuotedStyle | yaml.LiteralStyle | yaml.FoldedStyle
+
+func isNull(n *yaml.Node) bool {
+	if n.Kind != yaml.ScalarNode || n.Style&(quotedStyles|yaml.TaggedStyle) != 0 {
+		return false
 	}
-	return n.GetToken().Value
+	switch n.Value {
+	case "", "~", "null", "Null", "NULL":
+		return true
+	}
+	return false
 }
 
-func (c *converter) mapping(n ast.Node, path string, values []*ast.MappingValueNode) *node {
+func (c *converter) mapping(n *yaml.Node, path *place) *node {
 	made := c.at(n)
-	if m, ok := n.(*ast.MappingNode); (!ok || !m.IsFlowStyle) && len(values) > 0 {
-		made = c.at(values[0].Key)
-	}
-	made.kind = mapping
-	seen := make(map[string]*node, len(values))
+	made.kind, made.fields = mapping, make([]field, 0, len(n.Content)/2)
+	seen := make(map[string]*node, len(n.Content)/2)
 	var merged []*node
-	for _, v := range values {
-		key := c.at(v.Key)
-		if _, ok := v.Key.(*ast.MergeKeyNode); ok {
-			merged = append(merged, c.merge(v.Value, joinKey(path, "<<"))...)
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		k, v := n.Content[i], n.Content[i+1]
+		if k.Kind == yaml.ScalarNode && k.Value == "<<" && k.Style&quotedStyles == 0 {
+			merged = append(merged, c.merge(v, &place{up: path, key: "<<"})...)
 			continue
 		}
-		text, ok := keyText(v.Key)
-		if !ok {
-			c.fail(v.Key, path, "a key is a plain word, not a list, a block or an alias")
+		if k.Kind != yaml.ScalarNode {
+			c.fail(k, path, "a key is a plain word, not a list, a block or an alias")
 			continue
 		}
-		at := joinKey(path, text)
-		if glued(v) {
-			c.fail(v.Key, at, "no space follows the colon; write one after a key, or quotes around a text that has a colon")
+		at := &place{up: path, key: k.Value}
+		if glued(n, k, v) {
+			c.fail(k, at, "no space follows the colon; write one after a key, or quotes around a text that has a colon")
 			continue
 		}
-		if first, ok := seen[text]; ok {
-			c.fail(v.Key, at, "this key stands here a second time; the first is in line %d", first.line)
+		if first, ok := seen[k.Value]; ok {
+			c.fail(k, at, "this key stands here a second time; the first is in line %d", first.keyLine)
 			continue
 		}
-		seen[text] = key
-		value := c.at(v.Key)
-		if v.Value != nil {
-			value = c.node(v.Value, at)
+		value := c.node(v, at)
+		if value.kind == null {
+			value.line, value.column = int32(max(k.Line, 1)), int32(max(k.Column, 1))
 		}
-		value.keyLine, value.keyColumn = key.line, key.column
-		made.fields = append(made.fields, field{text, value})
+		value.keyLine, value.keyColumn = int32(max(k.Line, 1)), int32(max(k.Column, 1))
+		seen[k.Value] = value
+		made.fields = append(made.fields, field{k.Value, value})
 	}
 	for _, m := range merged {
 		for _, f := range m.fields {
@@ -295,19 +274,14 @@ func (c *converter) mapping(n ast.Node, path string, values []*ast.MappingValueN
 	return made
 }
 
-// glued tells a:b inside brackets, which YAML reads as one text and this parser as a key
-// and a value.
-func glued(v *ast.MappingValueNode) bool {
-	key, ok := v.Key.(*ast.StringNode)
-	if !ok || key.Token.Type != token.StringType || v.Start == nil || v.Start.Next == nil {
-		return false
-	}
-	next := v.Start.Next
-	return isText(next) && adjacent(v.Start, 1, next)
+// glued tells {a:b}, which YAML reads as one text, a key without a value.
+func glued(n, key, value *yaml.Node) bool {
+	return n.Style&yaml.FlowStyle != 0 && key.Style&quotedStyles == 0 && strings.Contains(key.Value, ":") &&
+		value.Kind == yaml.ScalarNode && value.Value == "" && isNull(value)
 }
 
 // merge returns the mappings that a merge key names.
-func (c *converter) merge(n ast.Node, path string) []*node {
+func (c *converter) merge(n *yaml.Node, path *place) []*node {
 	value := c.node(n, path)
 	switch value.kind {
 	case mapping:
@@ -321,23 +295,6 @@ func (c *converter) merge(n ast.Node, path string) []*node {
 		c.fail(n, path, "only blocks can be merged: write <<: *name or <<: [*one, *two]")
 	}
 	return nil
-}
-
-func keyText(key ast.Node) (string, bool) {
-	switch k := key.(type) {
-	case *ast.MappingKeyNode:
-		if k.Value == nil {
-			return "", false
-		}
-		return keyText(k.Value)
-	case *ast.StringNode:
-		return k.Value, true
-	case *ast.LiteralNode:
-		return k.Value.Value, true
-	case *ast.BoolNode, *ast.IntegerNode, *ast.FloatNode, *ast.NullNode, *ast.InfinityNode, *ast.NanNode:
-		return key.GetToken().Value, true
-	}
-	return "", false
 }
 
 // count returns the number of nodes below and with n, or some number above the bound.

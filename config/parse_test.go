@@ -52,7 +52,7 @@ func TestParseTreeFailure(t *testing.T) {
 		}
 	}
 	f("a: &x [*x]\n", "f:1:8: a[0]: no anchor &x stands before this alias")
-	f("a: *.example.com", "f:1:4: a: no anchor &.example.com stands before this alias; quote a text that begins with *")
+	f("a: *.example.com", "f:1:4: no anchor &.example.com stands before this alias; quote a text that begins with *")
 	f("a: {<<: [1]}", "only blocks can be merged")
 	f("{a:b}", "no space follows the colon")
 	f("a: {k: ${X}}", "quote a text that has one of { } [ ] ,")
@@ -63,8 +63,8 @@ func TestParseTreeFailure(t *testing.T) {
 	f(strings.Repeat("- ", 1<<20), "more than 64 levels")
 	f(strings.Repeat("{a: ", 1<<18), "more than 64 levels")
 	f(strings.Repeat("? ", 1<<18), "more than 64 levels")
-	f(strings.Repeat("&a ", 1<<18), "more than 64 levels")
-	f(strings.Repeat("a: b\n", 50_000), "f:46341:1: too many keys: this is number 46341 of its block")
+	f(strings.Repeat("&a ", 1<<18), "not YAML")
+	f(strings.Repeat("a: b\n", 50_000), "f:101:1: the file has more mistakes than are told")
 }
 
 func TestPath(t *testing.T) {

@@ -46,6 +46,8 @@ type compiler struct {
 	health func() []byte
 	errs   config.Errors
 	order  []policy.Place
+	walk   []policy.Place // order with the stage Cache last: what is stored depends on everything else
+	empty  map[string]*config.Block
 	kong   bool            // in compatibility with it
 	plain  map[string]bool // services a route leads to
 	split  map[string]bool // services behind a split
@@ -101,6 +103,8 @@ func (c *compiler) arrange() {
 	if c.kong = c.Config.Compatibility == "kong"; c.kong {
 		c.order = policy.KongOrder
 	}
+	c.walk = cacheLast(c.order)
+	c.empty = make(map[string]*config.Block)
 }
 
 // Start begins what works beside requests: health checks, rollouts. Retire the
@@ -251,7 +255,7 @@ func (c *compiler) program(r *route, global config.Policies, member *config.Serv
 	if len(c.world.Tenants) > 0 {
 		answers.Varies = slices.Concat(answers.Varies, []string{"tenant"})
 	}
-	for _, place := range cacheLast(c.order) {
+	for _, place := range c.walk {
 		d := c.registry.Policies[place.Name]
 		if d == nil || place.Stage > last {
 			continue
@@ -264,7 +268,7 @@ func (c *compiler) program(r *route, global config.Policies, member *config.Serv
 		case !ok && !implied(place.Name, winners):
 			continue
 		case !ok:
-			block, l = emptyBlock("policies."+place.Name), layer{scope: "default"}
+			block, l = c.emptyBlock("policies."+place.Name), layer{scope: "default"}
 		}
 		b := &policy.Build{World: c.world, Policy: place.Name, Scope: l.scope, Taker: l.taker, Path: block.Path(), RouteConfig: routed}
 		if r != nil {
@@ -287,7 +291,7 @@ func (c *compiler) program(r *route, global config.Policies, member *config.Serv
 	return policy.NewProgramIn(c.order, steps)
 }
 
-// cacheLast is an order with the stage Cache last: what is stored depends on everything else.
+// cacheLast is an order with the stage Cache last.
 func cacheLast(order []policy.Place) []policy.Place {
 	return slices.Concat(
 		slices.DeleteFunc(slices.Clone(order), func(p policy.Place) bool { return p.Stage == policy.Cache }),
@@ -307,11 +311,15 @@ func answersBehind(a policy.Answers, place policy.Place, block *config.Block, ho
 }
 
 // emptyBlock stands for a policy that is on without being configured.
-func emptyBlock(path string) *config.Block {
+func (c *compiler) emptyBlock(path string) *config.Block {
+	if b, ok := c.empty[path]; ok {
+		return b
+	}
 	b, err := config.ParseBlock(path, "{}")
 	if err != nil {
 		panic("BUG: " + err.Error())
 	}
+	c.empty[path] = b
 	return b
 }
 
