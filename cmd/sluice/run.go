@@ -20,6 +20,7 @@ import (
 	"sluice/gateway"
 	"sluice/gateway/admin"
 	"sluice/gateway/registry"
+	"sluice/gateway/resident"
 	"sluice/gateway/source"
 	"sluice/gateway/telemetry"
 )
@@ -115,6 +116,9 @@ func (p *process) run() error {
 		return err
 	}
 	p.announce()
+	if err := resident.Settle(); err != nil {
+		p.log.Debug("memory that only starting needed stays", "error", err.Error())
+	}
 	return p.obey(ctx, signals)
 }
 
