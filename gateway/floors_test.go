@@ -9,7 +9,7 @@ import (
 // floors are the packages in the order in which they may import: each one only
 // what stands on a line above it. Leaves of one line never import each other.
 var floors = [][]string{
-	{"gateway/stripe", "gateway/socket", "gateway/grpcwire", "gateway/upstream/h2", "gateway/resident"},
+	{"gateway/stripe", "gateway/socket", "gateway/grpcwire", "gateway/upstream/h2", "gateway/resident", "gateway/handover"},
 	{"gateway/lifetime", "gateway/limiter", "gateway/breaker", "gateway/cache", "gateway/certs", "gateway/acme", "gateway/coding", "gateway/document", "gateway/upstream/balance"},
 	{"gateway/convert"},
 	{"config"},
@@ -29,17 +29,18 @@ var floors = [][]string{
 
 // heavy are the dependencies that one package each may import.
 var heavy = map[string]string{
-	"github.com/caddyserver/certmagic": "gateway/acme",
-	"github.com/mholt/acmez":           "gateway/acme",
-	"go.uber.org/zap":                  "gateway/acme",
-	"github.com/corazawaf/coraza":      "gateway/policy/waf",
-	"cel.dev/cel-go":                   "gateway/policy/authorize",
-	"github.com/vektah/gqlparser":      "gateway/action/graphql",
-	"github.com/quic-go/quic-go":       "gateway/listener",
-	"github.com/klauspost/compress":    "gateway/coding",
-	"github.com/molecule-man/go-brrr":  "gateway/coding",
-	"google.golang.org/genproto":       "gateway/action/grpc",
-	"go.opentelemetry.io":              "gateway/policy/tracing",
+	"github.com/caddyserver/certmagic":            "gateway/acme",
+	"github.com/mholt/acmez":                      "gateway/acme",
+	"go.uber.org/zap":                             "gateway/acme",
+	"github.com/corazawaf/coraza":                 "gateway/policy/waf",
+	"cel.dev/cel-go":                              "gateway/policy/authorize",
+	"github.com/vektah/gqlparser":                 "gateway/action/graphql",
+	"github.com/quic-go/quic-go":                  "gateway/listener",
+	"github.com/coreos/go-systemd/v22/activation": "gateway/handover",
+	"github.com/klauspost/compress":               "gateway/coding",
+	"github.com/molecule-man/go-brrr":             "gateway/coding",
+	"google.golang.org/genproto":                  "gateway/action/grpc",
+	"go.opentelemetry.io":                         "gateway/policy/tracing",
 }
 
 func TestImportsGoUpwards(t *testing.T) {

@@ -22,6 +22,7 @@ import (
 	"sluice/config"
 	"sluice/gateway/acme"
 	"sluice/gateway/exchange"
+	"sluice/gateway/handover"
 	"sluice/gateway/lifetime"
 	"sluice/gateway/listener"
 	"sluice/gateway/policy"
@@ -43,6 +44,8 @@ type Options struct {
 	// DrainDelay is how long a draining gateway goes on accepting, DrainTimeout
 	// how long it waits for what is in flight after that.
 	DrainDelay, DrainTimeout time.Duration
+	// Sockets are those that the process was started with; default: none.
+	Sockets *handover.Sockets
 	// Now replaces the clock in tests.
 	Now func() time.Time
 }
@@ -60,6 +63,7 @@ type Gateway struct {
 
 	current  atomic.Pointer[generation]
 	draining atomic.Bool
+	left     atomic.Bool // another process has the sockets
 	started  time.Time
 
 	mu      sync.Mutex // Apply and Shutdown
@@ -107,6 +111,9 @@ func New(o Options) *Gateway {
 		started: time.Now(),
 	}
 	g.pool = exchange.NewPool(g.clock)
+	if gone := o.Sockets.Predecessor(); gone != nil {
+		g.chores.Go(func() { g.inheritPorts(gone) })
+	}
 	g.faults = telemetry.NewLimited(g.log, time.Second)
 	g.living = lifetime.NewPool[string, any](lifetime.Options[string]{OnClose: func(name string, err error) {
 		if err != nil {
@@ -279,7 +286,7 @@ func (g *Gateway) listen(c *config.Config) (opened map[string]*listener.Server, 
 		socket := socketOf(name, lc.Address)
 		s := g.servers[socket]
 		if s == nil {
-			l, err := listener.Listen(name, lc.Address, g.log)
+			l, err := g.openSocket(name, lc.Address)
 			if err != nil {
 				return nil, &ListenError{fmt.Errorf("listeners.%s: %w", name, err)}
 			}
@@ -287,7 +294,7 @@ func (g *Gateway) listen(c *config.Config) (opened map[string]*listener.Server, 
 			opened[socket] = s
 			undo = append(undo, func() { _ = l.Discard() })
 		}
-		if !lc.HTTP3.Off {
+		if !lc.HTTP3.Off && !g.succeeds() {
 			close, err := s.OpenHTTP3()
 			if err != nil {
 				return nil, &ListenError{fmt.Errorf("listeners.%s: %w", name, err)}
@@ -325,7 +332,9 @@ func (g *Gateway) rearrange(c *config.Config, opened map[string]*listener.Server
 			s.Start()
 			g.log.Info("listening", "listener", name, "address", s.Listener().Addr().String())
 		}
-		g.switchHTTP3(s, name, !lc.HTTP3.Off)
+		if on := !lc.HTTP3.Off; !on || !g.succeeds() {
+			g.switchHTTP3(s, name, on)
+		}
 	}
 	for address, s := range g.servers {
 		if !wanted[address] {
@@ -482,7 +491,7 @@ func (g *Gateway) drain(ctx context.Context) {
 	}
 	serving := len(g.servers) > 0
 	g.mu.Unlock()
-	if first && serving {
+	if first && serving && !g.left.Load() {
 		select {
 		case <-ctx.Done():
 		case <-time.After(g.o.DrainDelay):

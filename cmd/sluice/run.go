@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -14,11 +15,13 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"sluice/config"
 	"sluice/gateway"
 	"sluice/gateway/admin"
+	"sluice/gateway/handover"
 	"sluice/gateway/registry"
 	"sluice/gateway/resident"
 	"sluice/gateway/source"
@@ -63,6 +66,8 @@ type process struct {
 	ready func(listen, admin string)
 
 	log     *slog.Logger
+	sockets *handover.Sockets
+	life    io.Closer // open as long as this process lives, for a successor
 	gateway *gateway.Gateway
 	admin   *admin.Server
 	mu      sync.Mutex // reloads
@@ -100,6 +105,9 @@ func (p *process) run() error {
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1, syscall.SIGUSR2)
 	defer signal.Stop(signals)
 
+	if p.sockets, err = handover.Inherit(); err != nil {
+		return err
+	}
 	c, err := p.load()
 	if err != nil {
 		return err
@@ -107,7 +115,7 @@ func (p *process) run() error {
 	b := build()
 	p.gateway = gateway.New(gateway.Options{
 		Registry: registry.All(), Log: p.log, Version: b.version, Commit: b.commit,
-		Resolve: resolve, DrainDelay: p.drainDelay, DrainTimeout: p.drainTimeout,
+		Resolve: resolve, DrainDelay: p.drainDelay, DrainTimeout: p.drainTimeout, Sockets: p.sockets,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -157,7 +165,7 @@ func (p *process) start(ctx context.Context, c *config.Config) error {
 	if err := p.gateway.Apply(c); err != nil {
 		return err
 	}
-	o := admin.Options{Gateway: p.gateway, Log: p.log, Reload: p.reload}
+	o := admin.Options{Gateway: p.gateway, Log: p.log, Sockets: p.sockets, Reload: p.reload}
 	if !c.Admin.Off {
 		o.Address, o.Token = c.Admin.Address, c.Admin.Token.Reveal()
 	}
@@ -188,6 +196,7 @@ func (p *process) announce() {
 		adminAddress = p.admin.Addr()
 	}
 	p.log.Info("sluice is ready", "version", b.version, "listen", strings.Join(addresses, " "), "admin", adminAddress)
+	p.serve()
 	if p.ready != nil {
 		p.ready(addresses[0], adminAddress)
 	}
@@ -229,7 +238,20 @@ func (p *process) configureAdmin(c *config.Config) error {
 
 // obey acts on signals until one ends the process.
 func (p *process) obey(ctx context.Context, signals <-chan os.Signal) error {
-	for s := range signals {
+	var next successor
+	for {
+		var s os.Signal
+		select {
+		case s = <-signals:
+		case err := <-next.done:
+			next.done = nil
+			if err != nil {
+				p.log.Error("the new binary does not serve; this process goes on", "error", err.Error())
+				continue
+			}
+			p.retire(ctx, signals)
+			return nil
+		}
 		switch s {
 		case syscall.SIGHUP:
 			_ = p.reload()
@@ -238,23 +260,39 @@ func (p *process) obey(ctx context.Context, signals <-chan os.Signal) error {
 				p.log.Error("cannot reopen the log files", "error", err.Error())
 			}
 		case syscall.SIGUSR2:
-			p.log.Warn("handing over to a new binary is not built yet; SIGUSR2 is ignored")
-		default:
-			p.log.Info("draining", "signal", s.String(), "delay", p.drainDelay.String(), "timeout", p.drainTimeout.String())
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				p.stop(ctx, false)
-			}()
-			select {
-			case <-done:
-			case <-again(signals):
-				p.log.Warn("a second signal: ending at once")
+			if next.done != nil {
+				p.log.Warn("a new binary is being started already; SIGUSR2 is ignored")
+				continue
 			}
+			next = p.upgrade(ctx)
+		default:
+			if next.done != nil {
+				next.cancel()
+				if err := <-next.done; err == nil { // it serves already, and goes on
+					p.retire(ctx, signals)
+					return nil
+				}
+			}
+			p.log.Info("draining", "signal", s.String(), "delay", p.drainDelay.String(), "timeout", p.drainTimeout.String())
+			p.notify(daemon.SdNotifyStopping)
+			p.end(signals, func() { p.stop(ctx, false) })
 			return nil
 		}
 	}
-	return nil
+}
+
+// end waits for stop, or for another signal that asks for the end.
+func (p *process) end(signals <-chan os.Signal, stop func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		stop()
+	}()
+	select {
+	case <-done:
+	case <-again(signals):
+		p.log.Warn("a second signal: ending at once")
+	}
 }
 
 // again delivers the next signal that asks for the end.

@@ -16,12 +16,14 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/fasthttp/router"
 
 	"sluice/config"
 	"sluice/gateway"
+	"sluice/gateway/handover"
 )
 
 // Options of a Server. Gateway is required.
@@ -33,6 +35,8 @@ type Options struct {
 	Address string
 	// Token that requests must carry; "" for none, which only a loopback address or a Unix socket may have.
 	Token string
+	// Sockets are those that the process was started with; default: none.
+	Sockets *handover.Sockets
 	// Reload loads the configuration from its source again and applies it; nil: reloading is refused.
 	Reload func() error
 	// WriteBack replaces the single file that the configuration comes from, atomically; nil: PUT /api/config is refused with 409.
@@ -160,6 +164,30 @@ func (s *Server) Addr() string {
 		return ""
 	}
 	return s.face.ln.Addr().String()
+}
+
+// Socket is what is listened on, for a successor; nothing where there is none.
+func (s *Server) Socket() []handover.Socket {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.face == nil {
+		return nil
+	}
+	return []handover.Socket{{Key: socketKey(s.face.address), Shared: s.face.shared, Conn: s.face.ln.(syscall.Conn)}}
+}
+
+func socketKey(address string) string { return "admin " + address }
+
+// Leave is Close where another process has the socket and serves it.
+func (s *Server) Leave(ctx context.Context) error {
+	s.mu.Lock()
+	if s.face != nil {
+		if u, ok := s.face.ln.(*net.UnixListener); ok {
+			u.SetUnlinkOnClose(false)
+		}
+	}
+	s.mu.Unlock()
+	return s.Close(ctx)
 }
 
 // Close stops listening and waits for requests in flight until ctx ends; those that are left are cut off and ctx's error

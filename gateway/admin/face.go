@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"sluice/gateway/handover"
 )
 
 // Bounds of the listener. They hold for whoever can connect, before anything is known about them.
@@ -36,6 +38,7 @@ type face struct {
 	server  *Server
 	fast    *fasthttp.Server
 	ln      net.Listener
+	shared  bool                              // with systemd
 	token   atomic.Pointer[[sha256.Size]byte] // nil: none is wanted
 	served  chan struct{}
 
@@ -47,7 +50,7 @@ func openFace(s *Server, address, token string) (*face, error) {
 	if err := mayListen(address, token); err != nil {
 		return nil, err
 	}
-	ln, err := listen(address)
+	ln, shared, err := listen(address, s.o.Sockets)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +59,7 @@ func openFace(s *Server, address, token string) (*face, error) {
 		_ = ln.Close()
 		return nil, fmt.Errorf("admin address %q is %s, which others can reach: set admin.token", address, a)
 	}
-	f := &face{address: address, server: s, ln: ln, served: make(chan struct{}), conns: make(map[*trackedConn]struct{})}
+	f := &face{address: address, server: s, ln: ln, shared: shared, served: make(chan struct{}), conns: make(map[*trackedConn]struct{})}
 	f.setToken(token)
 	f.fast = &fasthttp.Server{
 		Handler:                      f.handle,
@@ -78,31 +81,37 @@ func openFace(s *Server, address, token string) (*face, error) {
 }
 
 // listen opens host:port or unix:/path. A socket that a dead process left behind is replaced; only the user who runs
-// the gateway may connect to one.
-func listen(address string) (net.Listener, error) {
-	network := "tcp"
-	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+// the gateway may connect to one. A socket that the process was given is taken instead.
+func listen(address string, given *handover.Sockets) (ln net.Listener, shared bool, err error) {
+	network, key := "tcp", socketKey(address)
+	path, unix := strings.CutPrefix(address, "unix:")
+	if unix {
 		network, address = "unix", path
+	}
+	if ln, shared, err = given.Listener(key, "admin", network, address); ln != nil || err != nil {
+		return ln, shared, err
+	}
+	if unix {
 		dialer := net.Dialer{Timeout: time.Second}
 		if c, err := dialer.DialContext(context.Background(), "unix", path); err == nil {
 			_ = c.Close()
-			return nil, fmt.Errorf("cannot listen on unix:%s: another process does", path)
+			return nil, false, fmt.Errorf("cannot listen on unix:%s: another process does", path)
 		}
 		if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket != 0 {
 			_ = os.Remove(path)
 		}
 	}
-	ln, err := net.Listen(network, address) //nolint:noctx // nothing can cancel it
+	ln, err = net.Listen(network, address) //nolint:noctx // nothing can cancel it
 	if err != nil {
-		return nil, fmt.Errorf("cannot listen on %s: %w", address, err)
+		return nil, false, fmt.Errorf("cannot listen on %s: %w", address, err)
 	}
 	if network == "unix" {
 		if err := os.Chmod(address, 0o600); err != nil {
 			_ = ln.Close()
-			return nil, fmt.Errorf("cannot protect unix:%s: %w", address, err)
+			return nil, false, fmt.Errorf("cannot protect unix:%s: %w", address, err)
 		}
 	}
-	return ln, nil
+	return ln, false, nil
 }
 
 func (f *face) start() {

@@ -47,6 +47,7 @@ type Limits struct {
 type Listener struct {
 	name   atomic.Pointer[string]
 	ln     net.Listener
+	shared bool // with a process that keeps it open
 	log    *slog.Logger
 	coarse atomic.Int64 // nanoseconds, advanced by the sweeper
 	start  time.Time
@@ -75,9 +76,9 @@ type Listener struct {
 // Listen opens the address: host:port, or unix:/path. A socket file that a
 // dead process left behind is replaced.
 func Listen(name, address string, log *slog.Logger) (*Listener, error) {
-	network := "tcp"
-	if path, ok := strings.CutPrefix(address, "unix:"); ok {
-		network, address = "unix", path
+	network, address := Network(address)
+	if network == "unix" {
+		path := address
 		if c, err := net.Dial("unix", path); err == nil {
 			_ = c.Close()
 			return nil, fmt.Errorf("cannot listen on unix:%s: another process does", path)
@@ -94,8 +95,21 @@ func Listen(name, address string, log *slog.Logger) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on %s: %w", address, err)
 	}
+	return On(name, ln, false, log), nil
+}
+
+// Network parts an address of the configuration into what net.Listen takes.
+func Network(address string) (network, at string) {
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		return "unix", path
+	}
+	return "tcp", address
+}
+
+// On listens on a socket that is open; a shared one outlives this process.
+func On(name string, ln net.Listener, shared bool, log *slog.Logger) *Listener {
 	l := &Listener{
-		ln: ln, log: log, start: time.Now(), perIP: make(map[netip.Addr]int), say: telemetry.NewLimited(log, refusalsEvery),
+		ln: ln, shared: shared, log: log, start: time.Now(), perIP: make(map[netip.Addr]int), say: telemetry.NewLimited(log, refusalsEvery),
 		stop: make(chan struct{}), swept: make(chan struct{}),
 	}
 	l.name.Store(&name)
@@ -104,7 +118,7 @@ func Listen(name, address string, log *slog.Logger) (*Listener, error) {
 	l.timeouts.Store(&Timeouts{})
 	l.limits.Store(&Limits{})
 	l.protocols.Store(&Protocols{})
-	return l, nil
+	return l
 }
 
 // Configure sets timeouts and limits, also while connections are open.
@@ -368,6 +382,10 @@ func tick(t *Timeouts) time.Duration {
 // Close stops accepting. Connections that wait in the kernel to be accepted
 // still are. Open connections go on until CloseConns.
 func (l *Listener) Close() error {
+	if l.shared {
+		l.leave()
+		return nil
+	}
 	if l.closing.Swap(true) {
 		return nil
 	}
@@ -388,6 +406,24 @@ func (l *Listener) Close() error {
 	}
 	return l.ln.Close()
 }
+
+// leave stops accepting on a socket that is another process's too: what waits in its
+// queue is for that one.
+func (l *Listener) leave() {
+	if l.closing.Swap(true) {
+		return
+	}
+	if u, ok := l.ln.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false)
+	}
+	_ = l.ln.Close()
+}
+
+// Shared tells whether another process keeps the socket open.
+func (l *Listener) Shared() bool { return l.shared }
+
+// Socket is what is listened on.
+func (l *Listener) Socket() syscall.Conn { return l.ln.(syscall.Conn) }
 
 // deadline ends the wait of Accept after d.
 func (l *Listener) deadline(d time.Duration) error {

@@ -116,6 +116,13 @@ func (s *Server) Drain() {
 	}
 }
 
+// Leave gives the listening socket to another process that has it too, at once.
+func (s *Server) Leave() {
+	s.Drain()
+	s.StopHTTP3()
+	s.l.leave()
+}
+
 // StopAccepting closes the listening socket and waits until the accept loop has ended.
 func (s *Server) StopAccepting() {
 	s.StopHTTP3()
