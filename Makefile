@@ -20,7 +20,7 @@ run: build ## the demo: gateway, three services, curl lines to paste
 test: export GOFLAGS += -pgo=off
 test: tools-test ## all tests, against both engines; with the race detector those of packages that have goroutines, and of the whole gateway RACED
 	$(GO) test ./...
-	$(GO) test -tags loop ./gateway ./gateway/listener ./config/examples
+	$(GO) test -tags loop -skip '$(ANYWAY)' ./gateway ./gateway/listener ./config/examples
 	$(GO) test -race $$($(GO) list ./... | grep -vE '/($(ALONE))$$')
 	$(GO) test -race -run '$(RACED)' ./gateway
 	$(GO) test -race -tags loop -run '$(RACED)' ./gateway
@@ -28,6 +28,8 @@ test: tools-test ## all tests, against both engines; with the race detector thos
 
 # Packages whose code runs on one goroutine, and the gateway as a whole; and its tests where goroutines meet.
 ALONE := gateway|waf|router|config|kong|schema|examples|document|convert|transform|coding|compare|corpus|instructions
+# What the engine loop has no part in: it speaks HTTP/1.1 without TLS.
+ANYWAY := HTTP2|HTTP3|Obtain|Renew|Authority|SharedStorage|Challenge
 RACED ?= Stream|Upgrade|Abort|Drain|Pipeline|Reload|Stale|Coalesc|Mirror|Idempotency
 
 test-race: tools-test ## every test with the race detector

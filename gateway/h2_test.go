@@ -48,6 +48,7 @@ func TestHTTP2Stall(t *testing.T) {
 
 // When the gateway drains, connections are told to go away, and what is in flight ends well.
 func TestHTTP2Drain(t *testing.T) {
+	t.Parallel()
 	release := make(chan struct{})
 	began := make(chan struct{}, 10)
 	s := answering(t, func(string, string) string { began <- struct{}{}; <-release; return okAnswer })
@@ -309,6 +310,7 @@ func TestHTTP2Conformance(t *testing.T) {
 
 // What the engine refuses by itself is in the access log and in the metrics all the same.
 func TestHTTP2RefusalsAreSeen(t *testing.T) {
+	t.Parallel()
 	s := answering(t, func(string, string) string { return okAnswer })
 	log := filepath.Join(t.TempDir(), "access.log")
 	g := prior(t, s, "", fmt.Sprintf("limits: {max_header_size: 4KiB}\npolicies: {access_log: {path: %q}}\n", log))

@@ -675,6 +675,7 @@ func TestHTTP3Timeouts(t *testing.T) {
 // A client whose window stays shut, one that sends half a body, and one whose
 // request does not end, give way to the stall timeout.
 func TestHTTP3Stall(t *testing.T) {
+	t.Parallel()
 	s := answering(t, func(head, _ string) string {
 		return "HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n" + text(300_000)
 	})

@@ -18,6 +18,7 @@ import (
 // token is invalid, and is not let in either. With the first key set, and
 // without the provider afterwards, it is the token that counts.
 func TestProviderOutOfReach(t *testing.T) {
+	t.Parallel()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)

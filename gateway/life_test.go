@@ -115,6 +115,7 @@ func TestConnectTimeout(t *testing.T) {
 }
 
 func TestClientTimeouts(t *testing.T) {
+	t.Parallel()
 	s := answering(t, func(string, string) string { return okAnswer })
 	g := forward(t, s, "", "streaming: true", "limits: {header_timeout: 250ms, idle_timeout: 250ms, stall_timeout: 300ms}\n")
 	f := func(send string, status int) {
@@ -181,6 +182,7 @@ func TestSlowBodyIsNotStalled(t *testing.T) {
 }
 
 func TestStall(t *testing.T) {
+	t.Parallel()
 	ended, heard := make(chan struct{}, 1), make(chan struct{})
 	s := backend(t, func(p *peer) {
 		head := p.head()
@@ -287,6 +289,7 @@ func TestSilentConnection(t *testing.T) {
 
 // A client that leaves ends its call, and nobody else is blamed for it.
 func TestClientGone(t *testing.T) {
+	t.Parallel()
 	s, begun, ended := silent(t)
 	g := forward(t, s, "", "streaming: true", "")
 	f := func(n int, request string) {
@@ -326,6 +329,7 @@ func TestClientGone(t *testing.T) {
 }
 
 func TestClientGoneFromStream(t *testing.T) {
+	t.Parallel()
 	ended := make(chan struct{}, 1)
 	s := backend(t, func(p *peer) {
 		head := p.head()

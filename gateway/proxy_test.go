@@ -189,6 +189,7 @@ func TestProxyProtocolFailure(t *testing.T) {
 
 // A header that does not come, or not whole, ends with the time for a head, or with the client.
 func TestProxyProtocolTimeout(t *testing.T) {
+	t.Parallel()
 	s := answering(t, echoHead)
 	g := serve(t, gateway.Options{}, proxied(s, "accept", "", "limits: {header_timeout: 200ms}"))
 	v2 := header(t, 2, "203.0.113.7:1", proxyproto.TLV{Type: 0xe0, Value: make([]byte, 1000)})

@@ -29,6 +29,7 @@ func reply(status int, body string) string {
 // A backend that closes its idle connections never shows: what may be repeated
 // is, and what may not is not sent on a connection that is closed.
 func TestStaleConnection(t *testing.T) {
+	t.Parallel()
 	closed := make(chan struct{}, 1000) // never full
 	s := backend(t, func(p *peer) {
 		head := p.head()

@@ -48,6 +48,7 @@ func (p *peer) call(host, path, key string, fields ...string) {
 
 // A request is of its consumer's tenant, else of its host's, and nobody is served on the host of another.
 func TestTenantOfARequest(t *testing.T) {
+	t.Parallel()
 	var calls atomic.Int64
 	s := answering(t, func(_, _ string) string { calls.Add(1); return okAnswer })
 	log := filepath.Join(t.TempDir(), "access.log")

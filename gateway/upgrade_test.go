@@ -180,6 +180,7 @@ func TestUpgradeRefused(t *testing.T) {
 
 // A backend that stays silent after its client left does not hold the tunnel.
 func TestTunnelOfDeadClient(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("takes as long as a half-closed tunnel may be silent")
 	}
