@@ -542,11 +542,20 @@ func (g *Gateway) drainServer(s *listener.Server, timeout time.Duration) {
 	g.drainServerUntil(ctx, s)
 }
 
+// partingRest is how long a connection has been idle that is closed after a handover. On those in use the
+// next answer says that it is the last: a client that sends at the moment of a close could not tell whether it was heard.
+// Where the process ends for good, the drain delay is the time for that.
+const partingRest = 5 * time.Second
+
 func (g *Gateway) drainServerUntil(ctx context.Context, s *listener.Server) {
 	s.StopAccepting()
 	t := time.NewTicker(10 * time.Millisecond)
 	defer t.Stop()
-	for s.Listener().CloseIdle() > 0 {
+	rested := time.Duration(0)
+	if g.left.Load() {
+		rested = partingRest
+	}
+	for s.Listener().CloseIdle(rested) > 0 {
 		select {
 		case <-ctx.Done():
 			g.log.Warn("drain timeout: closing connections that are still in use", "listener", s.Listener().Name())

@@ -23,6 +23,7 @@ type gateway struct {
 	file       string // of its configuration
 	log        string // file of its output
 	cmd        *exec.Cmd
+	heir       int // process that has taken over
 	ended      chan struct{}
 	code       int // once ended
 }
@@ -82,6 +83,9 @@ func (g *gateway) announced() (bool, error) {
 
 // stop ends the process; one that drained has ended already.
 func (g *gateway) stop() {
+	if g.heir != 0 {
+		_ = syscall.Kill(-g.cmd.Process.Pid, syscall.SIGKILL)
+	}
 	_ = g.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-g.ended:

@@ -21,7 +21,7 @@ import (
 var scenarios = []*scenario{
 	smoke, steady, ramp, spike, soak,
 	limit, circuit, stampede, retries, abuser,
-	canary, rollout, reload, drain, sockets,
+	canary, rollout, reload, drain, upgrade, sockets,
 }
 
 // options are the flags.

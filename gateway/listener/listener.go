@@ -458,12 +458,16 @@ const (
 // freshFor is how long a new connection is taken for one whose request is on its way.
 const freshFor = 5 * time.Second
 
-// CloseIdle closes the connections that wait for a request; it returns how many have one.
-func (l *Listener) CloseIdle() (active int) {
+// CloseIdle closes the connections that have waited for a request since rested ago; it returns how many are left.
+func (l *Listener) CloseIdle(rested time.Duration) (active int) {
 	now := l.coarse.Load()
 	for _, c := range l.snapshot(nil) {
 		if c.phase.Load() == phaseStreams {
 			c.mux.goAway()
+			active++
+			continue
+		}
+		if now-c.since.Load() < int64(rested) {
 			active++
 			continue
 		}
