@@ -121,6 +121,11 @@ SLOWLORISFLAGS ?=
 bench-slowloris: ## what ordinary clients notice of a thousand slow ones, into bench/results
 	$(GO) run ./bench/slowloris $(SLOWLORISFLAGS)
 
+.PHONY: cache-suite
+CACHESUITEFLAGS ?=
+cache-suite: ## the public HTTP cache test suite through a running sluice, into bench/results; fails where it was better before
+	$(GO) run ./bench/cachesuite $(CACHESUITEFLAGS)
+
 scan-tls: ## testssl.sh at a TLS listener; fails above LOW; into bench/results
 	$(GO) run ./bench/scan
 .PHONY: loadtest loadtest-smoke loadtest-prove

@@ -335,6 +335,16 @@ var cacheCases = []cacheCase{
 	stored("9111 4.4", "nor of another port", "< Cache-Control: max-age=60", "miss GET /x", "< Location: http://127.0.0.1:9{path}/x", "any POST /", "hit GET /x"),
 	stored("9111 4.4", "nor of another scheme", "< Cache-Control: max-age=60", "miss GET /x", "< Location: https://{host}{path}/x", "any POST /", "hit GET /x"),
 
+	// What a 304 does not update: the stored bytes stay what they are.
+	updated("not Content-Encoding", "Content-Encoding: br", "Content-Encoding: gzip", "Content-Encoding: br"),
+	updated("nor where there was none", "X-A: b", "Content-Encoding: gzip", "!Content-Encoding"),
+	updated("not Content-Range", "Content-Range: a", "Content-Range: b", "Content-Range: a"),
+	updated("not Content-MD5", "Content-MD5: rL0Y20zC+Fzt72VPzMSk2A==", "Content-MD5: N7UdGUp1E+RbVvZSTy1R8g==", "Content-MD5: rL0Y20zC+Fzt72VPzMSk2A=="),
+	updated("not Content-Digest", "Content-Digest: sha-256=:AAAA:", "Content-Digest: sha-256=:BBBB:", "Content-Digest: sha-256=:AAAA:"),
+	stored("9111 4.3.4", "a 304 with another strong entity tag updates nothing", `< Cache-Control: max-age=5 | ETag: "a"`, "miss", "+6s", `< 304 | Cache-Control: max-age=60 | ETag: "b"`, "ask -> 200 | #b1", "ask -> 200 | #b1"),
+	stored("9111 4.3.5", "a HEAD with another Content-Encoding is about another content", `< Cache-Control: max-age=5 | Content-Encoding: br | X-A: 1`, "miss", "+6s", "< Cache-Control: max-age=60 | Content-Encoding: gzip | Content-Length: 2", "any HEAD /", "miss"),
+	stored("9111 4.3.5", "with the same one it refreshes", `< Cache-Control: max-age=5 | Content-Encoding: br`, "miss", "+6s", "< Cache-Control: max-age=60 | Content-Encoding: BR | Content-Length: 2", "any HEAD /", "hit -> #b1"),
+
 	// Staleness (RFC 5861).
 	stored("5861 4", "stale-if-error where the backend is gone", "< Cache-Control: max-age=5, stale-if-error=60", "miss", "+10s", "< ~dead", "any -> 200 | #b1 | Cache-Status: sluice; fwd=stale; fwd-status=502; ttl=-5"),
 	stored("5861 4", "on 500", "< Cache-Control: max-age=5, stale-if-error=60", "miss", "+10s", "< 500", "any -> 200 | #b1"),
@@ -382,6 +392,18 @@ var cacheCases = []cacheCase{
 	refused("edge-arch", "Surrogate-Control is not followed of itself", "Surrogate-Control: max-age=60"),
 	on("sur", "edge-arch", "Surrogate-Control", "< Surrogate-Control: max-age=60 | Cache-Control: max-age=0", "miss -> !Surrogate-Control", "+59s", "hit -> !Surrogate-Control", "+1s", "miss"),
 	on("sur", "edge-arch", "Surrogate-Control no-store", "< Surrogate-Control: no-store | Cache-Control: max-age=60", "miss", "miss"),
+	on("sur", "edge-arch", "the backend is told of it", "< Surrogate-Control: max-age=60", `miss -> ^Surrogate-Capability: sluice="Surrogate/1.0"`),
+	on("sur", "edge-arch", "behind surrogates ahead of it", "< Surrogate-Control: max-age=60", `miss | Surrogate-Capability: edge="Surrogate/1.0 ESI/1.0" -> ^Surrogate-Capability: edge="Surrogate/1.0 ESI/1.0" & sluice="Surrogate/1.0"`),
+	stored("edge-arch", "not where it is not followed", "< Cache-Control: max-age=60", "miss -> ^!Surrogate-Capability"),
+	on("sur", "edge-arch", "a directive for this surrogate", "< Surrogate-Control: max-age=60;sluice | Cache-Control: no-store", "miss", "+59s", "hit", "+1s", "miss"),
+	on("sur", "edge-arch", "comes before one for all", "< Surrogate-Control: max-age=600, max-age=1;sluice", "miss", "+2s", "miss"),
+	on("sur", "edge-arch", "also behind it, and against no-store for all", "< Surrogate-Control: max-age=60;sluice, no-store", "miss", "hit"),
+	on("sur", "edge-arch", "no-store for this surrogate alone", "< Surrogate-Control: max-age=60, no-store;sluice", "miss", "miss"),
+	on("sur", "edge-arch", "Age counts", "< Surrogate-Control: max-age=60 | Age: 61", "miss", "miss"),
+	on("sur", "edge-arch", "over a past Expires", "< Surrogate-Control: max-age=60 | Expires: {-100}", "miss", "hit"),
+	on("sur", "edge-arch", "max-age=0 over a future Expires", "< Surrogate-Control: max-age=0 | Expires: {100}", "miss", "miss"),
+	on("sur", "edge-arch", "a space ahead of the equals sign", "< Surrogate-Control: max-age =60 | Cache-Control: max-age=0", "miss", "miss"),
+	on("sur", "edge-arch", "stale for a while", "< Surrogate-Control: max-age=5+30", "miss", "+10s", "stale -> #b1", "soon hit -> #b2"),
 	on("sur", "edge-arch", "another surrogate's", "< Surrogate-Control: max-age=60;other | Cache-Control: max-age=0", "miss", "miss"),
 
 	// Fields that are stored.

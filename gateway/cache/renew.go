@@ -49,25 +49,45 @@ func (e *Entry) Agrees(fresh []Line) bool {
 			if length(value) != int64(len(e.body)) {
 				return false
 			}
+		case is(name, "content-encoding"):
+			if !equalFold(value, trim(e.Value(name))) {
+				return false
+			}
 		}
 	}
 	return true
 }
 
 // Updated gives the header of e as a newer response about the same content changes it (RFC 9111 3.2): each field of that
-// response takes the place of the stored ones of its name, but for Content-Length, which is the stored content's. The
-// stored Date goes in any case, since what is confirmed is as old as its confirmation.
+// response takes the place of the stored ones of its name, but for those that say what the stored bytes are. The stored
+// Date goes in any case, since what is confirmed is as old as its confirmation.
 func (e *Entry) Updated(fresh []Line, field func(name, value []byte)) {
 	for name, value := range e.All() {
-		if !is(name, "date") && !named(fresh, name) {
+		if !is(name, "date") && (ofBytes(name) || !named(fresh, name)) {
 			field(name, value)
 		}
 	}
 	for i := range fresh {
-		if !is(fresh[i].Name, "content-length") {
+		if !ofBytes(fresh[i].Name) {
 			field(fresh[i].Name, fresh[i].Value)
 		}
 	}
+}
+
+// ofBytes tells whether a field describes the very bytes of a content, so that with another value the stored ones could
+// not be read any more. RFC 9111 3.2 excepts Content-Length, and lets a cache except what keeps the stored response whole.
+func ofBytes(name []byte) bool {
+	switch len(name) {
+	case 11:
+		return is(name, "content-md5")
+	case 13:
+		return is(name, "content-range")
+	case 14:
+		return is(name, "content-length") || is(name, "content-digest")
+	case 16:
+		return is(name, "content-encoding")
+	}
+	return false
 }
 
 func named(lines []Line, name []byte) bool {

@@ -280,28 +280,46 @@ func (c *Control) assignFlag(d Directives, p *structured) bool {
 	return true
 }
 
+// SurrogateCapability is what a surrogate tells the origin of itself (Edge Architecture Specification 1.0): the name that
+// its directives may be meant for, and what it does. It processes no content.
+const SurrogateCapability = surrogateName + `="Surrogate/1.0"`
+
+const surrogateName = "sluice"
+
 // parseSurrogate reads Surrogate-Control (Edge Architecture Specification 1.0): max-age=LIFETIME+STALE, no-store and
-// no-store-remote. A directive with a target is another surrogate's.
+// no-store-remote. A directive that names this surrogate comes before one that names none; one of another's is passed over.
 func parseSurrogate(values [][]byte) (c Control) {
+	var own Control
 	for _, line := range values {
 		for quotes := true; len(line) > 0; {
 			var member []byte
-			if member, line, quotes = element(line, quotes); bytes.IndexByte(member, ';') >= 0 {
-				continue
-			}
-			name, arg, _ := bytes.Cut(member, []byte("="))
+			member, line, quotes = element(line, quotes)
+			directive, target, has := bytes.Cut(member, []byte(";"))
 			switch {
-			case is(name, "no-store"), is(name, "no-store-remote"):
-				c.Present |= NoStore
-			case is(name, "max-age"):
-				fresh, stale, has := bytes.Cut(arg, []byte("+"))
-				c.least(MaxAge, &c.MaxAge, fresh, true)
-				if has {
-					c.least(StaleWhileRevalidate, &c.StaleWhileRevalidate, stale, true)
-					c.least(StaleIfError, &c.StaleIfError, stale, true)
-				}
+			case !has:
+				c.surrogate(directive)
+			case is(trim(target), surrogateName):
+				own.surrogate(trim(directive))
 			}
 		}
 	}
+	if own.Present != 0 {
+		return own
+	}
 	return c
+}
+
+func (c *Control) surrogate(directive []byte) {
+	name, arg, _ := bytes.Cut(directive, []byte("="))
+	switch {
+	case is(name, "no-store"), is(name, "no-store-remote"):
+		c.Present |= NoStore
+	case is(name, "max-age"):
+		fresh, stale, has := bytes.Cut(arg, []byte("+"))
+		c.least(MaxAge, &c.MaxAge, fresh, true)
+		if has {
+			c.least(StaleWhileRevalidate, &c.StaleWhileRevalidate, stale, true)
+			c.least(StaleIfError, &c.StaleIfError, stale, true)
+		}
+	}
 }

@@ -39,7 +39,7 @@ type Config struct {
 	ContentTypes []string `yaml:"content_types"`
 	// RespectOrigin follows Cache-Control, Expires and Age of the response, and Cache-Control of the request. Without it TTL, Statuses and ContentTypes decide alone. A response with Set-Cookie is stored only if it says itself how long it is fresh.
 	RespectOrigin bool `yaml:"respect_origin" default:"true"`
-	// Targeted fields of a response that take the place of its Cache-Control and Expires (RFC 9213). Surrogate-Control does not reach clients where it is followed.
+	// Targeted fields of a response that take the place of its Cache-Control and Expires (RFC 9213). Surrogate-Control does not reach clients where it is followed, and the backend is told of it by Surrogate-Capability.
 	Targeted []string `yaml:"targeted" enum:"CDN-Cache-Control|Surrogate-Control" default:"CDN-Cache-Control"`
 	// Vary names request headers that select a response although its Vary does not say so.
 	Vary []string `yaml:"vary"`

@@ -159,9 +159,14 @@ func (st *state) prepare(x *exchange.Exchange) {
 	if st.stale != nil {
 		st.validate(x)
 	}
+	if st.c.rules.SurrogateControl {
+		x.ToBackend.Add("Surrogate-Capability", surrogateCapability)
+	}
 	st.edits = append(st.edits, x.ToClient.List()...)
 	st.requested = x.Clock.Time().UnixNano()
 }
+
+var surrogateCapability = []byte(store.SurrogateCapability)
 
 // validate makes the request ask whether the stale response is still good (RFC 9111 section 4.3.1), in the place of what the
 // client asks about its own copy: that is answered from what the backend says.
