@@ -123,6 +123,9 @@ func run(ctx context.Context, o options) error {
 		}
 	}
 	r.write(os.Stdout)
+	if n := r.hit(); n > mostHit {
+		return fmt.Errorf("an answer from the cache needs %.2f times the instructions of a fixed one, %g at most", n, mostHit)
+	}
 	if above := r.above(); len(above) > 0 {
 		return fmt.Errorf("more than %g%% above %s: %s", o.limit, builds[0].name, strings.Join(above, ", "))
 	}
@@ -232,6 +235,22 @@ func (r *runner) of(b binary, work string) count {
 // change is what a work needs more than before, in percent.
 func (r *runner) change(work string) float64 {
 	return (r.of(r.builds[1], work).requests/r.of(r.builds[0], work).requests - 1) * 100
+}
+
+// mostHit is how many times the instructions of a fixed answer one from the
+// cache may need that has the same bytes.
+const mostHit = 1.3
+
+// hit is how many times they are in this tree; 0 where one of them is not counted.
+func (r *runner) hit() float64 {
+	now := r.builds[1]
+	counted := func(name string) bool {
+		return slices.ContainsFunc(r.works, func(w *work) bool { return w.name == name })
+	}
+	if !counted(cached) || !counted(fixed) {
+		return 0
+	}
+	return r.of(now, cached).requests / r.of(now, fixed).requests
 }
 
 // settled tells whether no further round is needed. A difference may be noise,

@@ -19,6 +19,9 @@ type work struct {
 	body    int // length of the answer's; negative: any
 }
 
+// The same bytes, from the cache and from the configuration.
+const cached, fixed = "cached", "fixed"
+
 const (
 	fields = "Host: api.example.com\r\nUser-Agent: count/1\r\nAccept: */*\r\n"
 	secret = "a-secret-of-at-least-thirty-two-bytes"
@@ -38,7 +41,8 @@ func all() ([]*work, error) {
 		{"proxied", get("/300", ""), 200, 300},
 		{"posted", fmt.Sprintf("POST /300 HTTP/1.1\r\n%sContent-Length: 1024\r\n\r\n%s", fields, strings.Repeat("x", 1024)), 200, 300},
 		{"policies", get("/policies/300", "Origin: https://app.example.com\r\nCookie: a=b\r\nAuthorization: Bearer "+token+"\r\n"), 200, 300},
-		{"cached", get("/cached/1", ""), 200, 300},
+		{cached, get("/cached/1", ""), 200, 300},
+		{fixed, get("/fixed", ""), 200, 300},
 		{"refused", get("/policies/300", ""), 401, -1},
 	}, nil
 }
@@ -69,6 +73,13 @@ services: {s: {endpoints: ["http://%s"]}}
 routes:
   proxied: {match: {paths: [/]}, service: s, policies: {correlation_id: off}}
   cached: {match: {paths: [/cached]}, service: s, policies: {correlation_id: off, cache: {}}}
+  fixed:
+    match: {paths: [/fixed]}
+    policies: {correlation_id: off}
+    respond:
+      body: %q
+      content_type: text/plain
+      headers: {Cache-Control: "public, max-age=36000", Age: "12", Cache-Status: "sluice; hit; ttl=35987"}
   policies:
     match: {paths: ["/policies/{id}"]}
     service: s
@@ -85,5 +96,5 @@ routes:
       concurrency: {max: 10000}
       request_transform: {add: {headers: {X-Path: "${path.id}"}}, remove: {headers: [Cookie]}}
       response_transform: {add: {headers: {X-Gateway: sluice}}, remove: {headers: [Server]}}
-`, listen, admin, backend, log, secret)
+`, listen, admin, backend, strings.Repeat("x", 300), log, secret)
 }
