@@ -279,5 +279,6 @@ func BenchmarkKeys(b *testing.B) {
 	f("limiter", limit, get("/300", "X-Key: 0000000\r\n"), 1_000_000)
 	cache := "cache: {max_size: 4GiB}"
 	f("cache", cache, get("/cached/0000000"), 1)
+	f("cache", cache, get("/cached/0000000"), 1000)
 	f("cache", cache, get("/cached/0000000"), 1_000_000)
 }

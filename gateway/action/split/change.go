@@ -131,7 +131,9 @@ func (s *State) reweigh(c *Change, by string) error {
 	if r := s.rollout; r != nil && r.state != overridden {
 		r.state, r.reason = overridden, ""
 		s.note("overridden")
+		return nil
 	}
+	s.keep()
 	return nil
 }
 

@@ -89,6 +89,7 @@ type rollout struct {
 	others []int // the weights of the other services
 
 	state    rolloutState
+	restored bool  // from what an earlier process left
 	step     int   // from 0
 	since    int64 // when the step began
 	reason   string

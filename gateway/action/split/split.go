@@ -33,7 +33,10 @@ import (
 // latency do: the last service then gets nothing, and the state is `rolled_back`. With too few requests a window goes on, so that nothing moves without having been judged, and
 // the time of a step begins with its first request. The others keep their weights beside each other; the last one's own is not used. Where the others get too little to be
 // compared with, as at 100%, they count as when they last had enough. `{"rollout": "pause"}`, `resume`, `advance`, `abort` and `restart` steer it; a paused one goes back if it has to.
-// Weights that are set by hand end it. Its state is lost with the process: take the block out of the file when the rollout is over.
+// Weights that are set by hand end it.
+//
+// With `state.dir`, weights and rollouts outlive the process while the block stays as it is: a gateway that starts again goes on with the step that it was in, watched for its whole
+// time again, and what was rolled back stays so; `restart` begins with the first step. Without, a restart begins with what the file says.
 type Config struct {
 	// Services that share the requests. What goes to a service whose breaker is open or none of whose endpoints is healthy is divided among the others by their weights; where there is none with a weight, it is answered 503.
 	Services []Member `yaml:"services" required:"true"`

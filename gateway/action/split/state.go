@@ -23,6 +23,8 @@ type State struct {
 
 	table  atomic.Pointer[table]
 	counts *counts // nil without a rollout
+	file   string  // in state.dir; "" without one
+	block  string  // a digest of the settings
 
 	mu          sync.Mutex
 	version     uint64
@@ -45,6 +47,13 @@ type holder struct {
 	mu      sync.Mutex
 	block   string
 	current *State
+}
+
+// fresh tells whether no block of the route has been in force in this process: only then what an earlier process left counts.
+func (h *holder) fresh() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.current == nil
 }
 
 // lease is a generation's hold on a State.
@@ -70,6 +79,12 @@ func livingOf(b *action.Build, c *Config) (*lease, error) {
 	h.mu.Unlock()
 	if l.state == nil {
 		l.state = newState(b, c)
+		if dir := b.World.Config.State.Dir; dir != "" {
+			l.state.file, l.state.block = keepIn(dir, b.Route.Name), digest(l.block)
+			if h.fresh() {
+				l.state.restore()
+			}
+		}
 	}
 	l.state.measure(b.World)
 	return l, nil
@@ -141,11 +156,21 @@ func (s *State) measure(w *policy.World) {
 func (s *State) start() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.users++; s.users > 1 || s.rollout == nil {
+	if s.users++; s.users > 1 {
 		return
 	}
-	if s.rollout.since == 0 {
-		s.rollout.enter(0, s.clock.Now())
+	if s.rollout == nil {
+		s.keep() // in the place of what another block has left
+		return
+	}
+	switch r := s.rollout; {
+	case r.since != 0:
+	case r.restored:
+		// What the step has seen is forgotten: it is watched for its whole time again.
+		r.enter(r.step, s.clock.Now())
+		s.log.Info("rollout", "route", s.route, "service", s.members[len(s.members)-1], "event", "restored", "state", r.state.String(), "step", r.number(), "of", len(r.Steps), "weights", s.table.Load().String())
+	default:
+		r.enter(0, s.clock.Now())
 		s.note("started")
 	}
 	s.stop, s.stopped = make(chan struct{}), make(chan struct{})
@@ -236,6 +261,7 @@ func (s *State) note(to string) {
 		attrs = append(attrs, "reason", r.reason)
 	}
 	s.log.Log(context.Background(), level, "rollout", attrs...)
+	s.keep()
 }
 
 // View is a split as operators see it.
