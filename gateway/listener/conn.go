@@ -75,6 +75,8 @@ type conn struct {
 	// instead: what goes out in the place of the next write. answers: how many requests have ended.
 	instead *verbatim
 	answers uint32
+	// pacing: how fast to write, nil for a connection that was never told.
+	pacing *pacing
 
 	once       sync.Once
 	prev, next *conn
@@ -210,6 +212,9 @@ func (c *conn) Write(p []byte) (int, error) {
 		c.gather = false
 		return c.writeGathered(p)
 	}
+	if c.pacing.on() {
+		return c.writePaced(p)
+	}
 	written := 0
 	for {
 		piece := p[written:]
@@ -248,6 +253,12 @@ func (c *conn) writeGathered(p []byte) (int, error) {
 // writeBoth writes two parts of an answer, in one write where the socket takes it.
 func (c *conn) writeBoth(first, p []byte) (err error) {
 	c.unflushed = false
+	if c.pacing.on() {
+		if _, err = c.writePaced(first); err == nil {
+			_, err = c.writePaced(p)
+		}
+		return err
+	}
 	c.writeSince.Store(c.owner.coarse.Load())
 	if s, ok := c.Conn.(*socket.Conn); ok {
 		_, err = s.WriteBoth(first, p)
@@ -331,6 +342,7 @@ func (c *conn) CloseWrite() error {
 func (c *conn) serving() {
 	c.phase.Store(phaseServing)
 	c.unread = false
+	c.pacing.off()
 }
 
 // answered notes that an exchange has ended.

@@ -42,6 +42,7 @@ type stream struct {
 	ahead  []byte // of the request body, read before it was known that there is one
 	first  [512]byte
 	done   bool // the request body was read to its end
+	pacing *pacing
 
 	// mu guards out for other goroutines than the stream's: the engine takes it
 	// back when the stream ends.
@@ -131,6 +132,7 @@ func (st *stream) close(x *exchange.Exchange) {
 	st.readSince.Store(0)
 	st.writeSince.Store(0)
 	st.quiet.Store(false)
+	st.pacing.off()
 	clear(st.trailers)
 	st.trailers = st.trailers[:0]
 	clear(st.slab)
@@ -437,6 +439,13 @@ func (w *writer) Write(p []byte) (int, error) {
 }
 
 func (w *writer) write(p []byte) (int, error) {
+	if w.pacing.on() {
+		return w.writePaced(p)
+	}
+	return w.writeNow(p)
+}
+
+func (w *writer) writeNow(p []byte) (int, error) {
 	w.writeSince.Store(w.mux.conn.owner.coarse.Load())
 	n, err := w.out.Write(p)
 	w.writeSince.Store(0)

@@ -17,6 +17,7 @@ import (
 	"sluice/gateway/policy/apiversion"
 	"sluice/gateway/policy/authguard"
 	"sluice/gateway/policy/authorize"
+	"sluice/gateway/policy/bandwidth"
 	"sluice/gateway/policy/basicauth"
 	"sluice/gateway/policy/botfilter"
 	"sluice/gateway/policy/cache"
@@ -47,6 +48,7 @@ var policies = []*policy.Definition{
 	apiversion.Definition,
 	authguard.Definition,
 	authorize.Definition,
+	bandwidth.Definition,
 	basicauth.Definition,
 	botfilter.Definition,
 	cache.Definition,
