@@ -161,6 +161,7 @@ var together = []struct{ name, policies string }{
 	{"api_key", "api_key: {}"},
 	{"rate_limit", "rate_limit: {requests: 1000000000, per: 1h}"},
 	{"concurrency", "concurrency: {max: 10000}"},
+	{"bandwidth", "bandwidth: {rate: 1TiB}"},
 	{"request_transform", `request_transform: {add: {headers: {X-Path: "${path.id}"}}, remove: {headers: [Cookie]}}`},
 	{"response_transform", "response_transform: {add: {headers: {X-Gateway: sluice}}, remove: {headers: [Server]}}"},
 }
