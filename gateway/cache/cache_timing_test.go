@@ -45,7 +45,7 @@ func BenchmarkReadAndJudgeResponse(b *testing.B) {
 }
 
 // full is a store of n entries without a body, and their keys.
-func full(b *testing.B, n int) (*Store, [][]byte) {
+func full(b testing.TB, n int) (*Store, [][]byte) {
 	b.Helper()
 	s := NewStore(4<<30, 1<<20)
 	var res Response

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"container/list"
 	"fmt"
 	"math/rand/v2"
@@ -516,4 +517,31 @@ func TestStoreConcurrent(t *testing.T) {
 	wg.Wait()
 	s.Resize(testNow, s.limit.Load(), 20_000)
 	check(t, s)
+}
+
+// A lookup goes past a slot or two of the index and compares one key, however many entries there are.
+func TestLookupSteps(t *testing.T) {
+	for _, n := range []int{1000, 10_000, 100_000} {
+		s, keys := full(t, n)
+		slots, compared, most := 0, 0, 0
+		for _, key := range keys {
+			hash := s.hash(key)
+			table := s.shard(hash).table.Load()
+			steps := 0
+			for i := hash; ; i++ {
+				steps++
+				at := &table.slots[i&table.mask]
+				if at.hash.Load() != hash {
+					continue
+				}
+				if compared++; bytes.Equal(at.entry.Load().Key(), key) {
+					break
+				}
+			}
+			slots, most = slots+steps, max(most, steps)
+		}
+		if mean := float64(slots) / float64(n); mean > 2 || most > 100 || compared > n+1 {
+			t.Errorf("among %d entries: %.2f slots at a mean, %d at most, %d keys compared", n, mean, most, compared)
+		}
+	}
 }
