@@ -159,6 +159,76 @@ func TestAPIVersionAnswers(t *testing.T) {
 	f("/users/text", 200, `{"data":1}`)
 }
 
+// A client that went over to another version was told that what it had was still good, and entity tags of two representations were
+// the same.
+func TestAPIVersionTags(t *testing.T) {
+	var calls atomic.Int64
+	s := answering(t, func(head, _ string) string {
+		calls.Add(1)
+		none, asked := field(head, "If-None-Match")
+		match, _ := field(head, "If-Match")
+		saw := "X-Saw: " + none + "|" + match + "\r\n"
+		if strings.Contains(none, `"t"`) || asked && none == "*" {
+			return "HTTP/1.1 304 Not Modified\r\nETag: \"t\"\r\nCache-Control: max-age=1\r\n" + saw + "\r\n"
+		}
+		kind := "application/json"
+		if strings.HasPrefix(head, "GET /text") {
+			kind = "text/plain"
+		}
+		return "HTTP/1.1 200 OK\r\nContent-Type: " + kind + "\r\nETag: \"t\"\r\nAccept-Ranges: bytes\r\nCache-Control: max-age=1\r\n" + saw + "Content-Length: 31\r\n\r\n" + `{"data":{"name":{"first":"A"}}}`
+	})
+	var ahead atomic.Int64
+	begun := time.Now()
+	for _, cached := range []bool{false, true} {
+		more := ""
+		if cached {
+			more = "  cache: {ttl: 0s}\n"
+		}
+		g := serve(t, gateway.Options{Now: func() time.Time { return begun.Add(time.Duration(ahead.Load())) }}, forwarding(s, "", "", versioned+more))
+		c := g.client()
+		f := func(method, path, fields string, status int, tag, saw string) {
+			t.Helper()
+			c.send(method + " " + path + " HTTP/1.1\r\nHost: a\r\n" + fields + "\r\n")
+			head, body := c.response()
+			gotTag, _ := field(head, "ETag")
+			got, _ := field(head, "X-Saw")
+			if statusOf(head) != status || gotTag != tag || !cached && got != saw {
+				t.Errorf("cached %t, %s %s %q: %s %s, want %d with %s, and the backend to see %s", cached, method, path, fields, head, body, status, tag, saw)
+			}
+		}
+		const old, now = "/v1/users", "/v3/users"
+		f("GET", old, "", 200, `"t~v1"`, "|")
+		f("GET", now, "", 200, `"t"`, "|")
+		f("GET", "/v2/users", "", 200, `"t~v2"`, "|")
+		f("GET", old, "If-None-Match: \"t~v1\"\r\n", 304, `"t~v1"`, `"t"|`)
+		f("GET", now, "If-None-Match: \"t\"\r\n", 304, `"t"`, `"t"|`)
+		f("GET", now, "If-None-Match: \"t~v1\"\r\n", 200, `"t"`, `"t~v1"|`)
+		f("GET", old, "If-None-Match: \"t\"\r\n", 200, `"t~v1"`, "|")
+		f("GET", old, "If-None-Match: \"t\", W/\"t~v1\"\r\nIf-None-Match: \"u~v1\"\r\n", 304, `"t~v1"`, `W/"t", "u"|`)
+		f("PUT", old, "If-Match: \"t~v1\"\r\nContent-Length: 0\r\n", 200, `"t~v1"`, `|"t"`)
+		f("PUT", now, "If-Match: \"t~v1\", \"u\"\r\nContent-Length: 0\r\n", 200, `"t"`, `|"t", "u"`)
+		if !cached {
+			f("GET", old, "If-None-Match: *\r\n", 304, `"t"`, "*|")
+			continue
+		}
+		// What has become stale is confirmed in its own version.
+		f("GET", old, "", 200, `"t~v1"`, "")
+		before := calls.Load()
+		f("GET", old, "", 200, `"t~v1"`, "")
+		f("GET", old, "If-None-Match: \"t~v1\"\r\n", 304, `"t~v1"`, "")
+		if n := calls.Load() - before; n != 0 {
+			t.Errorf("%d calls for what is stored", n)
+		}
+		ahead.Add(int64(2 * time.Second))
+		for range 3 {
+			f("GET", old, "", 200, `"t~v1"`, "")
+		}
+		if n := calls.Load() - before; n != 1 {
+			t.Errorf("%d calls to confirm what is stored", n)
+		}
+	}
+}
+
 // What is stored for one version is not given to another, also where the version is the consumer's.
 func TestAPIVersionCache(t *testing.T) {
 	var calls atomic.Int64

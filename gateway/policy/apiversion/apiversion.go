@@ -28,6 +28,9 @@ import (
 // Changes of bodies are for JSON, and of answers for those with a status of 2xx. A request whose JSON can not be parsed gets 400, one that is encoded
 // 415, one over `max_body` 413. An answer that can not be parsed passes; one that is over `max_body`, or encoded although the
 // backend was asked not to, gets 502, since the client would be given what it does not know.
+//
+// The `ETag` of an answer that is changed gets the version as a suffix (`"a"` becomes `"a~v1"`), which is taken off again where the client sends it in `If-None-Match` or
+// `If-Match`: who goes over to another version is not told that what it has is still good, and optimistic locking works across versions.
 type Config struct {
 	// From says where a request names its version.
 	From From `yaml:"from"`
@@ -97,6 +100,7 @@ type api struct {
 
 type version struct {
 	name     string
+	suffix   []byte                // of entity tags of answers that were changed
 	headers  []exchange.HeaderEdit // for the client
 	sunset   time.Time             // zero where it is not enforced
 	gone     *exchange.Reject
@@ -167,7 +171,7 @@ func (p *api) order(w *wrongs, c *Config) (written []string) {
 		if i > 0 && kinds[name].compare(kinds[written[i-1]]) == 0 {
 			w.add(setting(name), "is the same version as %s", written[i-1])
 		}
-		p.versions = append(p.versions, version{name: canonical(name)})
+		p.versions = append(p.versions, version{name: canonical(name), suffix: []byte("~v" + canonical(name))})
 		p.index[canonical(name)] = i
 	}
 	return written

@@ -19,7 +19,8 @@ type state struct {
 
 // turn is the part of the state that each exchange begins without.
 type turn struct {
-	path []byte // without the version; set where the version has changes
+	path   []byte // without the version; set where the version has changes
+	marked bool   // the client compares with an answer of this version
 }
 
 var states = exchange.NewSlot[state]()
@@ -137,7 +138,9 @@ func (p *api) request(x *exchange.Exchange) error {
 		}
 	}
 	p.tell(x)
-	if p.changesAnswer(st, v, x) {
+	changes := p.changesAnswer(st, v, x)
+	p.unmark(st, v, x, changes)
+	if changes {
 		// A part of an answer, or an encoded one, could not be changed.
 		x.ToBackend.Set("Accept-Encoding", identity)
 		x.ToBackend.Remove("Range")

@@ -37,10 +37,15 @@ func (p *api) response(x *exchange.Exchange) error {
 // descend changes the body.
 func (p *api) descend(st *state, v *version, x *exchange.Exchange) error {
 	status := x.Response.StatusCode()
+	if status == fasthttp.StatusNotModified && st.marked {
+		v.mark(x)
+	}
 	if status < 200 || status > 299 || !isJSON(x.ResponseHeader(fasthttp.HeaderContentType)) || !p.changesAnswer(st, v, x) {
 		return nil
 	}
 	h := &x.Response.Header
+	v.mark(x)
+	exchange.DelResponse(h, fasthttp.HeaderAcceptRanges) // of it there are no parts
 	if x.Request.Header.IsHead() {
 		h.SetContentLength(-1) // is that of another body
 	}
