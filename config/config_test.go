@@ -307,7 +307,6 @@ func TestNotBuilt(t *testing.T) {
 		refused(route(s), "routes.r."+name)
 	}
 	refused("state: {redis: {addresses: [\"a:1\"]}}", "state.redis")
-	refused("services: {a: {discovery: {dns: {}}}}", "services.a.discovery")
 	refused("teams: {a: {}}", "teams")
 
 	for _, s := range []string{listener("tls: off, http2: true, h2c: true, http3: off, proxy_protocol: require, engine: fasthttp"), "state: {dir: \"\", redis: off}", "plans: {}", "teams:", route("service: users, aggregate: off, openapi: \"\"")} {

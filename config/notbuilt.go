@@ -16,7 +16,6 @@ var notYet = []struct {
 	written bool
 }{
 	{path: "state.redis", what: "shared state in Redis"},
-	{path: "services.*.discovery", what: "service discovery"},
 	{path: "routes.*.websocket", what: "the action websocket", written: true},
 	{path: "routes.*.openapi", what: "checking requests against an OpenAPI document"},
 	{path: "teams", what: "this section"},

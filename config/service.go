@@ -8,8 +8,8 @@ type Service struct {
 	Protocol string `yaml:"protocol" enum:"http|https|h2c|grpc|grpcs|graphql" default:"http"`
 	// Endpoints are the servers. Each is a URL, or a block with `url`, `weight` and `zone`.
 	Endpoints []Endpoint `yaml:"endpoints"`
-	// Discovery finds the endpoints instead: dns, consul, etcd, kubernetes or file. Off when left out.
-	Discovery *Block `yaml:"discovery"`
+	// Discovery finds the endpoints instead: dns, consul, etcd, kubernetes or file. Off when left out, or empty.
+	Discovery Discovery `yaml:"discovery" default:"off"`
 	// LoadBalancer chooses an endpoint for each request.
 	LoadBalancer LoadBalancer `yaml:"load_balancer"`
 	// HealthCheck asks every endpoint regularly. Off when left out.

@@ -308,8 +308,9 @@ func isHostName(host string) bool {
 
 func (k *checker) service(path string, s *Service) {
 	k.name(path, s.Name)
-	if len(s.Endpoints) == 0 && (s.Discovery == nil || s.Discovery.Off()) {
-		k.fail(path+".endpoints", "the service has no endpoints; write [\"http://host:port\"]")
+	k.discovery(path+".discovery", s)
+	if len(s.Endpoints) == 0 && s.Discovery.Off {
+		k.fail(path+".endpoints", "the service has no endpoints; write [\"http://host:port\"], or find them by discovery")
 	}
 	total := 0
 	urls := map[string]string{}

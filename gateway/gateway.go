@@ -169,6 +169,7 @@ func (g *Gateway) apply(c *config.Config) error {
 	if err != nil {
 		return err
 	}
+	g.await(next)
 	opened, err := g.listen(c)
 	if err != nil {
 		next.close()
@@ -196,6 +197,15 @@ func (g *Gateway) apply(c *config.Config) error {
 	return nil
 }
 
+// discoveryPatience is how long a generation waits for the first word of a source of endpoints.
+const discoveryPatience = 3 * time.Second
+
+func (g *Gateway) await(next *generation) {
+	ctx, cancel := context.WithTimeout(context.Background(), discoveryPatience)
+	defer cancel()
+	next.Await(ctx)
+}
+
 // compile builds a generation. Its hold on living state ends when the garbage
 // collector finds that no exchange uses it any more.
 func (g *Gateway) compile(c *config.Config, dry bool) (*generation, error) {
@@ -212,6 +222,7 @@ func (g *Gateway) compile(c *config.Config, dry bool) (*generation, error) {
 		Metrics: g.metrics, Generation: world.Generation,
 		Clock: g.clock, Sweeper: g.sweeper, Log: g.log,
 		Resolve: g.o.Resolve, Stall: c.Limits.StallTimeout,
+		Sources: g.o.Registry.Sources, StateDir: c.State.Dir, DryRun: dry,
 	}
 	secured, warnings, wrong := g.secure(c, dry)
 	s, err := snapshot.Compile(world, env, g.o.Registry, g.Health)

@@ -13,6 +13,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"sluice/config"
+	"sluice/gateway/discovery"
 	"sluice/gateway/policy"
 	"sluice/gateway/snapshot"
 	"sluice/gateway/upstream"
@@ -39,6 +40,8 @@ type serviceView struct {
 	Strategy  string                  `json:"strategy"`
 	Breaker   string                  `json:"breaker"` // closed, half-open, open, off
 	Endpoints []upstream.EndpointView `json:"endpoints"`
+	// Discovery is where the endpoints come from, when they are found.
+	Discovery *discovery.Status `json:"discovery,omitempty"`
 }
 
 func (s *Server) serviceViews(current *snapshot.Snapshot) []serviceView {
@@ -46,7 +49,7 @@ func (s *Server) serviceViews(current *snapshot.Snapshot) []serviceView {
 	views := make([]serviceView, 0, len(services))
 	for _, name := range slices.Sorted(maps.Keys(services)) {
 		c := current.Config.Services[name]
-		views = append(views, serviceView{name, c.Protocol, c.LoadBalancer.Strategy, services[name].State(now), services[name].Endpoints(now)})
+		views = append(views, serviceView{name, c.Protocol, c.LoadBalancer.Strategy, services[name].State(now), services[name].Endpoints(now), services[name].Discovery()})
 	}
 	return views
 }

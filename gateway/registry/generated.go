@@ -11,6 +11,12 @@ import (
 	"sluice/gateway/action/redirect"
 	"sluice/gateway/action/respond"
 	"sluice/gateway/action/split"
+	"sluice/gateway/discovery"
+	fromconsul "sluice/gateway/discovery/consul"
+	fromdns "sluice/gateway/discovery/dns"
+	frometcd "sluice/gateway/discovery/etcd"
+	fromfile "sluice/gateway/discovery/file"
+	fromkubernetes "sluice/gateway/discovery/kubernetes"
 	"sluice/gateway/policy"
 	"sluice/gateway/policy/accesslog"
 	"sluice/gateway/policy/apikey"
@@ -81,4 +87,12 @@ var actions = []*action.Definition{
 	redirect.Definition,
 	respond.Definition,
 	split.Definition,
+}
+
+var sources = []*discovery.Definition{
+	fromconsul.Definition,
+	fromdns.Definition,
+	frometcd.Definition,
+	fromfile.Definition,
+	fromkubernetes.Definition,
 }

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"cmp"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -14,6 +15,7 @@ import (
 
 	"sluice/config"
 	"sluice/gateway/action"
+	"sluice/gateway/discovery"
 	"sluice/gateway/exchange"
 	"sluice/gateway/policy"
 	"sluice/gateway/router"
@@ -21,15 +23,22 @@ import (
 	"sluice/gateway/upstream"
 )
 
-// Registry are the kinds of policies and actions that the binary has.
+// Registry are the kinds of policies, actions and sources of endpoints that the binary has.
 type Registry struct {
 	Policies map[string]*policy.Definition
 	Actions  map[string]*action.Definition
+	// Sources are the kinds of discovery.
+	Sources map[string]*discovery.Definition
 }
 
 // NewRegistry collects definitions.
-func NewRegistry(policies []*policy.Definition, actions []*action.Definition) *Registry {
-	r := &Registry{Policies: make(map[string]*policy.Definition), Actions: make(map[string]*action.Definition)}
+func NewRegistry(policies []*policy.Definition, actions []*action.Definition, sources ...*discovery.Definition) *Registry {
+	r := &Registry{
+		Policies: make(map[string]*policy.Definition), Actions: make(map[string]*action.Definition), Sources: make(map[string]*discovery.Definition),
+	}
+	for _, d := range sources {
+		r.Sources[d.Name] = d
+	}
 	for _, d := range policies {
 		r.Policies[d.Name] = d
 	}
@@ -105,6 +114,13 @@ func (c *compiler) arrange() {
 	}
 	c.walk = cacheLast(c.order)
 	c.empty = make(map[string]*config.Block)
+}
+
+// Await waits until whatever finds endpoints has answered or failed, or ctx is done.
+func (s *Snapshot) Await(ctx context.Context) {
+	for _, service := range s.services {
+		service.Await(ctx)
+	}
 }
 
 // Start begins what works beside requests: health checks, rollouts. Retire the

@@ -13,6 +13,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"sluice/config"
+	"sluice/gateway/discovery"
 	"sluice/gateway/exchange"
 	"sluice/gateway/policy"
 	"sluice/gateway/router"
@@ -133,6 +134,8 @@ type ExplainedService struct {
 	Retries   int                     `json:"retries"`
 	RetryWhen []string                `json:"retry_when,omitempty"`
 	Endpoints []upstream.EndpointView `json:"endpoints"`
+	// Discovery is where the endpoints come from, when they are found.
+	Discovery *discovery.Status `json:"discovery,omitempty"`
 	// Policies depend on the choice of this service.
 	Policies []ExplainedPolicy `json:"policies,omitempty"`
 }
@@ -384,7 +387,7 @@ func (s *Snapshot) explainService(r *route, name string) ExplainedService {
 	sc, service, now := s.Config.Services[name], s.services[name], s.world.Clock.Now()
 	v := ExplainedService{
 		Service: name, Source: s.source("services", name), Protocol: sc.Protocol, Strategy: sc.LoadBalancer.Strategy,
-		Breaker: service.State(now), Endpoints: service.Endpoints(now), Connect: "off", Response: "off",
+		Breaker: service.State(now), Endpoints: service.Endpoints(now), Discovery: service.Discovery(), Connect: "off", Response: "off",
 	}
 	timeouts, retries := sc.Timeouts, sc.Retries
 	if r.config.Service != "" {

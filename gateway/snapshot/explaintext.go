@@ -7,8 +7,10 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"sluice/config"
+	"sluice/gateway/discovery"
 )
 
 // Text renders the explanation for people, in aligned columns.
@@ -129,6 +131,9 @@ func (s *ExplainedService) text(b *strings.Builder) {
 	}
 	table(b, func(w io.Writer) {
 		fmt.Fprintf(w, "  protocol\t%s\n  strategy\t%s\n  breaker\t%s\n", s.Protocol, s.Strategy, s.Breaker)
+		if s.Discovery != nil {
+			fmt.Fprintf(w, "  endpoints\tfound by %s\n", textDiscovery(s.Discovery))
+		}
 		fmt.Fprintf(w, "  timeouts\tconnect %s, response %s\n  retries\t%s\n", s.Connect, s.Response, retries)
 	})
 	table(b, func(w io.Writer) {
@@ -136,6 +141,8 @@ func (s *ExplainedService) text(b *strings.Builder) {
 		for _, ep := range s.Endpoints {
 			up := "yes"
 			switch {
+			case ep.Draining:
+				up = "draining"
 			case ep.EjectedFor != "":
 				up = "ejected for " + ep.EjectedFor
 			case !ep.Up:
@@ -145,6 +152,26 @@ func (s *ExplainedService) text(b *strings.Builder) {
 		}
 	})
 	textPolicies(b, "POLICIES of "+s.Service, s.Policies)
+}
+
+// textDiscovery tells where endpoints come from, and how that does.
+func textDiscovery(st *discovery.Status) string {
+	text := st.Where
+	switch {
+	case st.Stored:
+		text += ", kept from before and not confirmed"
+	case st.Confirmed != nil:
+		text += ", confirmed " + st.Confirmed.Format(time.RFC3339)
+	case !st.Failing:
+		text += ", not asked here"
+	}
+	if st.Refused != "" {
+		text += "; refused " + st.Refused
+	}
+	if st.Failing {
+		text += "; failing: " + st.LastError
+	}
+	return text
 }
 
 // table aligns what f writes.

@@ -98,6 +98,9 @@ func (f *File) look() *content {
 	return read(absolute(f.path), others)
 }
 
+// Mark is for who reads the file without Load: Watch will tell of changes to its content of now.
+func (f *File) Mark() { f.begin() }
+
 // begin makes the present content what was seen last, unless Load did.
 func (f *File) begin() {
 	now := f.look()

@@ -77,6 +77,11 @@ type Metrics struct {
 	APIVersionRequests  *Family[*Counter] // route, version
 	APIVersionConsumers *Family[*Counter] // consumer, version
 
+	DiscoveryUpdates   *Family[*Counter] // service; source: its kind; result: applied or refused
+	DiscoveryFailures  *Family[*Counter] // service, source
+	DiscoveryAge       *FuncFamily       // service, source: seconds
+	DiscoveryEndpoints *FuncFamily       // service, source
+
 	SplitShare         *FuncFamily       // route, service: 0 to 1
 	RolloutStep        *FuncFamily       // route: from 1, 0 while no step is in force
 	RolloutState       *FuncFamily       // route: see package split
@@ -257,6 +262,26 @@ func NewMetrics(o Options) *Metrics {
 		Name:   "sluice_tenant_bytes_total",
 		Help:   "Bytes of a tenant's request bodies (in) and of the response bodies sent for them (out).",
 		Labels: []string{"direction", "tenant"},
+	})
+	m.DiscoveryUpdates = r.Counter(Desc{
+		Name:   "sluice_discovery_updates_total",
+		Help:   "Sets of endpoints that a source of a service told of: applied, or refused since too many endpoints were missing.",
+		Labels: []string{"service", "source", "result"},
+	})
+	m.DiscoveryFailures = r.Counter(Desc{
+		Name:   "sluice_discovery_failures_total",
+		Help:   "Failed attempts to ask a source for the endpoints of a service.",
+		Labels: []string{"service", "source"},
+	})
+	m.DiscoveryAge = r.GaugeFunc(Desc{
+		Name:   "sluice_discovery_age_seconds",
+		Help:   "For how long a source has not confirmed the endpoints that are in force; 0 while it does.",
+		Labels: []string{"service", "source"},
+	})
+	m.DiscoveryEndpoints = r.GaugeFunc(Desc{
+		Name:   "sluice_discovery_endpoints",
+		Help:   "Endpoints of a service that a source has found and that are in force.",
+		Labels: []string{"service", "source"},
 	})
 	m.SplitShare = r.GaugeFunc(Desc{
 		Name:   "sluice_split_share",

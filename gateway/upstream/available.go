@@ -6,7 +6,7 @@ func (s *Service) Available(now int64) bool {
 	if s.breaker != nil && s.breaker.RetryAfter(now) > 0 {
 		return false
 	}
-	for _, ep := range s.endpoints {
+	for _, ep := range s.live.Load().endpoints {
 		if ep.InOrder() && (ep.breaker == nil || ep.breaker.RetryAfter(now) == 0) {
 			return true
 		}

@@ -33,6 +33,7 @@ type call struct {
 	// The attempts.
 	key      uint64
 	tried    balance.Tried
+	from     *choice // that ep was chosen from; held to the end, since it keeps alive what the call uses
 	ep       *endpoint
 	permit   breaker.Permit
 	permitOf *endpoint // whose breaker granted permit, nil for none
@@ -519,7 +520,7 @@ func (c *call) leaveEndpoint() {
 		// Most of it was the client's: how long it took to send its body.
 		latency = 0
 	}
-	c.svc.set.Done(c.ep.Endpoint, c.now, latency, c.outcome)
+	c.from.set.Done(c.ep.Endpoint, c.now, latency, c.outcome)
 	c.ep = nil
 	c.attemptEnds()
 }

@@ -11,13 +11,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"sluice/config"
 	"sluice/gateway/breaker"
+	"sluice/gateway/discovery"
 	"sluice/gateway/exchange"
 	"sluice/gateway/lifetime"
 	"sluice/gateway/telemetry"
@@ -39,6 +40,11 @@ type Environment struct {
 	Resolve map[string]string
 	// Stall is the stall timeout of bodies.
 	Stall time.Duration
+	// Sources are the kinds of discovery by name; StateDir keeps what they found, "" for nowhere.
+	Sources  map[string]*discovery.Definition
+	StateDir string
+	// DryRun: nothing may be opened or started.
+	DryRun bool
 }
 
 // Compile builds a service. Errors name the setting below the service's own path.
@@ -56,78 +62,43 @@ func Compile(env *Environment, sc *config.Service) (*Service, error) {
 		s.response = sc.Timeouts.Response
 	}
 	s.retries = newRetryRules(RetriesOf(sc.Retries))
-	living := func(kind string, make func() any) any {
-		v, err := lifetime.Hold(env.Leases, env.Living, kind+"/"+sc.Name, func() (any, error) { return make(), nil })
-		if err != nil {
-			panic("BUG: " + err.Error())
-		}
-		return v
-	}
-	s.budget = living("retry_budget", func() any { return newRetryBudget() }).(*retryBudget)
+	s.budget = env.living("retry_budget", sc.Name, func() any { return newRetryBudget() }).(*retryBudget)
 	s.budget.share.Store(int64(float64(sc.Retries.Budget) * 1000))
-	s.breaker = compileBreaker(env, living, "breaker", sc.Name, "", sc.CircuitBreaker)
-	group := living("group", func() any { return balance.NewGroup(sc.Name) }).(*balance.Group)
+	s.breaker = compileBreaker(env, "breaker", sc.Name, "", sc.CircuitBreaker)
 
-	tlsConfig, tlsIdentity, err := clientTLS(sc)
+	b, err := newBuilder(env, sc)
 	if err != nil {
 		return nil, err
 	}
-	var members []balance.Member
-	for i, ec := range sc.Endpoints {
-		ep, err := compileEndpoint(env, sc, &sc.Endpoints[i], tlsConfig, tlsIdentity)
-		if err != nil {
-			return nil, fmt.Errorf("endpoints[%d]: %w", i, err)
-		}
-		ep.Endpoint = living("endpoint/"+ep.name, func() any { return group.NewEndpoint(ep.name, env.Clock.Now()) }).(*balance.Endpoint)
-		ep.breaker = compileBreaker(env, living, "breaker/"+ep.name, sc.Name, ep.name, sc.CircuitBreaker)
-		members = append(members, balance.Member{Endpoint: ep.Endpoint, Weight: ec.Weight, Zone: ec.Zone})
-		if !s.has(ep.Endpoint) {
-			s.endpoints = append(s.endpoints, ep)
-		}
-	}
-	strategy, ok := balance.ParseStrategy(sc.LoadBalancer.Strategy)
-	if !ok {
-		return nil, fmt.Errorf("load_balancer.strategy: %q is not a strategy", sc.LoadBalancer.Strategy)
-	}
-	if strategy == balance.ConsistentHash {
+	if b.options.Strategy == balance.ConsistentHash {
 		if s.keyOf, err = hashKey(sc.LoadBalancer.By); err != nil {
 			return nil, fmt.Errorf("load_balancer.by: %w", err)
 		}
 	}
-	o := balance.Options{Strategy: strategy, SlowStart: sc.LoadBalancer.SlowStart}
-	if od := sc.OutlierDetection; !od.Off && od.MaxEjected > 0 {
-		o.Outlier = balance.Outlier{Consecutive: od.ConsecutiveErrors, Ejection: od.Ejection, MaxEjected: float64(od.MaxEjected)}
+	s.live = new(atomic.Pointer[choice])
+	if !sc.Discovery.Off {
+		s.feed, err = openFeed(b, s.live)
+		return s, err
 	}
-	o.Event = func(e balance.Event, ep *balance.Endpoint, d time.Duration) {
-		if e != balance.Spared {
-			env.Log.Warn("outlier detection", "service", sc.Name, "endpoint", ep.Address, "event", e.String(), "duration", d.String())
-		}
+	servers := make([]server, len(sc.Endpoints))
+	for i, ec := range sc.Endpoints {
+		servers[i] = server{Endpoint: ec}
 	}
-	s.set = balance.NewSet(group, members, o)
-	for _, ep := range s.endpoints {
-		env.Metrics.CircuitState.With(env.Generation, func() float64 {
-			if ep.breaker == nil {
-				return 0
-			}
-			return float64(ep.breaker.State(env.Clock.Now()))
-		}, sc.Name, ep.name)
-		env.Metrics.EndpointUp.With(env.Generation, func() float64 {
-			if ep.Status(env.Clock.Now()).Up() {
-				return 1
-			}
-			return 0
-		}, sc.Name, ep.name)
+	c, at, err := b.build(env.Leases, env.Generation, servers)
+	if err != nil {
+		return nil, fmt.Errorf("endpoints[%d]: %w", at, err)
 	}
+	s.live.Store(c)
 	return s, nil
 }
 
-func (s *Service) has(e *balance.Endpoint) bool {
-	for _, ep := range s.endpoints {
-		if ep.Endpoint == e {
-			return true
-		}
+// living leases state of a service for the configuration.
+func (env *Environment) living(kind, service string, make func() any) any {
+	v, err := lifetime.Hold(env.Leases, env.Living, kind+"/"+service, func() (any, error) { return make(), nil })
+	if err != nil {
+		panic("BUG: " + err.Error())
 	}
-	return false
+	return v
 }
 
 // speaksHTTP2 reports whether a protocol is spoken over HTTP/2.
@@ -147,7 +118,7 @@ func RetriesOf(r config.Retries) RetrySettings {
 	return RetrySettings{Attempts: r.Attempts, When: r.When}
 }
 
-func compileBreaker(env *Environment, living func(string, func() any) any, identity, service, endpoint string, c config.CircuitBreaker) *breaker.Breaker {
+func compileBreaker(env *Environment, identity, service, endpoint string, c config.CircuitBreaker) *breaker.Breaker {
 	settings := breaker.Settings{
 		ConsecutiveFailures: c.ConsecutiveFailures, ErrorRatio: float64(c.ErrorRatio), MinRequests: c.MinRequests,
 		Window: c.Window, OpenFor: c.OpenFor, HalfOpenRequests: c.HalfOpenRequests,
@@ -155,61 +126,14 @@ func compileBreaker(env *Environment, living func(string, func() any) any, ident
 	if c.Off {
 		return nil
 	}
-	b := living(identity, func() any {
+	log := env.Log // alone: the breaker outlives the environment
+	b := env.living(identity, service, func() any {
 		return breaker.New(settings, func(from, to breaker.State, why breaker.Cause) {
-			env.Log.Warn("circuit breaker", "service", service, "endpoint", endpoint, "from", from.String(), "to", to.String(), "cause", string(why))
+			log.Warn("circuit breaker", "service", service, "endpoint", endpoint, "from", from.String(), "to", to.String(), "cause", string(why))
 		})
 	}).(*breaker.Breaker)
 	b.Configure(settings)
 	return b
-}
-
-func compileEndpoint(env *Environment, sc *config.Service, ec *config.Endpoint, tc *tls.Config, tlsIdentity string) (*endpoint, error) {
-	ps := PoolSettings{Network: "tcp", HTTP2: speaksHTTP2(sc.Protocol), MaxConns: sc.Connections.MaxPerEndpoint, IdleTimeout: sc.Connections.IdleTimeout}
-	ep := &endpoint{name: ec.URL, scheme: "http"}
-	if path, ok := strings.CutPrefix(ec.URL, "unix:"); ok {
-		ps.Network, ps.Address = "unix", path
-		ep.host = []byte("localhost")
-	} else {
-		u, err := url.Parse(ec.URL)
-		if err != nil || u.Host == "" {
-			return nil, errors.New("must be a URL such as http://host:port")
-		}
-		port := u.Port()
-		if port == "" {
-			port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
-		}
-		ps.Address = net.JoinHostPort(u.Hostname(), port)
-		ep.host = []byte(u.Host)
-		ep.basePath = []byte(strings.TrimRight(u.EscapedPath(), "/"))
-		ep.name = u.Scheme + "://" + u.Host + strings.TrimRight(u.Path, "/")
-		if u.Scheme == "https" {
-			ep.scheme = u.Scheme
-			ps.TLS, ps.TLSIdentity = tc.Clone(), tlsIdentity
-			if ps.HTTP2 {
-				ps.TLS.NextProtos = []string{"h2"}
-			}
-			if ps.TLS.ServerName == "" {
-				ps.TLS.ServerName = u.Hostname()
-			}
-		}
-	}
-	if sc.Host != "" {
-		ep.host = []byte(sc.Host)
-	}
-	pool, err := lifetime.Hold(env.Leases, env.Living, ps.Identity(), func() (any, error) {
-		return NewPool(ps, env.Sweeper, env.Resolve), nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	ep.pool = pool.(*Pool)
-	connect := sc.Timeouts.Connect
-	if sc.Timeouts.Off {
-		connect = 0
-	}
-	ep.pool.connect.Store(int64(connect))
-	return ep, nil
 }
 
 // clientTLS builds the TLS settings of a service, and an identity that changes
@@ -314,11 +238,11 @@ func (s *Service) StartChecks(env *Environment, hc config.HealthCheck) *balance.
 			env.Log.Warn("health check", attrs...)
 		},
 	})
-	var endpoints []*balance.Endpoint
-	for _, ep := range s.endpoints {
-		endpoints = append(endpoints, ep.Endpoint)
+	if s.feed != nil {
+		s.feed.check(checker)
+	} else {
+		checker.Watch(s.live.Load().states())
 	}
-	checker.Watch(endpoints)
 	checker.Start()
 	return checker
 }
@@ -327,7 +251,7 @@ func (s *Service) StartChecks(env *Environment, hc config.HealthCheck) *balance.
 // the pool exhausted.
 func (s *Service) probe(ctx context.Context, e *balance.Endpoint, hc *config.HealthCheck) error {
 	var ep *endpoint
-	for _, candidate := range s.endpoints {
+	for _, candidate := range s.live.Load().endpoints {
 		if candidate.Endpoint == e {
 			ep = candidate
 		}
@@ -378,7 +302,8 @@ func (s *Service) State(now int64) string {
 		return state.String()
 	}
 	open, half := 0, 0
-	for _, ep := range s.endpoints {
+	endpoints := s.live.Load().endpoints
+	for _, ep := range endpoints {
 		switch ep.breaker.State(now) {
 		case breaker.Open:
 			open++
@@ -387,9 +312,9 @@ func (s *Service) State(now int64) string {
 		}
 	}
 	switch {
-	case len(s.endpoints) > 0 && open == len(s.endpoints):
+	case len(endpoints) > 0 && open == len(endpoints):
 		return "open"
-	case half > 0 && open+half == len(s.endpoints):
+	case half > 0 && open+half == len(endpoints):
 		return "half-open"
 	}
 	return "closed"
@@ -406,25 +331,41 @@ type EndpointView struct {
 	InFlight    int64   `json:"in_flight"`
 	LatencyMS   float64 `json:"latency_ms"`
 	Connections int     `json:"connections"`
+	Zone        string  `json:"zone,omitempty"`
+	// Draining: the endpoint was found no more, and ends what it has.
+	Draining bool `json:"draining,omitempty"`
 }
 
 // Endpoints shows the endpoints.
 func (s *Service) Endpoints(now int64) []EndpointView {
 	var views []EndpointView
-	for i, m := range s.set.Members() {
-		ep := s.endpoints[i]
-		st := ep.Status(now)
-		v := EndpointView{
-			Endpoint: ep.name, Weight: m.Weight, Up: st.Up(), Unhealthy: st.Unhealthy, Breaker: "off",
-			InFlight: st.InFlight, LatencyMS: float64(st.Latency.Microseconds()) / 1000, Connections: ep.pool.Conns(),
-		}
-		if st.EjectedFor > 0 {
-			v.EjectedFor = st.EjectedFor.Round(time.Millisecond).String()
-		}
-		if ep.breaker != nil {
-			v.Breaker = ep.breaker.State(now).String()
-		}
+	c := s.live.Load()
+	for i, m := range c.set.Members() {
+		v := c.endpoints[i].view(now)
+		v.Weight, v.Zone = m.Weight, m.Zone
 		views = append(views, v)
 	}
+	if s.feed != nil {
+		for _, ep := range s.feed.leaving() {
+			v := ep.view(now)
+			v.Up, v.Draining = false, true
+			views = append(views, v)
+		}
+	}
 	return views
+}
+
+func (ep *endpoint) view(now int64) EndpointView {
+	st := ep.Status(now)
+	v := EndpointView{
+		Endpoint: ep.name, Up: st.Up(), Unhealthy: st.Unhealthy, Breaker: "off",
+		InFlight: st.InFlight, LatencyMS: float64(st.Latency.Microseconds()) / 1000, Connections: ep.pool.Conns(),
+	}
+	if st.EjectedFor > 0 {
+		v.EjectedFor = st.EjectedFor.Round(time.Millisecond).String()
+	}
+	if ep.breaker != nil {
+		v.Breaker = ep.breaker.State(now).String()
+	}
+	return v
 }

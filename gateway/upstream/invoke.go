@@ -94,11 +94,12 @@ func StatusOf(res *http.Response) error {
 // Invoke calls a method of gRPC beside all exchanges, at an endpoint that is
 // up. body is the messages in their frames; the caller closes the answer's.
 func (s *Service) Invoke(ctx context.Context, path string, body io.Reader) (*http.Response, error) {
-	i := s.set.PickIndex(s.sweeper.now(), 0, nil)
+	from := s.live.Load()
+	i := from.set.PickIndex(s.sweeper.now(), 0, nil)
 	if i < 0 {
 		return nil, errors.New("no server of the service is available")
 	}
-	ep := s.endpoints[i]
+	ep := from.endpoints[i]
 	return roundTrip(ctx, ep.pool.streams, ep.newCall(ctx, path, body))
 }
 

@@ -27,20 +27,20 @@ import (
 // Service is one backend service as one generation of the configuration sees
 // it. What it leans on, pools, breakers and endpoints, outlives it.
 type Service struct {
-	name      string
-	set       *balance.Set
-	endpoints []*endpoint      // in the order of the set's members
-	breaker   *breaker.Breaker // nil when off
-	keyOf     func(x *exchange.Exchange, dst []byte) []byte
-	passHost  bool
-	response  time.Duration
-	stall     time.Duration
-	retries   retryRules
-	budget    *retryBudget
-	http2     bool // spoken to the endpoints
-	rpc       bool // of gRPC
-	sweeper   *Sweeper
-	metrics   telemetry.ServiceMetrics
+	name     string
+	live     *atomic.Pointer[choice] // never nil; replaced where endpoints are found
+	feed     *feed                   // what replaces it, nil where they are configured
+	breaker  *breaker.Breaker        // nil when off
+	keyOf    func(x *exchange.Exchange, dst []byte) []byte
+	passHost bool
+	response time.Duration
+	stall    time.Duration
+	retries  retryRules
+	budget   *retryBudget
+	http2    bool // spoken to the endpoints
+	rpc      bool // of gRPC
+	sweeper  *Sweeper
+	metrics  telemetry.ServiceMetrics
 }
 
 // endpoint is one server of the service.
@@ -243,12 +243,13 @@ func (c *call) settle() (breaker.Outcome, error) {
 // attempts of one request count as one for its breaker.
 func (c *call) chooseEndpoint() bool {
 	s := c.svc
-	for range len(s.endpoints) + 1 {
-		i := s.set.PickIndex(c.now, c.key, &c.tried)
+	from := s.live.Load()
+	for range len(from.endpoints) + 1 {
+		i := from.set.PickIndex(c.now, c.key, &c.tried)
 		if i < 0 {
 			return false
 		}
-		ep := s.endpoints[i]
+		ep := from.endpoints[i]
 		if ep.breaker != nil && c.permitOf != ep {
 			c.releasePermit(breaker.Ignored)
 			p, ok := ep.breaker.Allow(c.now)
@@ -259,8 +260,8 @@ func (c *call) chooseEndpoint() bool {
 			c.permit, c.permitOf = p, ep
 		}
 		c.tried.Add(ep.Endpoint)
-		c.ep, c.began = ep, c.now
-		s.set.Begin(ep.Endpoint)
+		c.from, c.ep, c.began = from, ep, c.now
+		from.set.Begin(ep.Endpoint)
 		return true
 	}
 	return false
@@ -330,7 +331,7 @@ func isReject(err error) bool {
 func (c *call) nowhere() error {
 	now := c.x.Clock.Now()
 	var soonest *breaker.Breaker
-	for _, ep := range c.svc.endpoints {
+	for _, ep := range c.svc.live.Load().endpoints {
 		if ep.breaker != nil && ep.breaker.State(now) != breaker.Closed {
 			if soonest == nil || ep.breaker.RetryAfter(now) < soonest.RetryAfter(now) {
 				soonest = ep.breaker

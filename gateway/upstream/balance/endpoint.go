@@ -142,6 +142,9 @@ func (e *Endpoint) SetDraining(draining bool, now int64) {
 	}
 }
 
+// Join has slow start count from now, for an endpoint that comes back.
+func (e *Endpoint) Join(now int64) { e.since.Store(now) }
+
 // Status is what is known about an endpoint at a moment, for people and metrics.
 type Status struct {
 	InFlight   int64
