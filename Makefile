@@ -36,9 +36,9 @@ test-race: tools-test ## every test with the race detector
 	$(GO) test -race ./...
 	$(GO) test -race -tags loop ./gateway ./gateway/listener
 
-# The race detector needs a C compiler; the test of the demo pastes its curl lines.
+# The race detector needs a C compiler; the test of the demo pastes its curl lines; discovery and configurations in etcd are tested with it.
 tools-test:
-	@command -v gcc >/dev/null && command -v curl >/dev/null || (apt-get update -q && apt-get install -y -q gcc libc6-dev curl)
+	@command -v gcc >/dev/null && command -v curl >/dev/null && command -v etcd >/dev/null || (apt-get update -q && apt-get install -y -q gcc libc6-dev curl etcd-server)
 
 lint: check-generate $(BIN)/golangci-lint $(BIN)/govulncheck ## golangci-lint, generated files, known vulnerabilities
 	$(GO) vet ./...

@@ -200,6 +200,26 @@ func (c *Client) Put(ctx context.Context, key string, value []byte, revision int
 	return res.Header.Revision, nil
 }
 
+// Delete removes a key.
+func (c *Client) Delete(ctx context.Context, key string) error {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	if _, err := c.c.Delete(ctx, key); err != nil {
+		return c.explain("remove "+key, err)
+	}
+	return nil
+}
+
+// Compact has the store forget what was before a revision; whoever watches from there has to begin anew.
+func (c *Client) Compact(ctx context.Context, revision int64) error {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	if _, err := c.c.Compact(ctx, revision); err != nil {
+		return c.explain("compact the keys", err)
+	}
+	return nil
+}
+
 // explain says what could not be done, and why in words that an operator knows.
 func (c *Client) explain(what string, err error) error {
 	reason := err.Error()

@@ -31,56 +31,81 @@ var Definition = &discovery.Definition{Name: "kubernetes", Open: open}
 // account is where a pod finds what it needs to ask the API server.
 const account = "/var/run/secrets/kubernetes.io/serviceaccount"
 
+// source is what is to be watched; where the configuration leaves that to the pod, it is found when the watch begins, so
+// that a configuration can be validated elsewhere.
 type source struct {
 	c                 config.DiscoveryKubernetes
 	server, namespace string
-	client            *http.Client
+	roots             *x509.CertPool // nil for the system's
+	client            *http.Client   // of the present watch
 }
 
 func open(d *config.Discovery) (discovery.Source, error) {
 	s := &source{c: d.Kubernetes, server: strings.TrimRight(d.Kubernetes.Server, "/"), namespace: d.Kubernetes.Namespace}
-	inside := s.server == ""
-	if inside {
+	if s.c.CA != "" {
+		roots, err := authorities(s.c.CA)
+		if err != nil {
+			return nil, fmt.Errorf("ca: %w", err)
+		}
+		s.roots = roots
+	}
+	return s, nil
+}
+
+func authorities(path string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no PEM certificate", path)
+	}
+	return pool, nil
+}
+
+func (s *source) Where() string {
+	namespace, server := s.c.Namespace, s.c.Server
+	if namespace == "" {
+		namespace = "(the pod's namespace)"
+	}
+	if server == "" {
+		server = "the cluster's API server"
+	}
+	return "kubernetes " + namespace + "/" + s.c.Service + " at " + server
+}
+
+// connect finds out whom to ask, and for which namespace.
+func (s *source) connect() error {
+	roots := s.roots
+	if s.c.Server == "" {
 		host, port := os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT")
 		if host == "" || port == "" {
-			return nil, errors.New("server: this is no pod of Kubernetes, since KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set; write the URL of the API server")
+			return errors.New("this is no pod of Kubernetes, since KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set; name the API server as server: URL")
 		}
 		s.server = "https://" + net.JoinHostPort(host, port)
+		if roots == nil {
+			var err error
+			if roots, err = authorities(account + "/ca.crt"); err != nil {
+				return err
+			}
+		}
 	}
-	if s.namespace == "" {
+	if s.c.Namespace == "" {
 		text, err := os.ReadFile(account + "/namespace")
 		if err != nil {
-			return nil, errors.New("namespace: this is no pod of Kubernetes, whose namespace would be the default; write the service's")
+			return errors.New("this is no pod of Kubernetes, whose namespace would be the default; name the service's as namespace: NAME")
 		}
 		s.namespace = strings.TrimSpace(string(text))
 	}
-	t := &http.Transport{
+	s.client = &http.Client{Transport: &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
 		TLSHandshakeTimeout: 5 * time.Second,
 		// Until the head of the answer: a watch sends it at once.
 		ResponseHeaderTimeout: 30 * time.Second,
-		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12},
-	}
-	ca := s.c.CA
-	if ca == "" && inside {
-		ca = account + "/ca.crt"
-	}
-	if ca != "" {
-		pem, err := os.ReadFile(ca)
-		if err != nil {
-			return nil, fmt.Errorf("ca: %w", err)
-		}
-		t.TLSClientConfig.RootCAs = x509.NewCertPool()
-		if !t.TLSClientConfig.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("ca: %s holds no PEM certificate", ca)
-		}
-	}
-	s.client = &http.Client{Transport: t}
-	return s, nil
-}
-
-func (s *source) Where() string {
-	return "kubernetes " + s.namespace + "/" + s.c.Service + " at " + s.server
+		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
+	}}
+	return nil
 }
 
 // slice is an EndpointSlice, as far as it matters here.
@@ -114,6 +139,9 @@ type port struct {
 var errGone = errors.New("the version to go on from is gone")
 
 func (s *source) Watch(ctx context.Context, tell discovery.Tell) error {
+	if err := s.connect(); err != nil {
+		return err
+	}
 	defer s.client.CloseIdleConnections()
 	for {
 		slices, version, err := s.list(ctx)
