@@ -276,17 +276,8 @@ func TestLoadDirectory(t *testing.T) {
 	fail("c.yaml:1:10: routes.b: this stands also in " + filepath.Join(dir, "b.yaml") + ":2:10; keep one of them")
 	fail("c.yaml:2:10: limits.idle_timeout: this stands also in ")
 	fail("d.yaml:1:1: admin: this stands also in ")
-	if err := os.Mkdir(filepath.Join(dir, "teams"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	fail("the files of teams are not built yet")
-
 	_, err = Load(filepath.Join(dir, "missing.yaml"), Options{})
 	if err == nil || !strings.Contains(err.Error(), "missing.yaml: the file can not be read: no such file or directory") {
-		t.Error(err)
-	}
-	_, err = Load("etcd://127.0.0.1:2379/sluice", Options{})
-	if err == nil || !strings.Contains(err.Error(), "not built yet") {
 		t.Error(err)
 	}
 }
@@ -307,7 +298,6 @@ func TestNotBuilt(t *testing.T) {
 		refused(route(s), "routes.r."+name)
 	}
 	refused("state: {redis: {addresses: [\"a:1\"]}}", "state.redis")
-	refused("teams: {a: {}}", "teams")
 
 	for _, s := range []string{listener("tls: off, http2: true, h2c: true, http3: off, proxy_protocol: require, engine: fasthttp"), "state: {dir: \"\", redis: off}", "plans: {}", "teams:", route("service: users, aggregate: off, openapi: \"\"")} {
 		parse(t, s, Options{})

@@ -84,16 +84,20 @@ type Tenant struct {
 	Policies Policies `yaml:"policies"`
 }
 
-// Team says what the files of a team may do.
+// Team says what the files of a team may do. They stand in `teams/NAME/*.yaml` beside the files of the directory, hold `services` and `routes` alone, and see neither the environment nor files of the gateway. What they name is called TEAM/NAME in logs, metrics and the API; they reach their own services and no others. A team whose files are broken keeps what it had, alone, and the log says so.
 type Team struct {
 	// Name of the team.
 	Name string `yaml:"-" key:"true"`
-	// Hosts that the team's routes may match.
+	// Hosts that the team's routes may match; one with a wildcard takes in those below it. A route without hosts matches all of them.
 	Hosts []string `yaml:"hosts"`
-	// PathPrefixes that the team's routes must stay below.
+	// PathPrefixes that the team's routes must stay below, by whole segments. A route without paths matches all of them. At least one of `hosts` and `path_prefixes` stands here, and no two teams have the same.
 	PathPrefixes []string `yaml:"path_prefixes"`
 	// MaxRoutes bounds the team's routes; 0: no limit.
 	MaxRoutes int `yaml:"max_routes" default:"0" min:"0"`
-	// AllowedPolicies are the only policies that the team may set.
+	// MaxServices bounds the team's services; 0: no limit.
+	MaxServices int `yaml:"max_services" default:"0" min:"0"`
+	// MaxEndpoints bounds the endpoints that one of the team's services lists; 0: no limit.
+	MaxEndpoints int `yaml:"max_endpoints" default:"0" min:"0"`
+	// AllowedPolicies are the only policies that the team may set or turn off on its routes and services. Default: none.
 	AllowedPolicies []string `yaml:"allowed_policies"`
 }

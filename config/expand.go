@@ -25,9 +25,10 @@ import (
 const maxSecretFile = 1 << 20
 
 type expander struct {
-	env   map[string]string
-	files map[string]bool // read so far
-	errs  Errors
+	env      map[string]string
+	files    map[string]bool // read so far
+	confined bool            // neither environment nor files may be put in
+	errs     Errors
 }
 
 // tree expands every scalar below n, a node of the file in the folder dir.
@@ -72,6 +73,8 @@ func (e *expander) text(s, dir string) (expanded string, template bool, err erro
 		name := envName(inner)
 		isFile := strings.HasPrefix(inner, "file:")
 		switch {
+		case e.confined && (name != "" || isFile):
+			return "", false, fmt.Errorf("${%s} can not stand in a team's file, which sees neither the environment nor the files of the gateway; write $${ for a literal ${", inner)
 		case !closed && (name != "" || isFile):
 			return "", false, fmt.Errorf("${%s has no closing brace; write ${NAME}, ${NAME:-default} or ${file:PATH}", inner)
 		case isFile:

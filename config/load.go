@@ -13,37 +13,22 @@ import (
 // Load reads a file, or the union of the *.yaml files of a directory, and returns the
 // configuration or every mistake in it, as Errors.
 func Load(path string, o Options) (*Config, error) {
-	if strings.HasPrefix(path, "etcd://") {
-		return nil, Errors{{Pos: Position{File: path}, Message: "a configuration in etcd is not built yet; name a file or a directory"}}
+	in, unread := ReadInput(path)
+	if len(in.Files) == 0 && len(unread) > 0 {
+		return nil, unread.Err()
 	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, unread(path, err)
+	c, err := in.Load(o)
+	if len(unread) > 0 {
+		return nil, append(unread, flatten(err)...).Err()
 	}
-	names := []string{path}
-	if info.IsDir() {
-		if names, err = yamlFiles(path); err != nil {
-			return nil, err
-		}
-	}
-	l := newLoader(o)
-	for _, name := range names {
-		data, err := readFile(name, maxFileSize)
-		if err != nil {
-			l.errs = append(l.errs, unread(name, err)...)
-			continue
-		}
-		l.files[name] = true
-		l.add(name, data)
-	}
-	return l.finish()
+	return c, err
 }
 
 // Parse reads one file that is in memory. Its name stands in errors, and its folder is
 // where ${file:PATH} starts.
 func Parse(name string, data []byte, o Options) (*Config, error) {
 	l := newLoader(o)
-	l.add(name, data)
+	l.add(name, filepath.Dir(name), data)
 	return l.finish()
 }
 
@@ -51,25 +36,16 @@ func unread(path string, err error) Errors {
 	return Errors{{Pos: Position{File: path}, Message: fmt.Sprintf("the file can not be read: %v", shorten(err))}}
 }
 
-func yamlFiles(dir string) ([]string, error) {
+func yamlFiles(dir string) (names []string, errs Errors) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, unread(dir, err)
 	}
-	var names []string
 	for _, entry := range entries {
 		name := filepath.Join(dir, entry.Name())
-		switch {
-		case entry.Name() == "teams":
-			if info, err := os.Stat(name); err == nil && info.IsDir() {
-				return nil, Errors{{Pos: Position{File: name}, Message: "the files of teams are not built yet; put their routes into the directory itself"}}
-			}
-		case filepath.Ext(name) == ".yaml" && !strings.HasPrefix(entry.Name(), "."):
+		if filepath.Ext(name) == ".yaml" && !strings.HasPrefix(entry.Name(), ".") {
 			names = append(names, name)
 		}
-	}
-	if len(names) == 0 {
-		return nil, Errors{{Pos: Position{File: dir}, Message: "no *.yaml file in this directory"}}
 	}
 	return names, nil
 }
@@ -82,6 +58,7 @@ type loader struct {
 	env     map[string]string
 	errs    Errors
 	remarks Errors
+	owned   map[string]string // by path, the blocks of teams and whose they are
 }
 
 func newLoader(o Options) *loader {
@@ -95,7 +72,7 @@ func newLoader(o Options) *loader {
 }
 
 // add reads a file into the tree.
-func (l *loader) add(name string, data []byte) {
+func (l *loader) add(name, dir string, data []byte) {
 	root, errs := parseTree(name, data)
 	if len(errs) > 0 {
 		l.errs = append(l.errs, errs...)
@@ -112,7 +89,7 @@ func (l *loader) add(name string, data []byte) {
 		return
 	}
 	e := expander{env: l.env, files: l.files}
-	e.tree(root, nil, filepath.Dir(name))
+	e.tree(root, nil, dir)
 	l.errs = append(l.errs, e.errs...)
 	if kong := root.child("_format_version"); kong != nil {
 		if l.options.Kong == nil {
@@ -169,6 +146,7 @@ func (l *loader) finish() (*Config, error) {
 	for _, f := range l.root.child("listeners").fields {
 		c.order = append(c.order, f.key)
 	}
+	c.own(l.owned)
 	l.errs = l.errs.following(d.errs)
 	l.errs = l.errs.following(c.check())
 	if len(l.errs) > 0 {

@@ -5,8 +5,10 @@ type Policies map[string]*Block
 
 // Route chooses requests and says what happens to them. Exactly one action stands on it.
 type Route struct {
-	// Name of the route.
+	// Name of the route; that of a team's is TEAM/NAME.
 	Name string `yaml:"-" key:"true"`
+	// Team that the route belongs to, "" for none.
+	Team string `yaml:"-"`
 	// Match says which requests are meant; left out, all.
 	Match Match `yaml:"match"`
 

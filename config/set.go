@@ -23,6 +23,8 @@ type Options struct {
 	Listen string
 	// AdminAddress is the address of the admin listener, over every other source.
 	AdminAddress string
+	// StateDir is state.dir, over every other source.
+	StateDir string
 	// Kong translates files of Kong, which are known by _format_version. Without it they are refused.
 	Kong Translator
 }
@@ -69,6 +71,9 @@ func overrides(root *node, o Options) (errs Errors) {
 	}
 	if o.AdminAddress != "" {
 		apply(&source{file: "--admin-address", kind: "flag"}, []segment{{key: "admin"}, {key: "address"}}, o.AdminAddress, false)
+	}
+	if o.StateDir != "" {
+		apply(&source{file: "--state", kind: "flag"}, []segment{{key: "state"}, {key: "dir"}}, o.StateDir, false)
 	}
 	return errs
 }

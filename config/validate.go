@@ -37,6 +37,7 @@ func (c *Config) check() Errors {
 	}
 	k.consumers()
 	k.tenants()
+	k.teams()
 	return k.errs
 }
 

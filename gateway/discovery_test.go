@@ -306,7 +306,10 @@ func TestDiscoveredEndpointsAreForgotten(t *testing.T) {
 	service := g.Snapshot().Services()["s"]
 	for n := 2; n < 12; n++ {
 		f.set(n)
-		until(t, "the set", func() bool { v := service.Endpoints(g.Now()); return v[0].Endpoint == fmt.Sprintf("http://127.0.0.1:%d", n) })
+		until(t, "the set", func() bool {
+			v := service.Endpoints(g.Now())
+			return v[0].Endpoint == fmt.Sprintf("http://127.0.0.1:%d", n)
+		})
 	}
 	count := func() (n int) {
 		g.EachLiving(func(name string, _ any) bool {

@@ -71,6 +71,8 @@ type Gateway struct {
 	signers map[source]*acme.Authority         // that keep certificates
 	open    atomic.Pointer[[]*listener.Server] // servers by address, for views that must not wait for mu
 	failure atomic.Pointer[reloadFailure]
+	broken  atomic.Pointer[map[string]string]    // teams whose files are
+	teams   atomic.Pointer[telemetry.Generation] // series of teams
 	stop    chan struct{}
 	chores  sync.WaitGroup
 	repeats repeats

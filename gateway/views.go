@@ -74,6 +74,8 @@ type Status struct {
 	// LastError is why the last attempt to load a configuration failed, "" when it did not.
 	LastError   string     `json:"last_error,omitempty"`
 	LastErrorAt *time.Time `json:"last_error_at,omitempty"`
+	// Teams are those whose files are broken, and why: they have what was good last.
+	Teams map[string]string `json:"broken_teams,omitempty"`
 }
 
 // Status tells which generation is in force and whether the last reload failed.
@@ -85,7 +87,33 @@ func (g *Gateway) Status() Status {
 	if f := g.failure.Load(); f != nil {
 		s.LastError, s.LastErrorAt = f.err.Error(), &f.when
 	}
+	if teams := g.broken.Load(); teams != nil {
+		s.Teams = *teams
+	}
 	return s
+}
+
+// NoteTeams says which teams did not get what their files say, and why; for all others they do.
+func (g *Gateway) NoteTeams(broken map[string]error) {
+	teams := make(map[string]string, len(broken))
+	for team, err := range broken {
+		teams[team] = err.Error()
+	}
+	g.broken.Store(&teams)
+	next := g.metrics.Begin()
+	if c := g.Config(); c != nil {
+		for team := range c.Teams {
+			_, bad := teams[team]
+			value := 0.0
+			if bad {
+				value = 1
+			}
+			g.metrics.TeamBroken.With(next, func() float64 { return value }, team)
+		}
+	}
+	if before := g.teams.Swap(next); before != nil {
+		before.Close()
+	}
 }
 
 // Fail notes that a configuration could not even be read.

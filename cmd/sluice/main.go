@@ -4,6 +4,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"sluice/config"
 	"sluice/config/kong"
 	"sluice/gateway"
+	"sluice/gateway/source"
 )
 
 // version and commit are set by the linker.
@@ -155,11 +157,16 @@ type configuration struct {
 	path        string
 	set         []string
 	kongUnknown string
+	store       source.StoreOptions
 }
 
 func (s *configuration) flags(c *cobra.Command) {
-	c.Flags().StringVarP(&s.path, "config", "c", "", "configuration: a file, or a directory of *.yaml files")
+	c.Flags().StringVarP(&s.path, "config", "c", "", "configuration: a file, a directory of *.yaml files, or etcd://HOST:PORT/PREFIX (etcds:// over TLS)")
 	s.kongFlag(c)
+	c.Flags().StringVar(&s.store.Username, "etcd-username", "", "user of the configuration store; its password is SLUICE_ETCD_PASSWORD")
+	c.Flags().StringVar(&s.store.CA, "etcd-ca", "", "authorities that the configuration store is verified against, PEM; default: the system's")
+	c.Flags().StringVar(&s.store.Cert, "etcd-cert", "", "client certificate for the configuration store, PEM")
+	c.Flags().StringVar(&s.store.Key, "etcd-key", "", "key of the client certificate, PEM")
 	c.Flags().StringArrayVar(&s.set, "set", nil, "PATH=VALUE for any scalar of the configuration, as limits.idle_timeout=30s; repeatable")
 }
 
@@ -187,6 +194,37 @@ func (s *configuration) check() error {
 		}
 	}
 	return nil
+}
+
+// open returns where the configuration comes from.
+func (s *configuration) open(o config.Options, log *slog.Logger) (origin, error) {
+	if !source.IsStore(s.path) {
+		return source.Open(s.path, o), nil
+	}
+	store := s.store
+	store.Password, store.Log = os.Getenv("SLUICE_ETCD_PASSWORD"), log
+	opened, err := source.OpenStore(s.path, store)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return opened, nil
+}
+
+// load reads the configuration once; every mistake in it is an error.
+func (s *configuration) load() (*config.Config, error) {
+	if !source.IsStore(s.path) {
+		return config.Load(s.path, s.options())
+	}
+	from, err := s.open(s.options(), nil)
+	if err != nil {
+		return nil, err
+	}
+	defer from.(*source.Store).Close()
+	in, err := from.Read()
+	if err != nil {
+		return nil, err
+	}
+	return in.Load(s.options())
 }
 
 func (s *configuration) options() config.Options {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -31,21 +32,20 @@ import (
 func runCommand() *cobra.Command {
 	var p process
 	c := &cobra.Command{
-		Use:   "run -c FILE|DIR",
+		Use:   "run -c FILE|DIR|etcd://HOST:PORT/PREFIX",
 		Short: "run the gateway",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if err := p.configuration.check(); err != nil {
 				return err
 			}
-			p.file = source.Open(p.configuration.path, p.loadOptions())
-			p.load = p.file.Load
 			return p.run()
 		},
 	}
 	p.configuration.flags(c)
 	p.flags(c)
 	c.Flags().BoolVar(&p.watch, "watch", true, "reload when the configuration changes")
+	c.Flags().StringVar(&p.state, "state", "", "folder of what outlives the process, over state.dir; a configuration in etcd is kept there, to start from when etcd can not be asked")
 	return c
 }
 
@@ -53,6 +53,7 @@ func runCommand() *cobra.Command {
 type process struct {
 	configuration configuration
 	watch         bool
+	state         string
 
 	listen, adminAddress     string
 	logLevel, logFormat      string
@@ -61,9 +62,11 @@ type process struct {
 	memoryLimit              string
 	resolve                  []string
 
-	file  *source.File // nil in the demo
-	load  func() (*config.Config, error)
+	load  func() (*config.Config, error) // of the demo
 	ready func(listen, admin string)
+
+	source origin         // nil in the demo
+	keeper *source.Keeper // what puts it into force
 
 	log     *slog.Logger
 	sockets *handover.Sockets
@@ -71,6 +74,12 @@ type process struct {
 	gateway *gateway.Gateway
 	admin   *admin.Server
 	mu      sync.Mutex // reloads
+}
+
+// origin is where the configuration comes from: a file, a directory or a store.
+type origin interface {
+	Read() (config.Input, error)
+	Watch(ctx context.Context, changed func())
 }
 
 func (p *process) flags(c *cobra.Command) {
@@ -90,7 +99,7 @@ func (p *process) flags(c *cobra.Command) {
 // loadOptions are what flags and environment say over the configuration.
 func (p *process) loadOptions() config.Options {
 	o := p.configuration.options()
-	o.Listen, o.AdminAddress = p.listen, p.adminAddress
+	o.Listen, o.AdminAddress, o.StateDir = p.listen, p.adminAddress, p.state
 	return o
 }
 
@@ -108,9 +117,13 @@ func (p *process) run() error {
 	if p.sockets, err = handover.Inherit(); err != nil {
 		return err
 	}
-	c, err := p.load()
-	if err != nil {
-		return err
+	if p.load == nil {
+		if p.source, err = p.configuration.open(p.loadOptions(), p.log); err != nil {
+			return err
+		}
+		p.keeper = source.NewKeeper(source.KeeperOptions{
+			Options: p.loadOptions(), Source: p.configuration.path, Dir: p.state, Whole: source.IsStore(p.configuration.path), Log: p.log,
+		})
 	}
 	b := build()
 	p.gateway = gateway.New(gateway.Options{
@@ -119,7 +132,7 @@ func (p *process) run() error {
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	if err := p.start(ctx, c); err != nil {
+	if err := p.start(ctx); err != nil {
 		p.stop(ctx, true)
 		return err
 	}
@@ -161,15 +174,25 @@ func (p *process) prepare() (resolve map[string]string, err error) {
 	return resolve, nil
 }
 
-func (p *process) start(ctx context.Context, c *config.Config) error {
-	if err := p.gateway.Apply(c); err != nil {
-		return err
+func (p *process) start(ctx context.Context) error {
+	c, err := p.apply()
+	if err != nil {
+		if c, err = p.fallBack(err); err != nil {
+			return err
+		}
 	}
 	o := admin.Options{Gateway: p.gateway, Log: p.log, Sockets: p.sockets, Reload: p.reload}
 	if !c.Admin.Off {
 		o.Address, o.Token = c.Admin.Address, c.Admin.Token.Reveal()
 	}
-	if p.file != nil && p.file.Single() {
+	switch from := p.source.(type) {
+	case *source.Store:
+		o.Store = from
+		o.Parse = func(text []byte) (*config.Config, error) { return from.Parse(text, p.loadOptions()) }
+	case *source.File:
+		if !from.Single() {
+			break
+		}
 		path := p.configuration.path
 		o.WriteBack = func(text []byte) error { return source.WriteBack(path, text) }
 		o.Read = func() ([]byte, error) { return os.ReadFile(path) }
@@ -179,10 +202,69 @@ func (p *process) start(ctx context.Context, c *config.Config) error {
 	if err := p.admin.Start(); err != nil {
 		return &gateway.ListenError{Err: fmt.Errorf("admin: %w", err)}
 	}
-	if p.file != nil && p.watch {
-		go p.file.Watch(ctx, func() { _ = p.reload() })
+	if p.source != nil && p.watch {
+		go p.source.Watch(ctx, func() { _ = p.reload() })
 	}
 	return nil
+}
+
+// apply reads the configuration and puts it in force.
+func (p *process) apply() (*config.Config, error) {
+	if p.load != nil {
+		c, err := p.load()
+		if err != nil {
+			p.gateway.Fail(err)
+			return nil, err
+		}
+		return c, p.gateway.Apply(c)
+	}
+	in, err := p.source.Read()
+	if err != nil && len(in.Teams) == 0 {
+		p.gateway.Fail(err)
+		return nil, err
+	}
+	return p.put(in, err)
+}
+
+// put puts an input in force; unread is what of it could not be read.
+func (p *process) put(in config.Input, unread error) (applied *config.Config, err error) {
+	var refused error // by the gateway, which has noted it
+	broken, err := p.keeper.Apply(in, unread, func(c *config.Config) error {
+		if refused = p.gateway.Apply(c); refused == nil {
+			applied = c
+		}
+		return refused
+	})
+	switch {
+	case err == nil:
+		p.gateway.NoteTeams(broken)
+	case refused == nil:
+		p.gateway.Fail(err)
+	}
+	return applied, err
+}
+
+// fallBack starts with the configuration that was in force last, where the store can not be asked or has a broken one.
+func (p *process) fallBack(cause error) (*config.Config, error) {
+	var listen *gateway.ListenError
+	if p.keeper == nil || !source.IsStore(p.configuration.path) || errors.As(cause, &listen) {
+		return nil, cause
+	}
+	in, err := p.keeper.Kept()
+	if err != nil {
+		var invalid config.Errors
+		if errors.As(cause, &invalid) {
+			return nil, cause
+		}
+		return nil, fmt.Errorf("%w; and there is nothing to start from: %w", cause, err)
+	}
+	c, err := p.put(in, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w; and the last good configuration can not be put in force: %w", cause, err)
+	}
+	p.gateway.Fail(cause)
+	p.log.Error("the configuration can not be had from its store; the last good one is in force", "error", cause.Error())
+	return c, nil
 }
 
 func (p *process) announce() {
@@ -207,12 +289,7 @@ func (p *process) announce() {
 func (p *process) reload() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	c, err := p.load()
-	if err != nil {
-		p.gateway.Fail(err)
-	} else {
-		err = p.gateway.Apply(c)
-	}
+	c, err := p.apply()
 	if err != nil {
 		p.log.Error("the configuration was not reloaded; the running one stays in force", "error", err.Error())
 		return err

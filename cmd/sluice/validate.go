@@ -5,7 +5,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"sluice/config"
 	"sluice/gateway"
 	"sluice/gateway/registry"
 	"sluice/gateway/snapshot"
@@ -14,7 +13,7 @@ import (
 func validateCommand() *cobra.Command {
 	var src configuration
 	c := &cobra.Command{
-		Use:   "validate -c FILE",
+		Use:   "validate -c FILE|DIR|etcd://HOST:PORT/PREFIX",
 		Short: "check a configuration; every error at once",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -42,7 +41,7 @@ func (s *configuration) compile() (*snapshot.Snapshot, func(), error) {
 	if err := s.check(); err != nil {
 		return nil, nil, err
 	}
-	c, err := config.Load(s.path, s.options())
+	c, err := s.load()
 	if err != nil {
 		return nil, nil, err
 	}

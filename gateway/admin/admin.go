@@ -41,12 +41,22 @@ type Options struct {
 	Reload func() error
 	// WriteBack replaces the single file that the configuration comes from, atomically; nil: PUT /api/config is refused with 409.
 	WriteBack func(data []byte) error
+	// Store keeps the configuration where others may change it too; it takes the place of WriteBack and Read.
+	Store Store
 	// Parse reads what WriteBack would be given, with the flags and the environment of the running configuration; default:
 	// config.Parse with the environment of the process.
 	Parse func(data []byte) (*config.Config, error)
 	// Read returns the file that WriteBack replaces: then the ETag of the configuration also tells of edits that were not
 	// loaded yet, and the file is restored when what was written can not be applied. Nil: neither.
 	Read func() ([]byte, error)
+}
+
+// Store is a configuration with versions, which are the same for all who ask.
+type Store interface {
+	// Text returns what Write replaces, and its version.
+	Text() (text []byte, version string, err error)
+	// Write replaces the text that has this version, and returns the new one; source.ErrChanged when it has another.
+	Write(text []byte, version string) (string, error)
 }
 
 // Server is the admin listener. Make one with New, open it with Start, end it with Close.

@@ -11,6 +11,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"sluice/gateway"
+	"sluice/gateway/source"
 )
 
 // configView is the answer of GET /api/config.
@@ -24,17 +25,31 @@ type configView struct {
 
 func (s *Server) config(ctx *fasthttp.RequestCtx) {
 	etag := s.etag()
-	v := configView{Status: s.o.Gateway.Status(), Writable: s.o.WriteBack != nil, Files: []string{}}
+	v := configView{Status: s.o.Gateway.Status(), Writable: s.o.WriteBack != nil || s.o.Store != nil, Files: []string{}}
 	if c := s.o.Gateway.Config(); c != nil {
 		v.Files, v.Config = c.Files(), c.View()
 	}
-	ctx.Response.Header.Set(fasthttp.HeaderETag, etag)
+	setETag(ctx, etag)
 	reply(ctx, v)
+}
+
+// setETag tells the version of a configuration, unless its store can not be asked for it.
+func setETag(ctx *fasthttp.RequestCtx, etag string) {
+	if etag != "" {
+		ctx.Response.Header.Set(fasthttp.HeaderETag, etag)
+	}
 }
 
 // etag names the configuration in force, and the content of its file where that can be read. It is keyed, so that it
 // tells nothing about secrets in the file.
 func (s *Server) etag() string {
+	if s.o.Store != nil {
+		_, version, err := s.o.Store.Text()
+		if err != nil {
+			return ""
+		}
+		return quote(version)
+	}
 	h := hmac.New(sha256.New, s.nonce[:])
 	h.Write(strconv.AppendUint(nil, s.o.Gateway.Status().Generation, 10))
 	if s.o.Read != nil {
@@ -45,6 +60,8 @@ func (s *Server) etag() string {
 	}
 	return `"` + hex.EncodeToString(h.Sum(nil)[:16]) + `"`
 }
+
+func quote(version string) string { return `"` + version + `"` }
 
 func (s *Server) reload(ctx *fasthttp.RequestCtx) {
 	if s.o.Reload == nil {
@@ -61,8 +78,8 @@ func (s *Server) reload(ctx *fasthttp.RequestCtx) {
 }
 
 func (s *Server) replaceConfig(ctx *fasthttp.RequestCtx) {
-	if s.o.WriteBack == nil || s.o.Reload == nil {
-		fail(ctx, fasthttp.StatusConflict, "not_writable", "only a configuration that comes from a single file can be replaced")
+	if s.o.WriteBack == nil && s.o.Store == nil || s.o.Reload == nil {
+		fail(ctx, fasthttp.StatusConflict, "not_writable", "only a configuration that comes from a single file, or from one key of a store, can be replaced")
 		return
 	}
 	data := ctx.PostBody()
@@ -72,6 +89,10 @@ func (s *Server) replaceConfig(ctx *fasthttp.RequestCtx) {
 	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	if s.o.Store != nil {
+		s.replaceStored(ctx, data)
+		return
+	}
 	if !s.matches(ctx) {
 		fail(ctx, fasthttp.StatusPreconditionFailed, "changed_meanwhile", "the configuration is another one than If-Match names; get it again")
 		return
@@ -85,6 +106,56 @@ func (s *Server) replaceConfig(ctx *fasthttp.RequestCtx) {
 		return
 	}
 	if err := s.write(data); err != nil {
+		s.refuse(ctx, err, "the configuration was not replaced; the running one stays in force")
+		return
+	}
+	s.changed(ctx)
+}
+
+// replaceStored is replaceConfig where others may write too: what was read is compared once more when it is replaced.
+func (s *Server) replaceStored(ctx *fasthttp.RequestCtx, data []byte) {
+	conditional := len(ctx.Request.Header.PeekAll(fasthttp.HeaderIfMatch)) > 0
+	changed := func() {
+		status := fasthttp.StatusConflict
+		if conditional {
+			status = fasthttp.StatusPreconditionFailed
+		}
+		fail(ctx, status, "changed_meanwhile", "the configuration was changed by another one meanwhile; get it again")
+	}
+	before, version, err := s.o.Store.Text()
+	switch {
+	case errors.Is(err, source.ErrParts):
+		fail(ctx, fasthttp.StatusConflict, "not_writable", err.Error())
+		return
+	case err != nil:
+		fail(ctx, fasthttp.StatusServiceUnavailable, "store_unreachable", err.Error())
+		return
+	case conditional && !names(ctx.Request.Header.PeekAll(fasthttp.HeaderIfMatch), quote(version)):
+		changed()
+		return
+	}
+	c, err := s.o.Parse(data)
+	if err == nil {
+		err = s.o.Gateway.Check(c)
+	}
+	if err != nil {
+		s.refuse(ctx, err, "the configuration is not valid; nothing was changed")
+		return
+	}
+	written, err := s.o.Store.Write(data, version)
+	switch {
+	case errors.Is(err, source.ErrChanged):
+		changed()
+		return
+	case err != nil:
+		fail(ctx, fasthttp.StatusServiceUnavailable, "store_unreachable", err.Error())
+		return
+	}
+	if err := s.o.Reload(); err != nil {
+		if _, undo := s.o.Store.Write(before, written); undo != nil {
+			s.log.Error("cannot restore the configuration in its store", "error", undo.Error())
+			err = errors.Join(err, undo)
+		}
 		s.refuse(ctx, err, "the configuration was not replaced; the running one stays in force")
 		return
 	}
@@ -126,7 +197,7 @@ func (s *Server) matches(ctx *fasthttp.RequestCtx) bool {
 
 // changed answers with what is in force now.
 func (s *Server) changed(ctx *fasthttp.RequestCtx) {
-	ctx.Response.Header.Set(fasthttp.HeaderETag, s.etag())
+	setETag(ctx, s.etag())
 	reply(ctx, s.o.Gateway.Status())
 }
 

@@ -554,9 +554,17 @@ func (c *compiler) compileAction(r *route, path string, rc *config.Route) *actio
 	}
 	a, errs := d.Build(&action.Build{
 		World: c.world, Route: r.Route, RouteConfig: rc, Path: path + "." + name,
-		Service: func(name string) *upstream.Service { return c.services[name] },
+		Service: func(name string) *upstream.Service { return c.reachable(rc, name) },
 		Health:  c.health,
 	}, block)
 	c.add(errs)
 	return a
+}
+
+// reachable is a service, unless the route is a team's and the service is not.
+func (c *compiler) reachable(rc *config.Route, name string) *upstream.Service {
+	if sc := c.Config.Services[name]; rc.Team != "" && (sc == nil || sc.Team != rc.Team) {
+		return nil
+	}
+	return c.services[name]
 }

@@ -48,12 +48,15 @@ func read(path string, others []string) *content {
 	c := &content{own: make(map[string]digest), others: make(map[string]digest, len(others))}
 	names := []string{path}
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		names = names[:0]
-		entries, err := os.ReadDir(path)
-		c.own[path] = sha256.Sum256(fmt.Append(nil, "directory: ", err))
-		for _, entry := range entries {
-			if filepath.Ext(entry.Name()) == ".yaml" && !strings.HasPrefix(entry.Name(), ".") {
-				names = append(names, filepath.Join(path, entry.Name()))
+		names = c.directory(path)
+		teams := filepath.Join(path, "teams")
+		if entries, err := os.ReadDir(teams); err == nil {
+			c.own[teams] = sha256.Sum256([]byte("directory of teams"))
+			for _, entry := range entries {
+				team := filepath.Join(teams, entry.Name())
+				if info, err := os.Stat(team); err == nil && info.IsDir() {
+					names = append(names, c.directory(team)...)
+				}
 			}
 		}
 	}
@@ -78,6 +81,18 @@ func read(path string, others []string) *content {
 		c.others[name] = d
 	}
 	return c
+}
+
+// directory takes note of a directory, and returns the files of the configuration in it.
+func (c *content) directory(path string) (names []string) {
+	entries, err := os.ReadDir(path)
+	c.own[path] = sha256.Sum256(fmt.Append(nil, "directory: ", err))
+	for _, entry := range entries {
+		if filepath.Ext(entry.Name()) == ".yaml" && !strings.HasPrefix(entry.Name(), ".") {
+			names = append(names, filepath.Join(path, entry.Name()))
+		}
+	}
+	return names
 }
 
 func digestOf(name string) digest {

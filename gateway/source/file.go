@@ -1,6 +1,7 @@
-// Package source is where configuration comes from: a file or a directory. It loads it, and tells when its content has
-// changed, however that was done: written in place, renamed over, a symbolic link swapped anywhere on the path, deleted
-// and made anew. A change is told once, after it has settled, and only when a byte is different.
+// Package source is where configuration comes from: a file, a directory, or the keys below a prefix of etcd. It reads it,
+// and tells when its content has changed, however that was done: written in place, renamed over, a symbolic link swapped
+// anywhere on the path, deleted and made anew. A change is told once, after it has settled, and only when a byte is
+// different. What is broken is told apart by whose it is: a team's mistake is the team's alone.
 package source
 
 import (
@@ -45,6 +46,19 @@ func (f *File) Path() string { return f.path }
 func (f *File) Single() bool {
 	info, err := os.Stat(f.path)
 	return err == nil && info.Mode().IsRegular()
+}
+
+// Read returns the text of the configuration, for who makes something of it. Errors are config.Errors. Watch tells of
+// changes to what was read.
+func (f *File) Read() (config.Input, error) {
+	// The content is taken before it is read: what changes in between is read again, and never missed.
+	now := f.look()
+	in, errs := config.ReadInput(f.path)
+	f.mu.Lock()
+	f.remember(now)
+	f.mu.Unlock()
+	f.wake()
+	return in, errs.Err()
 }
 
 // Load reads the configuration; its errors are config.Errors. Watch tells of changes to what Load has read, whether or

@@ -95,6 +95,7 @@ type Metrics struct {
 
 	ConfigReloads    *Family[*Counter] // result: success or failure
 	ConfigLastReload *Gauge            // Unix time in seconds
+	TeamBroken       *FuncFamily       // team: 0 or 1
 
 	SpansExported *Counter
 	SpansDropped  *Family[*Counter] // reason: queue_full or export_failed
@@ -339,6 +340,11 @@ func NewMetrics(o Options) *Metrics {
 		Name: "sluice_config_last_reload_success_timestamp_seconds",
 		Help: "Unix time at which the running configuration was loaded.",
 	}).With(nil)
+	m.TeamBroken = r.GaugeFunc(Desc{
+		Name:   "sluice_team_config_broken",
+		Help:   "Whether the files of a team are broken, so that it has what was good last: 0 or 1.",
+		Labels: []string{"team"},
+	})
 	r.Gauge(Desc{
 		Name:   "sluice_build_info",
 		Help:   "The program that runs; always 1.",
