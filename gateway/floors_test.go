@@ -12,6 +12,7 @@ import (
 var floors = [][]string{
 	{"gateway/stripe", "gateway/socket", "gateway/grpcwire", "gateway/upstream/h2", "gateway/resident", "gateway/handover", "gateway/etcd"},
 	{"gateway/lifetime", "gateway/limiter", "gateway/breaker", "gateway/cache", "gateway/certs", "gateway/acme", "gateway/coding", "gateway/document", "gateway/upstream/balance"},
+	{"gateway/keys", "gateway/chain"},
 	{"gateway/convert"},
 	{"config"},
 	{"gateway/exchange"},

@@ -21,6 +21,7 @@ import (
 
 	"sluice/config"
 	"sluice/gateway/acme"
+	"sluice/gateway/chain"
 	"sluice/gateway/exchange"
 	"sluice/gateway/handover"
 	"sluice/gateway/lifetime"
@@ -92,6 +93,7 @@ type generation struct {
 	asked   map[string]*obtained // by name, where challenges by HTTP may come; nil for none
 	number  uint64
 	since   time.Time
+	changes *chain.Log // of what is changed through the admin listener; nil without state.dir
 }
 
 type reloadFailure struct {
@@ -226,6 +228,15 @@ func (g *Gateway) compile(c *config.Config, dry bool) (*generation, error) {
 		Resolve: g.o.Resolve, Stall: c.Limits.StallTimeout,
 		Sources: g.o.Registry.Sources, StateDir: c.State.Dir, DryRun: dry,
 	}
+	var changes *chain.Log
+	if !dry {
+		var err error
+		if changes, err = g.openState(world); err != nil {
+			world.Leases.Close()
+			world.Generation.Close()
+			return nil, err
+		}
+	}
 	secured, warnings, wrong := g.secure(c, dry)
 	s, err := snapshot.Compile(world, env, g.o.Registry, g.Health)
 	if len(wrong) > 0 {
@@ -241,7 +252,7 @@ func (g *Gateway) compile(c *config.Config, dry bool) (*generation, error) {
 		return nil, err
 	}
 	s.Warnings = append(append(s.Warnings, warnings...), proxyWarnings(c)...)
-	gen := &generation{Snapshot: s, world: world, env: env, secured: secured, asked: asked(secured), since: time.Now()}
+	gen := &generation{Snapshot: s, world: world, env: env, secured: secured, asked: asked(secured), since: time.Now(), changes: changes}
 	if !dry {
 		g.worldsMu.Lock()
 		g.worlds[world] = struct{}{}

@@ -48,11 +48,14 @@ func run(args []string) int {
 		},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(runCommand(), demoCommand(), validateCommand(), explainCommand(), diffCommand(), convertCommand(), tokenCommand(), schemaCommand(), versionCommand(), topCommand())
-	for _, name := range []string{"keys", "audit"} {
-		root.AddCommand(notBuilt(name))
-	}
+	root.AddCommand(runCommand(), demoCommand(), validateCommand(), explainCommand(), diffCommand(), convertCommand(), tokenCommand(), schemaCommand(), versionCommand(), topCommand(), keysCommand(), auditCommand())
 	for _, c := range root.Commands() {
+		if c.HasSubCommands() {
+			for _, sub := range c.Commands() {
+				fromEnvironment(sub)
+			}
+			continue
+		}
 		fromEnvironment(c)
 	}
 	root.SetArgs(args)
@@ -76,18 +79,6 @@ func run(args []string) int {
 		fmt.Fprintln(os.Stderr, "sluice:", err)
 	}
 	return exitConfig
-}
-
-// notBuilt is a command of the contract that is yet to come.
-func notBuilt(name string) *cobra.Command {
-	return &cobra.Command{
-		Use:                name,
-		Hidden:             true,
-		DisableFlagParsing: true,
-		RunE: func(*cobra.Command, []string) error {
-			return usageError{fmt.Errorf("%s is not built yet", name)}
-		},
-	}
 }
 
 // duration is a flag that reads durations as the configuration does: 30s, 5m, 1d.

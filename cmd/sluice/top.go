@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net/http"
 	"os"
 	"os/signal"
 	"slices"
@@ -43,47 +42,6 @@ func topCommand() *cobra.Command {
 	c.Flags().IntVar(&frames, "count", 0, "end after this many looks; 0: when interrupted")
 	c.Flags().IntVar(&rows, "rows", 15, "routes to show, the busiest first")
 	return c
-}
-
-// adminClient asks the admin listener of a running gateway.
-type adminClient struct {
-	address, token string
-	client         http.Client
-}
-
-func (a *adminClient) flags(c *cobra.Command) {
-	c.Flags().StringVar(&a.address, "admin-address", "127.0.0.1:9901", "address of the gateway's admin listener")
-	c.Flags().StringVar(&a.token, "admin-token", "", "its token, where it has one; better given as SLUICE_ADMIN_TOKEN")
-	a.client.Timeout = 5 * time.Second
-}
-
-// get reads an answer; its body is the caller's to close.
-func (a *adminClient) get(ctx context.Context, path string) (io.ReadCloser, error) {
-	base := a.address
-	if !strings.Contains(base, "://") {
-		base = "http://" + base
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+path, http.NoBody)
-	if err != nil {
-		return nil, usageError{fmt.Errorf("--admin-address %q: write HOST:PORT", a.address)}
-	}
-	if a.token != "" {
-		req.Header.Set("Authorization", "Bearer "+a.token)
-	}
-	res, err := a.client.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("no gateway answers at %s: %w", a.address, errors.Unwrap(err))
-	}
-	switch res.StatusCode {
-	case http.StatusOK:
-		return res.Body, nil
-	case http.StatusUnauthorized, http.StatusForbidden:
-		err = fmt.Errorf("the admin listener at %s wants its token: give --admin-token or SLUICE_ADMIN_TOKEN", a.address)
-	default:
-		err = fmt.Errorf("the admin listener at %s answered %s to %s", a.address, res.Status, path)
-	}
-	_ = res.Body.Close()
-	return nil, err
 }
 
 // topStats is what is shown of GET /api/stats.

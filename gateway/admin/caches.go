@@ -71,6 +71,7 @@ func (s *Server) purge(ctx *fasthttp.RequestCtx) {
 		}
 	}
 	reply(ctx, map[string]int{"caches": caches, "purged": purged})
+	changed(ctx, nil, map[string]int{"purged": purged})
 }
 
 // routeHint suggests the route that was meant.

@@ -70,10 +70,12 @@ func (s *Server) reload(ctx *fasthttp.RequestCtx) {
 	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	from, before := s.o.Gateway.Config(), s.o.Gateway.Status().Generation
 	if err := s.o.Reload(); err != nil {
 		s.refuse(ctx, err, "the configuration was not reloaded; the running one stays in force")
 		return
 	}
+	configChange(ctx, from, s.o.Gateway.Config(), before, s.o.Gateway.Status().Generation)
 	s.changed(ctx)
 }
 
@@ -105,10 +107,12 @@ func (s *Server) replaceConfig(ctx *fasthttp.RequestCtx) {
 		s.refuse(ctx, err, "the configuration is not valid; nothing was changed")
 		return
 	}
+	from, before := s.o.Gateway.Config(), s.o.Gateway.Status().Generation
 	if err := s.write(data); err != nil {
 		s.refuse(ctx, err, "the configuration was not replaced; the running one stays in force")
 		return
 	}
+	configChange(ctx, from, s.o.Gateway.Config(), before, s.o.Gateway.Status().Generation)
 	s.changed(ctx)
 }
 

@@ -14,7 +14,9 @@ var open = map[string]bool{"/": true, "/health": true, "/livez": true, "/readyz"
 func (f *face) handle(ctx *fasthttp.RequestCtx) {
 	protect(ctx)
 	public := open[string(ctx.URI().PathOriginal())]
+	ctx.SetUserValue(actorKey, "token")
 	if token := f.token.Load(); token == nil {
+		ctx.SetUserValue(actorKey, "local")
 		if why := foreign(&ctx.Request.Header, public); why != "" {
 			fail(ctx, fasthttp.StatusForbidden, "foreign_request", why)
 			return

@@ -32,15 +32,18 @@ func (s *Server) endpoints() []endpoint {
 		{"GET", "/api/routes/{name}/split", "/api/routes/NAME/split", "the weights of a split and its rollout", s.showSplit},
 		{"PUT", "/api/routes/{name}/split", "/api/routes/NAME/split", `sets weights, {"weights": {"stable": 95, "canary": 5}} or {"switch": "canary"}, or steers the rollout, {"rollout": "pause|resume|advance|abort|restart"}; with If-Match only the split of that ETag`, s.changeSplit},
 		{"GET", "/api/services", "/api/services", "services, endpoints, breakers", s.listServices},
-		{"GET", "/api/consumers", "/api/consumers", "consumers, without their credentials", s.listConsumers},
+		{"GET", "/api/consumers", "/api/consumers", "consumers with their keys, without what could be tried", s.listConsumers},
+		{"GET", "/api/consumers/{name}/keys", "/api/consumers/NAME/keys", "the API keys of a consumer", s.listKeys},
+		{"POST", "/api/consumers/{name}/keys", "/api/consumers/NAME/keys", `makes a key, which is shown this once: {"name", "ttl": "90d" or "expires", "cidrs", "methods", "paths"}`, s.createKey},
+		{"GET", "/api/consumers/{name}/keys/{id}", "/api/consumers/NAME/keys/ID", "a key, and when it was last used", s.showKey},
+		{"POST", "/api/consumers/{name}/keys/{id}/rotate", "/api/consumers/NAME/keys/ID/rotate", `makes a key that takes the place of this one, which stays valid for a while: {"overlap": "24h", "ttl" or "expires"}`, s.rotateKey},
+		{"DELETE", "/api/consumers/{name}/keys/{id}", "/api/consumers/NAME/keys/ID", "revokes a key at once", s.revokeKey},
 		{"GET", "/api/stats", "/api/stats", "requests, rates, latencies, connections, cache", s.stats},
 		{"GET", "/api/mirrors", "/api/mirrors", "copies of requests: how many were answered alike, and what differed", s.listMirrors},
 		{"GET", "/api/limits", "/api/limits?key=", "living rate limits with what remains; key is a prefix", s.limits},
 		{"POST", "/api/explain", "/api/explain", `what would happen to {"method", "url", "headers", "ip", "listener", "consumer"}`, s.explain},
 		{"DELETE", "/api/cache", "/api/cache?url=|prefix=|tag=|route=", "purges cached answers; without a parameter all", s.purge},
 		{"GET,POST", "/debug/pprof/{profile:*}", "/debug/pprof/", "profiles of the process", s.pprof},
-		{"GET,POST,PUT,DELETE", "/api/consumers/{name}/keys", "", "", notBuilt},
-		{"GET,POST,PUT,DELETE", "/api/consumers/{name}/keys/{rest:*}", "", "", notBuilt},
 		{"GET", "/api/usage", "", "", notBuilt},
 	}
 }
@@ -52,7 +55,7 @@ func (s *Server) routes() *router.Router {
 	for _, e := range s.endpoints() {
 		for method := range strings.SplitSeq(e.methods, ",") {
 			h := e.handler
-			if method != fasthttp.MethodGet {
+			if method != fasthttp.MethodGet && !asks[e.path] {
 				h = s.noted(h)
 			}
 			r.Handle(method, e.path, h)
@@ -79,14 +82,8 @@ func (s *Server) routes() *router.Router {
 	return r
 }
 
-// noted writes a log line for every request that may change something.
-func (s *Server) noted(h fasthttp.RequestHandler) fasthttp.RequestHandler {
-	return func(ctx *fasthttp.RequestCtx) {
-		h(ctx)
-		s.log.Info("admin request", "method", string(ctx.Method()), "path", string(ctx.Path()),
-			"client", ctx.RemoteAddr().String(), "status", ctx.Response.StatusCode())
-	}
-}
+// asks are the paths whose POST changes nothing.
+var asks = map[string]bool{"/api/explain": true, "/debug/pprof/{profile:*}": true}
 
 func notBuilt(ctx *fasthttp.RequestCtx) {
 	fail(ctx, fasthttp.StatusNotImplemented, "not_built", "not built yet")

@@ -54,6 +54,7 @@ func (s *Server) changeSplit(ctx *fasthttp.RequestCtx) {
 	if given := ctx.Request.Header.PeekAll(fasthttp.HeaderIfMatch); len(given) > 0 {
 		meant = func(version uint64) bool { return names(given, s.splitTag(route, version)) }
 	}
+	before, _ := live.Look()
 	v, version, err := live.Change(c, ctx.RemoteAddr().String(), meant)
 	var conflict *split.ConflictError
 	switch {
@@ -66,6 +67,7 @@ func (s *Server) changeSplit(ctx *fasthttp.RequestCtx) {
 	default:
 		ctx.Response.Header.Set(fasthttp.HeaderETag, s.splitTag(route, version))
 		reply(ctx, v)
+		changed(ctx, before, v)
 	}
 }
 

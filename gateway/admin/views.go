@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/valyala/fasthttp"
 
@@ -62,19 +61,14 @@ func (s *Server) listServices(ctx *fasthttp.RequestCtx) {
 
 // consumerView is a consumer without anything that could be a credential or be tried against one.
 type consumerView struct {
-	Consumer  string   `json:"consumer"`
-	Tenant    string   `json:"tenant,omitempty"`
-	Plan      string   `json:"plan,omitempty"`
-	Groups    []string `json:"groups,omitempty"`
-	APIKeys   []apiKey `json:"api_keys,omitempty"`
-	Issuers   []string `json:"jwt_issuers,omitempty"`
-	Usernames []string `json:"basic_auth_usernames,omitempty"`
-	Policies  []string `json:"policies,omitempty"`
-}
-
-type apiKey struct {
-	ID      string     `json:"id"`
-	Expires *time.Time `json:"expires,omitempty"`
+	Consumer  string    `json:"consumer"`
+	Tenant    string    `json:"tenant,omitempty"`
+	Plan      string    `json:"plan,omitempty"`
+	Groups    []string  `json:"groups,omitempty"`
+	APIKeys   []keyView `json:"api_keys,omitempty"`
+	Issuers   []string  `json:"jwt_issuers,omitempty"`
+	Usernames []string  `json:"basic_auth_usernames,omitempty"`
+	Policies  []string  `json:"policies,omitempty"`
 }
 
 func (s *Server) listConsumers(ctx *fasthttp.RequestCtx) {
@@ -86,21 +80,15 @@ func (s *Server) listConsumers(ctx *fasthttp.RequestCtx) {
 	views := make([]consumerView, 0, len(consumers))
 	for _, name := range slices.Sorted(maps.Keys(consumers)) {
 		if tenant == "" || consumers[name].Tenant == tenant {
-			views = append(views, viewConsumer(name, consumers[name]))
+			views = append(views, s.viewConsumer(name, consumers[name]))
 		}
 	}
 	reply(ctx, map[string]any{"consumers": views})
 }
 
-func viewConsumer(name string, c *config.Consumer) consumerView {
+func (s *Server) viewConsumer(name string, c *config.Consumer) consumerView {
 	v := consumerView{Consumer: name, Tenant: c.Tenant, Plan: c.Plan, Groups: c.Groups, Policies: slices.Sorted(maps.Keys(c.Policies))}
-	for _, k := range c.APIKeys {
-		key := apiKey{ID: k.ID}
-		if !k.Expires.IsZero() {
-			key.Expires = &k.Expires
-		}
-		v.APIKeys = append(v.APIKeys, key)
-	}
+	v.APIKeys = s.viewKeys(name, c)
 	for _, k := range c.JWT {
 		v.Issuers = append(v.Issuers, k.Issuer)
 	}

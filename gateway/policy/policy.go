@@ -13,6 +13,7 @@ import (
 
 	"sluice/config"
 	"sluice/gateway/exchange"
+	"sluice/gateway/keys"
 	"sluice/gateway/lifetime"
 	"sluice/gateway/telemetry"
 	"sluice/gateway/upstream"
@@ -239,6 +240,8 @@ type World struct {
 	// prepare has seen it, with the hooks from this one on, and its response is read to the end. It returns false if there
 	// are too many already. Nil where there is no gateway.
 	Repeat func(x *exchange.Exchange, prepare func(*exchange.Exchange)) bool
+	// Keys are the API keys made at run time, nil without state.dir.
+	Keys *keys.Store
 	// Tenants are the tenants of the generation by name.
 	Tenants map[string]*exchange.Tenant
 	// Services are those of the generation by name, for what is sent beside the request's own way.

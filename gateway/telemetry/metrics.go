@@ -103,6 +103,7 @@ type Metrics struct {
 	AccessLogLines   *Counter
 	AccessLogDropped *Counter
 	AccessLogErrors  *Counter
+	AuditLost        *Counter
 
 	mu     sync.Mutex
 	routes map[routeKey]*RouteMetrics
@@ -372,6 +373,10 @@ func NewMetrics(o Options) *Metrics {
 	m.AccessLogErrors = r.Counter(Desc{
 		Name: "sluice_access_log_errors_total",
 		Help: "Failed writes of the access log.",
+	}).With(nil)
+	m.AuditLost = r.Counter(Desc{
+		Name: "sluice_audit_lost_total",
+		Help: "Records of the policy audit lost because the disk was too slow or failed; the log itself says where.",
 	}).With(nil)
 	return m
 }

@@ -1,6 +1,6 @@
-// Package apikey authenticates requests by API keys. The configuration holds only hashes of them; a key that is presented
-// is hashed, and the hash is found through a keyed index and compared in constant time, so that neither the file nor the
-// time an answer takes tells a key. It costs no allocation.
+// Package apikey authenticates requests by API keys: those of the configuration, and those that were made at run time. Both
+// are held as hashes alone; a key that is presented is hashed, and the hash is found through a keyed index and compared in
+// constant time, so that neither a file nor the time an answer takes tells a key. It costs no allocation.
 package apikey
 
 import (
@@ -17,10 +17,13 @@ import (
 
 	"sluice/config"
 	"sluice/gateway/exchange"
+	"sluice/gateway/keys"
 	"sluice/gateway/policy"
 )
 
-// Config are the settings of the policy `api_key`. The keys are those of the consumers.
+// Config are the settings of the policy `api_key`. The keys are those of the consumers: what `consumers.NAME.api_keys` has, and with
+// `state.dir` those that `sluice keys` and `/api/consumers/NAME/keys` make, which work at once and end at once. A key that is limited to
+// other addresses, methods or paths gets 403.
 type Config struct {
 	// Header that carries the key, or several that may. Empty: none.
 	Header config.StringList `yaml:"header" default:"X-API-Key"`
@@ -42,14 +45,19 @@ const challenge = "Key"
 
 var invalid = exchange.NewReject(401, "credential_invalid", "the API key is not valid", exchange.Header("WWW-Authenticate", challenge))
 
+// elsewhere is for a key that is good for other requests.
+var elsewhere = exchange.NewReject(403, "credential_restricted", "the API key may not be used for this request")
+
 type authenticator struct {
-	keys          *index
+	listed        *index      // of the configuration
+	made          *keys.Store // nil without state.dir
+	consumers     map[string]*exchange.Consumer
 	header, query []string
 	hide          bool
 }
 
 func build(b *policy.Build, c *Config) (policy.Hooks, error) {
-	a := &authenticator{hide: c.Hide}
+	a := &authenticator{hide: c.Hide, made: b.World.Keys, consumers: b.World.Consumers}
 	for _, name := range c.Header {
 		if name == "" {
 			continue
@@ -77,7 +85,7 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 		}
 	}
 	var err error
-	a.keys, err = policy.Once(b.World, "api_key/index", func() (*index, error) { return newIndex(b.World) })
+	a.listed, err = policy.Once(b.World, "api_key/index", func() (*index, error) { return newIndex(b.World) })
 	return hooks, err
 }
 
@@ -119,8 +127,7 @@ func newIndex(w *policy.World) (*index, error) {
 	return x, errs.Err()
 }
 
-func (x *index) find(presented []byte) *key {
-	sum := sha256.Sum256(presented)
+func (x *index) find(sum *[sha256.Size]byte) *key {
 	candidates := x.byHash[maphash.Bytes(x.seed, sum[:])]
 	for i := range candidates {
 		if subtle.ConstantTimeCompare(candidates[i].sum[:], sum[:]) == 1 {
@@ -139,19 +146,59 @@ func (a *authenticator) authenticate(x *exchange.Exchange) error {
 	if len(presented) == 0 {
 		return exchange.ErrNoCredential
 	}
-	k := a.keys.find(presented)
+	sum := sha256.Sum256(presented)
+	k := a.listed.find(&sum)
 	if k == nil {
-		x.AuthFailure = "unknown_key"
-		return invalid
+		return a.madeAtRunTime(x, &sum)
 	}
 	if x.Arrived.UnixNano() >= k.expires {
 		x.AuthFailure = "expired"
 		return invalid
 	}
-	id := &x.Identity
-	id.Authenticated, id.Method, id.Subject, id.Consumer, id.Credential = true, "api_key", k.consumer.NameHeader, k.consumer, k.id
-	x.ToBackend.Set("X-User-ID", k.consumer.NameHeader)
+	identify(x, k.consumer, k.id)
 	return nil
+}
+
+func identify(x *exchange.Exchange, c *exchange.Consumer, credential []byte) {
+	id := &x.Identity
+	id.Authenticated, id.Method, id.Subject, id.Consumer, id.Credential = true, "api_key", c.NameHeader, c, credential
+	x.ToBackend.Set("X-User-ID", c.NameHeader)
+}
+
+// madeAtRunTime looks for the key among those that are in no configuration.
+func (a *authenticator) madeAtRunTime(x *exchange.Exchange, sum *[sha256.Size]byte) error {
+	var k *keys.Key
+	if a.made != nil {
+		k = a.made.Find(sum)
+	}
+	if k == nil {
+		x.AuthFailure = "unknown_key"
+		return invalid
+	}
+	c := a.consumers[k.Consumer]
+	if c == nil || tenantOf(c) != k.Tenant {
+		x.AuthFailure = "unknown_consumer" // it has left the configuration, or another one has its name
+		return invalid
+	}
+	switch why := k.Refused(x.Arrived, x.ClientAddr, x.Method(), x.Path); why {
+	case "":
+	case "revoked", "expired":
+		x.AuthFailure = why
+		return invalid
+	default:
+		x.AuthFailure = why
+		return elsewhere
+	}
+	k.Used(x.Arrived)
+	identify(x, c, k.IDBytes())
+	return nil
+}
+
+func tenantOf(c *exchange.Consumer) string {
+	if c.Tenant == nil {
+		return ""
+	}
+	return c.Tenant.Name
 }
 
 // presented returns the key that the request has, none being empty. Two keys are refused: the backend may believe another.

@@ -18,7 +18,7 @@ import (
 // honest clients behind the same address (NAT, or a proxy that is not in `trusted_proxies`): name the proxy there, raise `failures`, or turn
 // the policy `off` on the routes where that may happen; it can be set on a route, a service or globally.
 type Config struct {
-	// Failures that one address may have, at once or spread over `per`. A request without a credential is none, nor is a token that has expired, is not valid yet, or can not be verified because the keys are out of reach.
+	// Failures that one address may have, at once or spread over `per`. A request without a credential is none, nor is a credential that has expired or was revoked, one that is good for other requests, or a token that is not valid yet, or can not be verified because the keys are out of reach.
 	Failures int64 `yaml:"failures" default:"20" min:"1" max:"1000000"`
 	// Per is the time in which `failures` are forgiven, evenly.
 	Per config.Duration `yaml:"per" default:"1m" min:"1s" max:"1d"`
@@ -70,7 +70,7 @@ func (g *guard) done(x *exchange.Exchange) {
 // guessed tells failures that come from trying credentials from those that happen to honest clients.
 func guessed(failure string) bool {
 	switch failure {
-	case "", "missing", "expired", "not_yet_valid", "no_keys", "replayed":
+	case "", "missing", "expired", "revoked", "key_method", "key_path", "not_yet_valid", "no_keys", "replayed":
 		return false
 	}
 	return true
