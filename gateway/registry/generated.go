@@ -21,6 +21,7 @@ import (
 	"sluice/gateway/policy/accesslog"
 	"sluice/gateway/policy/apikey"
 	"sluice/gateway/policy/apiversion"
+	"sluice/gateway/policy/audit"
 	"sluice/gateway/policy/authguard"
 	"sluice/gateway/policy/authorize"
 	"sluice/gateway/policy/bandwidth"
@@ -52,6 +53,7 @@ var policies = []*policy.Definition{
 	accesslog.Definition,
 	apikey.Definition,
 	apiversion.Definition,
+	audit.Definition,
 	authguard.Definition,
 	authorize.Definition,
 	bandwidth.Definition,
