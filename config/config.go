@@ -186,11 +186,45 @@ type Limits struct {
 
 // State is where what has to outlive the process is kept.
 type State struct {
-	// Dir is the folder for what outlives the process: API keys made at run time, quotas with `durable: true`, who has changed what through the admin listener (`audit/admin.log`). Without it those are refused. It is made when it is not there; one process writes in it at a time, and another one, as while a new binary takes over, reads keys in it and refuses to change them.
+	// Dir is the folder for what outlives the process: API keys made at run time, quotas with `durable: true`, usage, who has changed what through the admin listener (`audit/admin.log`). Without it those are refused. It is made when it is not there; one process writes in it at a time, and another one, as while a new binary takes over, reads keys in it and refuses to change them.
 	Dir string `yaml:"dir"`
+	// Usage is where it is kept who uses what. It is on with `dir`, or with `store: postgres`.
+	Usage Usage `yaml:"usage"`
 	// Redis shares limits, quotas and idempotency between gateways. Off when left out: they live in memory.
 	Redis Redis `yaml:"redis" default:"off"`
 }
+
+// Usage is where it is kept how many requests, bytes and which latencies every consumer, tenant, route and version has had, by minute, hour and day, for `GET /api/usage`. Requests do not wait for it. A gateway
+// that is killed loses what it has counted since it wrote last; the answer names such gaps. While the store is gone what is counted waits in memory; when there is much of it, told apart by tenant, route and hour alone.
+type Usage struct {
+	// Off: usage is not kept. What the last minutes were like is in memory all the same.
+	Off bool `yaml:"-"`
+	// Store: `sqlite`, in `usage.db` of `state.dir`, or `postgres`, which several gateways can share.
+	Store string `yaml:"store" enum:"sqlite|postgres" default:"sqlite"`
+	// DSN says where PostgreSQL is: `postgres://user:password@host:5432/database`. Its user has to be allowed to make tables.
+	DSN Secret `yaml:"dsn"`
+	// Instance names this gateway among those that share the store; it has to be the same after a restart. Default: the name of the machine.
+	Instance string `yaml:"instance"`
+	// Flush is how often what was counted is written.
+	Flush Duration `yaml:"flush" default:"10s" min:"100ms" max:"1m"`
+	// MaxKeys bounds how many combinations of consumer, tenant, route and version are counted apart on each core (on up to 8 of them), at about 1 KiB each. The consumers of the rest are counted together, as `other`.
+	MaxKeys int `yaml:"max_keys" default:"10000" min:"100" max:"1000000"`
+	// Retention is how long usage is kept.
+	Retention UsageRetention `yaml:"retention"`
+}
+
+// UsageRetention is how long usage is kept, by the length of the steps it is told apart by.
+type UsageRetention struct {
+	// Minutes are kept this long.
+	Minutes Duration `yaml:"minutes" default:"2d" min:"1h"`
+	// Hours are kept this long.
+	Hours Duration `yaml:"hours" default:"90d" min:"1d"`
+	// Days are kept this long.
+	Days Duration `yaml:"days" default:"1095d" min:"1d"`
+}
+
+// Kept tells whether usage is kept with this state.
+func (s *State) Kept() bool { return !s.Usage.Off && (s.Dir != "" || s.Usage.Store == "postgres") }
 
 // Redis is a store shared between gateways.
 type Redis struct {

@@ -80,6 +80,8 @@ type Tenant struct {
 	Plan string `yaml:"plan"`
 	// ConcurrencyShare is how much of a bound of `concurrency` that several tenants share this one may use, and its weight among those that wait.
 	ConcurrencyShare Percent `yaml:"concurrency_share" default:"100%"`
+	// AdminToken lets its bearer see the tenant's consumers, keys, limits and usage on the admin listener, and make and revoke their keys: no others', and nothing else. It needs `admin.token`.
+	AdminToken Secret `yaml:"admin_token"`
 	// Policies of the tenant's requests, unless a consumer or its plan has the same policy; only of stages after Authenticate.
 	Policies Policies `yaml:"policies"`
 }

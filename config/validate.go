@@ -38,6 +38,7 @@ func (c *Config) check() Errors {
 	k.consumers()
 	k.tenants()
 	k.teams()
+	k.usage()
 	return k.errs
 }
 

@@ -12,7 +12,8 @@ import (
 var floors = [][]string{
 	{"gateway/stripe", "gateway/socket", "gateway/grpcwire", "gateway/upstream/h2", "gateway/resident", "gateway/handover", "gateway/etcd"},
 	{"gateway/lifetime", "gateway/limiter", "gateway/breaker", "gateway/cache", "gateway/certs", "gateway/acme", "gateway/coding", "gateway/document", "gateway/upstream/balance"},
-	{"gateway/keys", "gateway/chain"},
+	{"gateway/keys", "gateway/chain", "gateway/usage"},
+	{"gateway/ledger"},
 	{"gateway/convert"},
 	{"config"},
 	{"gateway/exchange"},
@@ -45,6 +46,19 @@ var heavy = map[string]string{
 	"github.com/molecule-man/go-brrr":             "gateway/coding",
 	"google.golang.org/genproto":                  "gateway/action/grpc",
 	"go.opentelemetry.io":                         "gateway/policy/tracing",
+	"github.com/caddyserver/certmagic": "gateway/acme",
+	"github.com/mholt/acmez":           "gateway/acme",
+	"go.uber.org/zap":                  "gateway/acme",
+	"github.com/corazawaf/coraza":      "gateway/policy/waf",
+	"cel.dev/cel-go":                   "gateway/policy/authorize",
+	"github.com/vektah/gqlparser":      "gateway/action/graphql",
+	"github.com/quic-go/quic-go":       "gateway/listener",
+	"github.com/klauspost/compress":    "gateway/coding",
+	"github.com/molecule-man/go-brrr":  "gateway/coding",
+	"google.golang.org/genproto":       "gateway/action/grpc",
+	"go.opentelemetry.io":              "gateway/policy/tracing",
+	"modernc.org":                      "gateway/ledger",
+	"github.com/jackc/pgx":             "gateway/ledger",
 }
 
 func TestImportsGoUpwards(t *testing.T) {

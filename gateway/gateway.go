@@ -24,12 +24,14 @@ import (
 	"sluice/gateway/chain"
 	"sluice/gateway/exchange"
 	"sluice/gateway/handover"
+	"sluice/gateway/ledger"
 	"sluice/gateway/lifetime"
 	"sluice/gateway/listener"
 	"sluice/gateway/policy"
 	"sluice/gateway/snapshot"
 	"sluice/gateway/telemetry"
 	"sluice/gateway/upstream"
+	"sluice/gateway/usage"
 )
 
 // Options of a gateway. Registry is required.
@@ -77,6 +79,9 @@ type Gateway struct {
 	stop    chan struct{}
 	chores  sync.WaitGroup
 	repeats repeats
+	usage   *usage.Counter
+	recent  usage.Recent
+	flush   chan chan struct{} // has usage collected at once
 
 	// worlds are those of the generations that the garbage collector has not
 	// taken yet: what they lease ends with the gateway at the latest.
@@ -93,7 +98,8 @@ type generation struct {
 	asked   map[string]*obtained // by name, where challenges by HTTP may come; nil for none
 	number  uint64
 	since   time.Time
-	changes *chain.Log // of what is changed through the admin listener; nil without state.dir
+	ledger  *ledger.Ledger // where usage is kept; nil for nowhere
+	changes *chain.Log     // of what is changed through the admin listener; nil without state.dir
 }
 
 type reloadFailure struct {
@@ -112,6 +118,8 @@ func New(o Options) *Gateway {
 		servers: make(map[string]*listener.Server),
 		worlds:  make(map[*policy.World]struct{}),
 		stop:    make(chan struct{}),
+		usage:   usage.NewCounter(),
+		flush:   make(chan chan struct{}),
 		started: time.Now(),
 	}
 	g.pool = exchange.NewPool(g.clock)
@@ -128,6 +136,7 @@ func New(o Options) *Gateway {
 	g.sweeper.Start()
 	g.chores.Go(g.upkeep)
 	g.chores.Go(g.keepCertificates)
+	g.chores.Go(g.keepUsage)
 	return g
 }
 
@@ -218,7 +227,7 @@ func (g *Gateway) compile(c *config.Config, dry bool) (*generation, error) {
 		Metrics: g.metrics, Generation: g.metrics.Begin(),
 		Living: g.living, Leases: new(lifetime.Set),
 		Consumers: make(map[string]*exchange.Consumer), Tenants: make(map[string]*exchange.Tenant),
-		Repeat: g.repeat,
+		Repeat: g.repeat, Usage: g.usage,
 		DryRun: dry,
 	}
 	env := &upstream.Environment{
@@ -229,9 +238,13 @@ func (g *Gateway) compile(c *config.Config, dry bool) (*generation, error) {
 		Sources: g.o.Registry.Sources, StateDir: c.State.Dir, DryRun: dry,
 	}
 	var changes *chain.Log
+	var kept *ledger.Ledger
 	if !dry {
 		var err error
-		if changes, err = g.openState(world); err != nil {
+		if changes, err = g.openState(world); err == nil {
+			kept, err = g.openUsage(world)
+		}
+		if err != nil {
 			world.Leases.Close()
 			world.Generation.Close()
 			return nil, err
@@ -252,7 +265,7 @@ func (g *Gateway) compile(c *config.Config, dry bool) (*generation, error) {
 		return nil, err
 	}
 	s.Warnings = append(append(s.Warnings, warnings...), proxyWarnings(c)...)
-	gen := &generation{Snapshot: s, world: world, env: env, secured: secured, asked: asked(secured), since: time.Now(), changes: changes}
+	gen := &generation{Snapshot: s, world: world, env: env, secured: secured, asked: asked(secured), since: time.Now(), changes: changes, ledger: kept}
 	if !dry {
 		g.worldsMu.Lock()
 		g.worlds[world] = struct{}{}

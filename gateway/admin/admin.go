@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"sync/atomic"
 	"time"
 
 	"github.com/fasthttp/router"
@@ -67,6 +68,8 @@ type Server struct {
 	rates  rates
 	nonce  [32]byte // makes ETags those of this process
 	now    func() time.Time
+
+	tenants atomic.Pointer[tenantTokens]
 
 	writing sync.Mutex // one change of the configuration at a time
 

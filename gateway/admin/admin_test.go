@@ -278,7 +278,6 @@ func TestMethods(t *testing.T) {
 	w.want(404, "GET", "/api", "")
 	w.want(404, "GET", "/api/config/", "")
 	w.want(404, "GET", "//api/config", "")
-	w.want(501, "GET", "/api/usage?consumer=a", "")
 }
 
 func TestRoutesServicesConsumers(t *testing.T) {

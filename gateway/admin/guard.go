@@ -21,7 +21,7 @@ func (f *face) handle(ctx *fasthttp.RequestCtx) {
 			fail(ctx, fasthttp.StatusForbidden, "foreign_request", why)
 			return
 		}
-	} else if !public && !authorized(&ctx.Request.Header, token) {
+	} else if !public && !authorized(&ctx.Request.Header, token) && !f.server.admitTenant(ctx) {
 		ctx.Response.Header.Set(fasthttp.HeaderWWWAuthenticate, `Bearer realm="sluice admin"`)
 		fail(ctx, fasthttp.StatusUnauthorized, "token_required", "send the admin token as Authorization: Bearer TOKEN")
 		return

@@ -18,6 +18,13 @@ type endpoint struct {
 	handler fasthttp.RequestHandler
 }
 
+// ofTenants are the paths that the token of a tenant opens: what is answered there is the tenant's own.
+var ofTenants = map[string]bool{
+	"/": true, "/health": true, "/livez": true, "/readyz": true, "/metrics": true,
+	"/api/consumers": true, "/api/consumers/{name}/keys": true, "/api/consumers/{name}/keys/{id}": true, "/api/consumers/{name}/keys/{id}/rotate": true,
+	"/api/limits": true, "/api/usage": true, "/api/top": true,
+}
+
 func (s *Server) endpoints() []endpoint {
 	return []endpoint{
 		{"GET", "/", "", "", s.index},
@@ -39,12 +46,13 @@ func (s *Server) endpoints() []endpoint {
 		{"POST", "/api/consumers/{name}/keys/{id}/rotate", "/api/consumers/NAME/keys/ID/rotate", `makes a key that takes the place of this one, which stays valid for a while: {"overlap": "24h", "ttl" or "expires"}`, s.rotateKey},
 		{"DELETE", "/api/consumers/{name}/keys/{id}", "/api/consumers/NAME/keys/ID", "revokes a key at once", s.revokeKey},
 		{"GET", "/api/stats", "/api/stats", "requests, rates, latencies, connections, cache", s.stats},
+		{"GET", "/api/usage", "/api/usage?consumer=&from=&to=&step=&format=", "usage by consumer; step is minute, hour, day or total, by names what rows are told apart by, format is json, csv or ndjson", s.listUsage},
+		{"GET", "/api/top", "/api/top", "what the last minutes were like: who calls most, what is refused and why, which routes are slow", s.top},
 		{"GET", "/api/mirrors", "/api/mirrors", "copies of requests: how many were answered alike, and what differed", s.listMirrors},
 		{"GET", "/api/limits", "/api/limits?key=", "living rate limits with what remains; key is a prefix", s.limits},
 		{"POST", "/api/explain", "/api/explain", `what would happen to {"method", "url", "headers", "ip", "listener", "consumer"}`, s.explain},
 		{"DELETE", "/api/cache", "/api/cache?url=|prefix=|tag=|route=", "purges cached answers; without a parameter all", s.purge},
 		{"GET,POST", "/debug/pprof/{profile:*}", "/debug/pprof/", "profiles of the process", s.pprof},
-		{"GET", "/api/usage", "", "", notBuilt},
 	}
 }
 
@@ -55,6 +63,9 @@ func (s *Server) routes() *router.Router {
 	for _, e := range s.endpoints() {
 		for method := range strings.SplitSeq(e.methods, ",") {
 			h := e.handler
+			if !ofTenants[e.path] {
+				h = forOperators(h)
+			}
 			if method != fasthttp.MethodGet && !asks[e.path] {
 				h = s.noted(h)
 			}
@@ -84,7 +95,3 @@ func (s *Server) routes() *router.Router {
 
 // asks are the paths whose POST changes nothing.
 var asks = map[string]bool{"/api/explain": true, "/debug/pprof/{profile:*}": true}
-
-func notBuilt(ctx *fasthttp.RequestCtx) {
-	fail(ctx, fasthttp.StatusNotImplemented, "not_built", "not built yet")
-}

@@ -76,7 +76,7 @@ func (s *Server) listConsumers(ctx *fasthttp.RequestCtx) {
 	if current == nil {
 		return
 	}
-	consumers, tenant := current.Config.Consumers, string(ctx.QueryArgs().Peek("tenant"))
+	consumers, tenant := current.Config.Consumers, scope(ctx)
 	views := make([]consumerView, 0, len(consumers))
 	for _, name := range slices.Sorted(maps.Keys(consumers)) {
 		if tenant == "" || consumers[name].Tenant == tenant {
@@ -116,7 +116,7 @@ func (s *Server) limits(ctx *fasthttp.RequestCtx) {
 		most = n
 	}
 	// One more than fits tells that there are more.
-	q := policy.LimitQuery{Now: s.o.Gateway.Now(), Prefix: string(query.Peek("key")), Tenant: string(query.Peek("tenant")), Most: most + 1}
+	q := policy.LimitQuery{Now: s.o.Gateway.Now(), Prefix: string(query.Peek("key")), Tenant: scope(ctx), Most: most + 1}
 	entries := []policy.LimitEntry{}
 	s.o.Gateway.EachLiving(func(_ string, v any) bool {
 		if i, ok := v.(policy.LimitInspector); ok {

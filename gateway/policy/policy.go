@@ -17,6 +17,7 @@ import (
 	"sluice/gateway/lifetime"
 	"sluice/gateway/telemetry"
 	"sluice/gateway/upstream"
+	"sluice/gateway/usage"
 )
 
 // Stage is the part of a request's way in which a policy acts.
@@ -242,6 +243,8 @@ type World struct {
 	Repeat func(x *exchange.Exchange, prepare func(*exchange.Exchange)) bool
 	// Keys are the API keys made at run time, nil without state.dir.
 	Keys *keys.Store
+	// Usage counts who uses what; nil where nobody wants to know.
+	Usage *usage.Counter
 	// Tenants are the tenants of the generation by name.
 	Tenants map[string]*exchange.Tenant
 	// Services are those of the generation by name, for what is sent beside the request's own way.

@@ -457,6 +457,9 @@ func (s *Snapshot) Done(x *exchange.Exchange) {
 	if x.Tenant != nil {
 		s.callers.done(x)
 	}
+	if s.world.Usage != nil {
+		countUsage(s.world.Usage, x)
+	}
 	if x.RPCStatus != 0 {
 		st.metrics.RPC(x.RPCStatus - 1)
 	}

@@ -104,6 +104,8 @@ type Metrics struct {
 	AccessLogDropped *Counter
 	AccessLogErrors  *Counter
 	AuditLost        *Counter
+	UsageWrites      *Family[*Counter] // result: success or failure
+	UsageLost        *Counter
 
 	mu     sync.Mutex
 	routes map[routeKey]*RouteMetrics
@@ -373,6 +375,17 @@ func NewMetrics(o Options) *Metrics {
 	m.AccessLogErrors = r.Counter(Desc{
 		Name: "sluice_access_log_errors_total",
 		Help: "Failed writes of the access log.",
+	}).With(nil)
+	m.UsageWrites = r.Counter(Desc{
+		Name:   "sluice_usage_writes_total",
+		Help:   "Tries to write usage into its store.",
+		Labels: []string{"result"},
+	})
+	m.UsageWrites.With(nil, "success")
+	m.UsageWrites.With(nil, "failure")
+	m.UsageLost = r.Counter(Desc{
+		Name: "sluice_usage_lost_total",
+		Help: "Requests whose usage was lost because the store was gone for too long.",
 	}).With(nil)
 	m.AuditLost = r.Counter(Desc{
 		Name: "sluice_audit_lost_total",
