@@ -36,12 +36,9 @@ test-race: tools-test ## every test with the race detector
 	$(GO) test -race ./...
 	$(GO) test -race -tags loop ./gateway ./gateway/listener
 
-# The race detector needs a C compiler; the test of the demo pastes its curl lines; discovery and configurations in etcd are tested with it.
+# The race detector needs a C compiler; the test of the demo pastes its curl lines; discovery and configurations in etcd are tested with it, and usage with PostgreSQL.
 tools-test:
 	@command -v gcc >/dev/null && command -v curl >/dev/null && command -v etcd >/dev/null || (apt-get update -q && apt-get install -y -q gcc libc6-dev curl etcd-server)
-# The race detector needs a C compiler; the test of the demo pastes its curl lines; usage is kept in PostgreSQL, which its tests start themselves.
-tools-test:
-	@command -v gcc >/dev/null && command -v curl >/dev/null || (apt-get update -q && apt-get install -y -q gcc libc6-dev curl)
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || (apt-get update -q && apt-get install -y -q --no-install-recommends postgresql)
 
 lint: check-generate $(BIN)/golangci-lint $(BIN)/govulncheck ## golangci-lint, generated files, known vulnerabilities

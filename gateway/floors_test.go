@@ -46,19 +46,8 @@ var heavy = map[string]string{
 	"github.com/molecule-man/go-brrr":             "gateway/coding",
 	"google.golang.org/genproto":                  "gateway/action/grpc",
 	"go.opentelemetry.io":                         "gateway/policy/tracing",
-	"github.com/caddyserver/certmagic": "gateway/acme",
-	"github.com/mholt/acmez":           "gateway/acme",
-	"go.uber.org/zap":                  "gateway/acme",
-	"github.com/corazawaf/coraza":      "gateway/policy/waf",
-	"cel.dev/cel-go":                   "gateway/policy/authorize",
-	"github.com/vektah/gqlparser":      "gateway/action/graphql",
-	"github.com/quic-go/quic-go":       "gateway/listener",
-	"github.com/klauspost/compress":    "gateway/coding",
-	"github.com/molecule-man/go-brrr":  "gateway/coding",
-	"google.golang.org/genproto":       "gateway/action/grpc",
-	"go.opentelemetry.io":              "gateway/policy/tracing",
-	"modernc.org":                      "gateway/ledger",
-	"github.com/jackc/pgx":             "gateway/ledger",
+	"modernc.org":                                 "gateway/ledger",
+	"github.com/jackc/pgx":                        "gateway/ledger",
 }
 
 func TestImportsGoUpwards(t *testing.T) {

@@ -324,7 +324,7 @@ func (l *Ledger) prepare(ctx context.Context) error {
 	}
 	for _, g := range gaps {
 		if g.Instance == l.o.Instance && g.To.Equal(time.Unix(began, 0)) {
-			l.o.Log.Warn("the gateway did not end cleanly; usage after the last write of its predecessor is missing", "from", g.From, "to", g.To)
+			l.o.Log.Warn("another run of this gateway has not noted that it ended; if it was killed, usage between these times is missing", "from", g.From, "to", g.To)
 		}
 	}
 	return nil
