@@ -26,8 +26,8 @@ test: tools-test ## all tests, against both engines; with the race detector thos
 	$(GO) test -race -tags loop -run '$(RACED)' ./gateway
 	cd loadtest && $(GO) test -race ./...
 
-# Packages whose code runs on one goroutine, and the gateway as a whole; and its tests where goroutines meet.
-ALONE := gateway|waf|router|config|kong|schema|examples|document|convert|transform|coding|compare|corpus|instructions
+# Packages whose code runs on one goroutine, the gateway as a whole, and what a browser looks at; and its tests where goroutines meet.
+ALONE := gateway|dashboard|waf|router|config|kong|schema|examples|document|convert|transform|coding|compare|corpus|instructions
 # What the engine loop has no part in: it speaks HTTP/1.1 without TLS.
 ANYWAY := HTTP2|HTTP3|Obtain|Renew|Authority|SharedStorage|Challenge
 RACED ?= Stream|Upgrade|Abort|Drain|Pipeline|Reload|Stale|Coalesc|Mirror|Idempotency
@@ -37,9 +37,23 @@ test-race: tools-test ## every test with the race detector
 	$(GO) test -race -tags loop ./gateway ./gateway/listener
 
 # The race detector needs a C compiler; the test of the demo pastes its curl lines; discovery and configurations in etcd are tested with it, and usage with PostgreSQL.
-tools-test:
+tools-test: tools-browser
 	@command -v gcc >/dev/null && command -v curl >/dev/null && command -v etcd >/dev/null || (apt-get update -q && apt-get install -y -q gcc libc6-dev curl etcd-server)
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || (apt-get update -q && apt-get install -y -q --no-install-recommends postgresql)
+
+# The dashboard's tests look at it with Chromium, which npm must not bring along: the browser is the system's.
+BROWSER := gateway/admin/dashboard/browser
+.PHONY: tools-browser screenshots
+tools-browser: $(BROWSER)/node_modules/.package-lock.json
+	@command -v chromium >/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium fonts-dejavu-core; }
+
+$(BROWSER)/node_modules/.package-lock.json: $(BROWSER)/package-lock.json
+	@command -v npm >/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends nodejs npm; }
+	cd $(BROWSER) && npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+screenshots: tools-browser ## the dashboard's pictures in README
+	$(GO) test -count=1 ./gateway/admin/dashboard -run '^TestScreenshots$$' -screenshots $(CURDIR)/gateway/admin/dashboard/screenshots
 
 lint: check-generate $(BIN)/golangci-lint $(BIN)/govulncheck ## golangci-lint, generated files, known vulnerabilities
 	$(GO) vet ./...
@@ -85,7 +99,7 @@ fuzz: ## every fuzz target for FUZZTIME
 # One processor and two show what parallel work gains. -short leaves out what is
 # filled with a million keys first; BENCHFLAGS= takes it in.
 BENCHFLAGS ?= -short
-bench: ## every benchmark once through, on one processor and on two
+bench: tools-browser ## every benchmark once through, on one processor and on two
 	$(GO) test -run '^$$' -bench . -benchmem -cpu 1,2 -timeout 60m $(BENCHFLAGS) ./...
 
 BASE ?=

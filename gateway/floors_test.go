@@ -27,6 +27,7 @@ var floors = [][]string{
 	{"gateway/snapshot", "gateway/listener"},
 	{"gateway/registry"},
 	{"gateway"},
+	{"gateway/admin/dashboard"},
 	{"gateway/admin"},
 }
 

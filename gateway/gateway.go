@@ -76,6 +76,7 @@ type Gateway struct {
 	failure atomic.Pointer[reloadFailure]
 	broken  atomic.Pointer[map[string]string]    // teams whose files are
 	teams   atomic.Pointer[telemetry.Generation] // series of teams
+	history history
 	stop    chan struct{}
 	chores  sync.WaitGroup
 	repeats repeats
@@ -160,7 +161,9 @@ func Compile(o Options, c *config.Config) (s *snapshot.Snapshot, close func(), e
 func (g *Gateway) Apply(c *config.Config) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	previous := g.current.Load()
 	err := g.apply(c)
+	g.remember(previous, g.current.Load(), err)
 	if err != nil {
 		g.failure.Store(&reloadFailure{time.Now(), err})
 		g.metrics.ConfigReloads.With(nil, "failure").Inc()

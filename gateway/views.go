@@ -119,6 +119,7 @@ func (g *Gateway) NoteTeams(broken map[string]error) {
 // Fail notes that a configuration could not even be read.
 func (g *Gateway) Fail(err error) {
 	g.failure.Store(&reloadFailure{time.Now(), err})
+	g.history.add(&Reload{At: time.Now(), Err: err})
 	g.metrics.ConfigReloads.With(nil, "failure").Inc()
 }
 

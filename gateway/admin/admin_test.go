@@ -230,7 +230,7 @@ func TestProbes(t *testing.T) {
 	if got := w.want(200, "GET", "/metrics", ""); !strings.Contains(got, "# TYPE sluice_build_info gauge") {
 		t.Error(got)
 	}
-	if got := w.want(200, "GET", "/", ""); !strings.Contains(got, "/api/explain") {
+	if got := w.want(200, "GET", "/api", ""); !strings.Contains(got, "/api/explain") {
 		t.Error(got)
 	}
 	if res, got := w.ask("HEAD", "/health", ""); res.StatusCode != http.StatusOK || got != "" || res.ContentLength <= 0 {
@@ -275,7 +275,7 @@ func TestMethods(t *testing.T) {
 	f("GET", "/api/config/reload", "POST")
 	f("GET", "/api/cache", "DELETE")
 	f("PUT", "/debug/pprof/heap", "GET, HEAD, POST")
-	w.want(404, "GET", "/api", "")
+	w.want(404, "GET", "/api/", "")
 	w.want(404, "GET", "/api/config/", "")
 	w.want(404, "GET", "//api/config", "")
 }
@@ -356,11 +356,20 @@ routes: {users: {match: {paths: [/users]}, service: users, policies: {cache: {}}
 	if at(t, v, "routes", 0, "route") != "users" || at(t, v, "routes", 1, "route") != "-" || at(t, v, "routes", 0, "by_class", "2xx") != 20.0 ||
 		at(t, v, "routes", 1, "client_errors_per_second") != 2.0 || at(t, v, "routes", 0, "bytes_out") != 100.0 || at(t, v, "routes", 0, "in_flight") != 0.0 ||
 		at(t, v, "routes", 0, "latency_ms", "p99").(float64) <= 0 || at(t, v, "listeners", 0, "name") != "main" || at(t, v, "services", 0, "breaker") != "closed" ||
-		at(t, v, "cache", "caches") != 1.0 {
+		at(t, v, "cache", "caches") != 1.0 || at(t, v, "routes_known") != 2.0 || at(t, v, "routes", 0, "overhead_ms", "p50").(float64) <= 0 ||
+		at(t, v, "total", "latency_ms", "p50").(float64) <= 0 || at(t, v, "total", "overhead_ms", "p99").(float64) <= 0 {
 		t.Error(v)
 	}
+	v = w.object("GET", "/api/stats?top=1", "")
+	if len(at(t, v, "routes").([]any)) != 1 || at(t, v, "routes", 0, "route") != "users" || at(t, v, "routes_known") != 2.0 || at(t, v, "total", "requests") != 30.0 {
+		t.Error(v)
+	}
+	w.want(400, "GET", "/api/stats?top=x", "")
 	now = now.Add(10 * time.Second)
-	f(20, 10, 10, 0)
+	// Quantiles of all are of the window, in which there was nothing.
+	if v := f(20, 10, 10, 0); at(t, v, "total", "latency_ms", "p99") != 0.0 || at(t, v, "routes", 0, "latency_ms", "p99").(float64) <= 0 {
+		t.Error(v)
+	}
 	send("/users", 30)
 	now = now.Add(30 * time.Second)
 	f(50, 10, 30, 1)

@@ -157,7 +157,7 @@ func TestSecretsAreShownNowhere(t *testing.T) {
 	}
 	for _, path := range []string{
 		"/", "/health", "/livez?verbose", "/readyz?verbose", "/metrics", "/api/config", "/api/routes", "/api/services", "/api/consumers", "/api/stats",
-		"/api/limits", "/debug/pprof/", "/debug/pprof/cmdline", "/debug/pprof/goroutine?debug=2",
+		"/api/limits", "/api/reloads", "/api/certificates", "/api/routes/users", "/debug/pprof/", "/debug/pprof/cmdline", "/debug/pprof/goroutine?debug=2",
 	} {
 		f(200, "GET", path, "")
 	}

@@ -5,15 +5,20 @@ import (
 	"strings"
 
 	"github.com/valyala/fasthttp"
+
+	"sluice/gateway/admin/dashboard"
 )
 
-// open are the paths that want no token: what probes and scrapers ask for, and the index, which says nothing.
-var open = map[string]bool{"/": true, "/health": true, "/livez": true, "/readyz": true, "/metrics": true}
+// open are the paths that want no token: what probes and scrapers ask for, and the dashboard with the index, which say
+// nothing by themselves.
+var open = map[string]bool{"/": true, "/api": true, "/health": true, "/livez": true, "/readyz": true, "/metrics": true}
+
+func isOpen(path []byte) bool { return open[string(path)] || dashboard.Has(path) }
 
 // handle lets in whoever may come in. Everything is closed unless it stands in open, whether it exists or not.
 func (f *face) handle(ctx *fasthttp.RequestCtx) {
 	protect(ctx)
-	public := open[string(ctx.URI().PathOriginal())]
+	public := isOpen(ctx.URI().PathOriginal())
 	ctx.SetUserValue(actorKey, "token")
 	if token := f.token.Load(); token == nil {
 		ctx.SetUserValue(actorKey, "local")

@@ -27,13 +27,14 @@ func TestTokenIsWanted(t *testing.T) {
 			t.Errorf("%s %s: %d, want %d", method, path, res.StatusCode, status)
 		}
 	}
-	for _, path := range []string{"/", "/health", "/livez", "/livez?verbose", "/readyz", "/metrics"} {
+	for _, path := range []string{"/", "/api", "/dashboard/main.js", "/health", "/livez", "/livez?verbose", "/readyz", "/metrics"} {
 		f(200, "GET", path)
 		// With a token the name does not matter.
 		f(200, "GET", path, "Host", "admin.example", "Origin", "https://elsewhere.example")
 	}
 	for _, path := range []string{
 		"/api/config", "/api/routes", "/api/services", "/api/consumers", "/api/stats", "/api/limits", "/api/usage",
+		"/api/reloads", "/api/certificates", "/api/routes/users",
 		"/debug/pprof/", "/debug/pprof/heap", "/nowhere", "//metrics", "/metrics/", "/%6detrics", "/health/../api/config", "/api/consumers/a/keys",
 	} {
 		f(401, "GET", path)
@@ -43,6 +44,7 @@ func TestTokenIsWanted(t *testing.T) {
 	f(401, "POST", "/api/explain")
 	f(401, "DELETE", "/api/cache")
 	f(401, "PUT", "/api/routes/users/split")
+	f(401, "PUT", "/api/services/users/endpoints")
 
 	for _, wrong := range []string{"Bearer", "Bearer ", "Bearer s3cret-toke", "Bearer s3cret-token2", "Basic s3cret-token", "s3cret-token", "Bearer S3CRET-TOKEN"} {
 		f(401, "GET", "/api/routes", "Authorization", wrong)
@@ -93,6 +95,8 @@ func TestForeignRequestsAreRefused(t *testing.T) {
 	w.want(403, "GET", "/debug/pprof/heap", "", link...)
 	w.want(403, "POST", "/api/config/reload", "", "Origin", "https://evil.example")
 	w.want(403, "DELETE", "/api/cache", "", "Host", "evil.example")
+	w.want(403, "PUT", "/api/services/users/endpoints", `{"endpoint": "http://127.0.0.1:1", "draining": true, "force": true}`, "Origin", "https://evil.example")
+	w.want(403, "GET", "/dashboard/main.js", "", "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "no-cors", "Sec-Fetch-Dest", "script")
 }
 
 func TestHostOfHTTP10(t *testing.T) {

@@ -7,6 +7,8 @@ import (
 
 	"github.com/fasthttp/router"
 	"github.com/valyala/fasthttp"
+
+	"sluice/gateway/admin/dashboard"
 )
 
 // endpoint is one thing that operators can ask for.
@@ -27,7 +29,9 @@ var ofTenants = map[string]bool{
 
 func (s *Server) endpoints() []endpoint {
 	return []endpoint{
-		{"GET", "/", "", "", s.index},
+		{"GET", "/", "/", "the dashboard", dashboard.Page},
+		{"GET", dashboard.Path + "{file:*}", "", "", dashboardFile},
+		{"GET", "/api", "", "", s.index},
 		{"GET", "/health", "/health", "the process and the breaker of each service", s.health},
 		{"GET", "/livez", "/livez?verbose", "whether the process lives", s.livez},
 		{"GET", "/readyz", "/readyz?verbose", "whether requests can be served; 503 while draining", s.readyz},
@@ -35,18 +39,22 @@ func (s *Server) endpoints() []endpoint {
 		{"GET", "/api/config", "/api/config", "the configuration in force, with the source of each value", s.config},
 		{"PUT", "/api/config", "/api/config", "replaces the configuration (YAML); with If-Match only the one of that ETag, without whatever is there", s.replaceConfig},
 		{"POST", "/api/config/reload", "/api/config/reload", "loads the configuration again", s.reload},
+		{"GET", "/api/reloads", "/api/reloads", "the last reloads, and what each has changed for requests", s.listReloads},
 		{"GET", "/api/routes", "/api/routes", "routes with their policies", s.listRoutes},
+		{"GET", "/api/routes/{name}", "/api/routes/NAME", "a route with the settings in force and their sources", s.showRoute},
 		{"GET", "/api/routes/{name}/split", "/api/routes/NAME/split", "the weights of a split and its rollout", s.showSplit},
 		{"PUT", "/api/routes/{name}/split", "/api/routes/NAME/split", `sets weights, {"weights": {"stable": 95, "canary": 5}} or {"switch": "canary"}, or steers the rollout, {"rollout": "pause|resume|advance|abort|restart"}; with If-Match only the split of that ETag`, s.changeSplit},
 		{"GET", "/api/services", "/api/services", "services, endpoints, breakers", s.listServices},
+		{"PUT", "/api/services/{name}/endpoints", "/api/services/NAME/endpoints", `drains an endpoint or takes it back, {"endpoint": "http://host:port", "draining": true}; the last one only with "force": true`, s.drainEndpoint},
+		{"GET", "/api/certificates", "/api/certificates", "certificates in use, with their names and when they end", s.listCertificates},
 		{"GET", "/api/consumers", "/api/consumers", "consumers with their keys, without what could be tried", s.listConsumers},
 		{"GET", "/api/consumers/{name}/keys", "/api/consumers/NAME/keys", "the API keys of a consumer", s.listKeys},
 		{"POST", "/api/consumers/{name}/keys", "/api/consumers/NAME/keys", `makes a key, which is shown this once: {"name", "ttl": "90d" or "expires", "cidrs", "methods", "paths"}`, s.createKey},
 		{"GET", "/api/consumers/{name}/keys/{id}", "/api/consumers/NAME/keys/ID", "a key, and when it was last used", s.showKey},
 		{"POST", "/api/consumers/{name}/keys/{id}/rotate", "/api/consumers/NAME/keys/ID/rotate", `makes a key that takes the place of this one, which stays valid for a while: {"overlap": "24h", "ttl" or "expires"}`, s.rotateKey},
 		{"DELETE", "/api/consumers/{name}/keys/{id}", "/api/consumers/NAME/keys/ID", "revokes a key at once", s.revokeKey},
-		{"GET", "/api/stats", "/api/stats", "requests, rates, latencies, connections, cache", s.stats},
 		{"GET", "/api/usage", "/api/usage?consumer=&from=&to=&step=&format=", "usage by consumer; step is minute, hour, day or total, by names what rows are told apart by, format is json, csv or ndjson", s.listUsage},
+		{"GET", "/api/stats", "/api/stats?top=", "requests, rates, latencies, connections, cache; top is how many routes to list, the busiest first", s.stats},
 		{"GET", "/api/top", "/api/top", "what the last minutes were like: who calls most, what is refused and why, which routes are slow", s.top},
 		{"GET", "/api/mirrors", "/api/mirrors", "copies of requests: how many were answered alike, and what differed", s.listMirrors},
 		{"GET", "/api/limits", "/api/limits?key=", "living rate limits with what remains; key is a prefix", s.limits},
@@ -54,6 +62,16 @@ func (s *Server) endpoints() []endpoint {
 		{"DELETE", "/api/cache", "/api/cache?url=|prefix=|tag=|route=", "purges cached answers; without a parameter all", s.purge},
 		{"GET,POST", "/debug/pprof/{profile:*}", "/debug/pprof/", "profiles of the process", s.pprof},
 	}
+}
+
+func dashboardFile(ctx *fasthttp.RequestCtx) {
+	if !dashboard.File(ctx) {
+		notFound(ctx)
+	}
+}
+
+func notFound(ctx *fasthttp.RequestCtx) {
+	fail(ctx, fasthttp.StatusNotFound, "not_found", "nothing is here; GET /api lists what is")
 }
 
 func (s *Server) routes() *router.Router {
@@ -75,9 +93,7 @@ func (s *Server) routes() *router.Router {
 			}
 		}
 	}
-	r.NotFound = func(ctx *fasthttp.RequestCtx) {
-		fail(ctx, fasthttp.StatusNotFound, "not_found", "nothing is here; GET / lists what is")
-	}
+	r.NotFound = notFound
 	r.MethodNotAllowed = func(ctx *fasthttp.RequestCtx) {
 		// The router lists OPTIONS whether or not it is answered.
 		allowed := strings.Split(string(ctx.Response.Header.Peek(fasthttp.HeaderAllow)), ", ")

@@ -1,6 +1,9 @@
 package admin
 
 import (
+	"cmp"
+	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,8 +20,11 @@ type statsView struct {
 	At time.Time `json:"at"`
 	// Window is the time that rates are of, in seconds: what has passed since an earlier look, ten seconds if there was
 	// one then, or since the start.
-	Window    float64                `json:"window_seconds"`
-	Total     routeStats             `json:"total"`
+	Window float64 `json:"window_seconds"`
+	// Total has the quantiles of the window; those of routes are since the process has them.
+	Total routeStats `json:"total"`
+	// Known is how many routes there are; all are listed unless fewer were asked for.
+	Known     int                    `json:"routes_known"`
 	Routes    []routeStats           `json:"routes"`
 	Services  []serviceView          `json:"services"`
 	Listeners []gateway.ListenerView `json:"listeners"`
@@ -37,6 +43,7 @@ type routeStats struct {
 	BytesIn          uint64            `json:"bytes_in"`
 	BytesOut         uint64            `json:"bytes_out"`
 	Latency          *latency          `json:"latency_ms,omitempty"`
+	Overhead         *latency          `json:"overhead_ms,omitempty"` // without the backend
 }
 
 type latency struct {
@@ -50,8 +57,13 @@ func (s *Server) stats(ctx *fasthttp.RequestCtx) {
 	if current == nil {
 		return
 	}
+	most, err := ctx.QueryArgs().GetUint("top")
+	if err != nil && !errors.Is(err, fasthttp.ErrNoArgValue) {
+		fail(ctx, fasthttp.StatusBadRequest, "bad_parameter", "top must be a whole number")
+		return
+	}
 	now := s.now()
-	before, stats := s.rates.sample(now, current)
+	before, latest, stats := s.rates.sample(now, current)
 	window := now.Sub(before.at).Seconds()
 	v := statsView{
 		Status: s.o.Gateway.Status(), At: now.UTC(), Window: window, Total: routeStats{ByClass: map[string]uint64{}}, Routes: make([]routeStats, 0, len(stats)),
@@ -62,7 +74,22 @@ func (s *Server) stats(ctx *fasthttp.RequestCtx) {
 		v.Total.add(&r)
 		v.Routes = append(v.Routes, r)
 	}
+	v.Total.Latency = viewDistribution(latest.durations.Since(&before.durations))
+	v.Total.Overhead = viewDistribution(latest.overheads.Since(&before.overheads))
+	v.Known = len(v.Routes)
+	if err == nil {
+		slices.SortStableFunc(v.Routes, func(a, b routeStats) int {
+			return cmp.Or(cmp.Compare(b.PerSecond, a.PerSecond), cmp.Compare(b.Requests, a.Requests))
+		})
+		v.Routes = v.Routes[:min(most, len(v.Routes))]
+	}
 	reply(ctx, v)
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+func viewDistribution(d telemetry.Distribution) *latency {
+	return &latency{milliseconds(d.Quantile(.50)), milliseconds(d.Quantile(.95)), milliseconds(d.Quantile(.99))}
 }
 
 var classes = [6]string{"other", "1xx", "2xx", "3xx", "4xx", "5xx"}
@@ -74,14 +101,14 @@ func viewStats(s *routeSample, before counts, window float64) routeStats {
 		}
 		return float64(now-then) / window
 	}
-	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	v := routeStats{
 		Route: s.route, Requests: s.Requests, ByClass: make(map[string]uint64),
 		PerSecond:        rate(s.Requests, before.requests),
 		ClientErrorsRate: rate(s.ByClass[4], before.client),
 		ServerErrorsRate: rate(s.ByClass[5], before.server),
 		InFlight:         s.InFlight, BytesIn: s.BytesIn, BytesOut: s.BytesOut,
-		Latency: &latency{ms(s.P50), ms(s.P95), ms(s.P99)},
+		Latency:  &latency{milliseconds(s.P50), milliseconds(s.P95), milliseconds(s.P99)},
+		Overhead: &latency{milliseconds(s.OverheadP50), milliseconds(s.OverheadP95), milliseconds(s.OverheadP99)},
 	}
 	for i, n := range s.ByClass {
 		if n > 0 {
@@ -119,6 +146,8 @@ const (
 type look struct {
 	at     time.Time
 	counts map[string]counts // by route
+	// Of all routes.
+	durations, overheads telemetry.Distribution
 }
 
 type counts struct{ requests, client, server uint64 }
@@ -128,10 +157,11 @@ type routeSample struct {
 	telemetry.RouteStats
 }
 
-// sample looks now and returns the look to compare with. Without a snapshot it notes that there was nothing.
-func (r *rates) sample(now time.Time, current *snapshot.Snapshot) (before look, stats []routeSample) {
-	latest := look{now, make(map[string]counts)}
+// sample looks now, and returns the look to compare with. Without a snapshot it notes that there was nothing.
+func (r *rates) sample(now time.Time, current *snapshot.Snapshot) (before, latest look, stats []routeSample) {
+	latest = look{at: now, counts: make(map[string]counts)}
 	if current != nil {
+		latest.durations, latest.overheads = current.Distributions()
 		for route, s := range current.RouteStats {
 			stats = append(stats, routeSample{route, s})
 			latest.counts[route] = counts{s.Requests, s.ByClass[4], s.ByClass[5]}
@@ -144,11 +174,11 @@ func (r *rates) sample(now time.Time, current *snapshot.Snapshot) (before look, 
 	}
 	if len(r.looks) == 0 {
 		r.looks = append(r.looks, latest)
-		return latest, stats
+		return latest, latest, stats
 	}
 	before = r.looks[0]
 	if now.Sub(r.looks[len(r.looks)-1].at) >= apart {
 		r.looks = append(r.looks, latest)
 	}
-	return before, stats
+	return before, latest, stats
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -31,6 +32,24 @@ func (s *Server) listRoutes(ctx *fasthttp.RequestCtx) {
 	if current := s.snapshot(ctx); current != nil {
 		reply(ctx, map[string]any{"routes": current.RouteViews()})
 	}
+}
+
+func (s *Server) showRoute(ctx *fasthttp.RequestCtx) {
+	current := s.snapshot(ctx)
+	if current == nil {
+		return
+	}
+	name, _ := ctx.UserValue("name").(string)
+	detail, ok := current.RouteDetail(name)
+	if !ok {
+		fail(ctx, fasthttp.StatusNotFound, "no_such_route", fmt.Sprintf("there is no route %q%s", name, s.routeHint(name)))
+		return
+	}
+	reply(ctx, detail)
+}
+
+func (s *Server) listCertificates(ctx *fasthttp.RequestCtx) {
+	reply(ctx, map[string]any{"certificates": s.o.Gateway.Certificates()})
 }
 
 type serviceView struct {

@@ -42,7 +42,11 @@ type Info struct {
 	// File is the path of the chain as configured.
 	File string
 	// Subject is the leaf's common name, else its first DNS name.
-	Subject             string
+	Subject string
+	// Names are those it is valid for: DNS names, then addresses.
+	Names []string
+	// Issuer is who signed it.
+	Issuer              string
 	NotBefore, NotAfter time.Time
 	// Stapled: an OCSP response goes with it.
 	Stapled bool
@@ -134,10 +138,24 @@ func (s *Store) Certificates() []Info {
 	set := s.current.Load()
 	all := make([]Info, len(set.entries))
 	for i, e := range set.entries {
-		leaf := e.cert.Leaf
-		all[i] = Info{File: s.files[i].Cert, Subject: subjectOf(leaf), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter, Stapled: len(e.cert.OCSPStaple) > 0}
+		all[i] = Describe(e.cert)
+		all[i].File = s.files[i].Cert
 	}
 	return all
+}
+
+// Describe describes a certificate, which has its leaf parsed.
+func Describe(c *tls.Certificate) Info {
+	leaf := c.Leaf
+	names := slices.Clone(leaf.DNSNames)
+	for _, ip := range leaf.IPAddresses {
+		names = append(names, ip.String())
+	}
+	issuer := leaf.Issuer.CommonName
+	if issuer == "" {
+		issuer = leaf.Issuer.String()
+	}
+	return Info{Subject: subjectOf(leaf), Names: names, Issuer: issuer, NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter, Stapled: len(c.OCSPStaple) > 0}
 }
 
 // GetCertificate is for tls.Config. The exact name wins over a wildcard, that

@@ -24,6 +24,7 @@ type Difference struct {
 // consumers, then all else. A policy that changed for all is a change of each route where it is in force.
 func (s *Snapshot) Diff(to *Snapshot) []Difference {
 	from, next := s.Config.View().(map[string]any), to.Config.View().(map[string]any)
+	before, after := s.byName(), to.byName()
 	var out []Difference
 	for _, section := range []string{"routes", "services", "consumers"} {
 		a, _ := from[section].(map[string]any)
@@ -38,7 +39,7 @@ func (s *Snapshot) Diff(to *Snapshot) []Difference {
 			default:
 				d.Settings = config.DiffValues("", below(a[name], section), below(b[name], section))
 				if section == "routes" {
-					d.Settings = append(d.Settings, diffPrograms(s.program(name), to.program(name))...)
+					d.Settings = append(d.Settings, diffPrograms(s.program(before[name]), to.program(after[name]))...)
 				}
 				if len(d.Settings) == 0 {
 					continue
@@ -78,25 +79,28 @@ func both[V any](a, b map[string]V) []string {
 	return slices.Compact(names)
 }
 
-// program lists the policies in force on a route, those that depend on the service under its name.
-func (s *Snapshot) program(name string) map[string]ExplainedPolicy {
-	all := make(map[string]ExplainedPolicy)
+func (s *Snapshot) byName() map[string]*route {
+	routes := make(map[string]*route, len(s.routes))
 	for _, r := range s.routes {
-		if r.Name != name {
-			continue
-		}
-		services := s.servicesOf(r)
-		for i := range r.members {
-			for _, p := range s.explainSteps(nil, r.members[i].program.Steps(), caller{}) {
-				path := "policies." + p.Policy
-				if i > 0 {
-					if maps.EqualFunc(settingsOf(all[path]), settingsOf(p), config.Setting.Same) {
-						continue
-					}
-					path += "@" + services[i]
+		routes[r.Name] = r
+	}
+	return routes
+}
+
+// program lists the policies in force on a route, those that depend on the service under its name.
+func (s *Snapshot) program(r *route) map[string]ExplainedPolicy {
+	all := make(map[string]ExplainedPolicy)
+	services := s.servicesOf(r)
+	for i := range r.members {
+		for _, p := range s.explainSteps(nil, r.members[i].program.Steps(), caller{}) {
+			path := "policies." + p.Policy
+			if i > 0 {
+				if maps.EqualFunc(settingsOf(all[path]), settingsOf(p), config.Setting.Same) {
+					continue
 				}
-				all[path] = p
+				path += "@" + services[i]
 			}
+			all[path] = p
 		}
 	}
 	return all

@@ -326,36 +326,12 @@ func (s *Snapshot) explainRoute(e *Explanation, x *exchange.Exchange, r *route, 
 		}
 		steps = append(steps, p.Steps())
 	}
-	// With one member every policy is the route's.
-	everywhere := func(step policy.Step) bool {
-		for _, others := range steps {
-			if !slices.ContainsFunc(others, func(o policy.Step) bool {
-				return o.Name == step.Name && o.Block.Equal(step.Block) && o.Scope == step.Scope
-			}) {
-				return false
-			}
-		}
-		return true
-	}
-	split := func(of []policy.Step, shared bool) (some []policy.Step) {
-		for _, step := range of {
-			if everywhere(step) == shared {
-				some = append(some, step)
-			}
-		}
-		return some
-	}
 	if who.consumer != "" {
 		x.Identity.Consumer = s.world.Consumers[who.consumer]
 	}
-	e.Policies = s.explainSteps(x, split(steps[0], true), who)
-
-	name, block := r.config.Action()
-	e.Action = &ExplainedAction{Action: name, Source: e.Source}
-	if block != nil {
-		e.Action.Source = position(block.Pos())
-		e.Action.Settings = block.Settings(s.registry.Actions[name].Settings)
-	}
+	e.Policies = s.explainSteps(x, common(steps[0], steps), who)
+	ends := s.explainAction(r)
+	e.Action = &ends
 	services := s.servicesOf(r)
 	if len(services) == 0 {
 		return
@@ -363,7 +339,7 @@ func (s *Snapshot) explainRoute(e *Explanation, x *exchange.Exchange, r *route, 
 	for i, service := range services {
 		v := s.explainService(r, service)
 		if len(services) > 1 && i < len(steps) {
-			v.Policies = s.explainSteps(x, split(steps[i], false), who)
+			v.Policies = s.explainSteps(x, peculiar(steps[i], steps), who)
 		}
 		e.Services = append(e.Services, v)
 	}
@@ -373,6 +349,36 @@ func (s *Snapshot) explainRoute(e *Explanation, x *exchange.Exchange, r *route, 
 		target = append(append(target, '?'), q...)
 	}
 	e.UpstreamPath = string(bytes.ToValidUTF8(target, []byte("\ufffd")))
+}
+
+// common are the steps that all members of a route have: with one member every policy is the route's.
+func common(of []policy.Step, all [][]policy.Step) []policy.Step { return choose(of, all, true) }
+
+// peculiar are the steps that not all members of a route have.
+func peculiar(of []policy.Step, all [][]policy.Step) []policy.Step { return choose(of, all, false) }
+
+func choose(of []policy.Step, all [][]policy.Step, shared bool) (some []policy.Step) {
+	for _, step := range of {
+		lacks := func(others []policy.Step) bool {
+			return !slices.ContainsFunc(others, func(o policy.Step) bool {
+				return o.Name == step.Name && o.Block.Equal(step.Block) && o.Scope == step.Scope
+			})
+		}
+		if !slices.ContainsFunc(all, lacks) == shared {
+			some = append(some, step)
+		}
+	}
+	return some
+}
+
+func (s *Snapshot) explainAction(r *route) ExplainedAction {
+	name, block := r.config.Action()
+	a := ExplainedAction{Action: name, Source: s.source("routes", r.Name)}
+	if block != nil {
+		a.Source = position(block.Pos())
+		a.Settings = block.Settings(s.registry.Actions[name].Settings)
+	}
+	return a
 }
 
 // servicesOf names the services that the route's requests may go to.

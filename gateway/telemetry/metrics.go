@@ -583,18 +583,25 @@ type RouteStats struct {
 	ByClass           [6]uint64 // by the first digit of the status code; 0 is other
 	InFlight          int64
 	BytesIn, BytesOut uint64
-	P50, P95, P99     time.Duration // estimates from the histogram
+	P50, P95, P99     time.Duration // of whole requests, estimates from the histogram
+	// Of the gateway's own time, likewise.
+	OverheadP50, OverheadP95, OverheadP99 time.Duration
 }
 
 // Stats reads the numbers now. Requests are those of the service; all else is of the whole route.
 func (r *RouteMetrics) Stats() RouteStats {
+	var durations, overheads Distribution
+	r.AddTo(&durations, &overheads)
 	s := RouteStats{
-		InFlight: r.inFlight.Value(),
-		BytesIn:  r.bytesIn.Value(),
-		BytesOut: r.bytesOut.Value(),
-		P50:      r.duration.Quantile(.50),
-		P95:      r.duration.Quantile(.95),
-		P99:      r.duration.Quantile(.99),
+		InFlight:    r.inFlight.Value(),
+		BytesIn:     r.bytesIn.Value(),
+		BytesOut:    r.bytesOut.Value(),
+		P50:         durations.Quantile(.50),
+		P95:         durations.Quantile(.95),
+		P99:         durations.Quantile(.99),
+		OverheadP50: overheads.Quantile(.50),
+		OverheadP95: overheads.Quantile(.95),
+		OverheadP99: overheads.Quantile(.99),
 	}
 	for _, slot := range r.table.Load().slots {
 		if slot.counter != nil {
@@ -604,6 +611,12 @@ func (r *RouteMetrics) Stats() RouteStats {
 		}
 	}
 	return s
+}
+
+// AddTo takes the route's durations and overheads into readings of many routes.
+func (r *RouteMetrics) AddTo(durations, overheads *Distribution) {
+	durations.add(r.duration)
+	overheads.add(r.overhead)
 }
 
 // codeTable finds a counter by method and status code: open addressing, at most half full, replaced rather than changed.

@@ -214,19 +214,50 @@ func (h *Histogram) Count() uint64 {
 	return total
 }
 
+// Quantile estimates the q-quantile of all observations, as Distribution.Quantile does.
+func (h *Histogram) Quantile(q float64) time.Duration {
+	var d Distribution
+	d.add(h)
+	return d.Quantile(q)
+}
+
+// Distribution is a reading of histograms of one family. The zero value holds nothing.
+type Distribution struct {
+	shape  *histogramShape
+	counts [101]uint64 // by bucket, not cumulative
+	total  uint64
+}
+
+// add takes in what a histogram has counted so far.
+func (d *Distribution) add(h *Histogram) {
+	d.shape = h.shape
+	total, _ := h.read(d.counts[:])
+	d.total += total
+}
+
+// Since is what came after an earlier reading. Histograms that are gone since then take away from it, never below nothing.
+func (d *Distribution) Since(before *Distribution) Distribution {
+	after := Distribution{shape: d.shape}
+	for i, n := range d.counts {
+		if n > before.counts[i] {
+			after.counts[i] = n - before.counts[i]
+			after.total += after.counts[i]
+		}
+	}
+	return after
+}
+
 // Quantile estimates the q-quantile, 0 <= q <= 1, linearly within its bucket as PromQL's histogram_quantile does.
 // It is zero without observations and the highest bound where the quantile lies beyond it.
-func (h *Histogram) Quantile(q float64) time.Duration {
-	var counts [101]uint64
-	total, _ := h.read(counts[:])
-	if total == 0 {
+func (d *Distribution) Quantile(q float64) time.Duration {
+	if d.total == 0 {
 		return 0
 	}
-	rank := q * float64(total)
+	rank := q * float64(d.total)
 	var below float64
 	var lower int64
-	for i, upper := range h.shape.bounds {
-		in := float64(counts[i])
+	for i, upper := range d.shape.bounds {
+		in := float64(d.counts[i])
 		if in > 0 && below+in >= rank {
 			return time.Duration(float64(lower) + float64(upper-lower)*max(0, rank-below)/in)
 		}

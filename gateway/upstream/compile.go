@@ -332,8 +332,9 @@ type EndpointView struct {
 	LatencyMS   float64 `json:"latency_ms"`
 	Connections int     `json:"connections"`
 	Zone        string  `json:"zone,omitempty"`
-	// Draining: the endpoint was found no more, and ends what it has.
-	Draining bool `json:"draining,omitempty"`
+	// Draining: it gets no new requests and ends what it has, because an operator wants so or, Leaving, it was found no more.
+	Draining bool `json:"draining"`
+	Leaving  bool `json:"leaving,omitempty"`
 }
 
 // Endpoints shows the endpoints.
@@ -348,7 +349,7 @@ func (s *Service) Endpoints(now int64) []EndpointView {
 	if s.feed != nil {
 		for _, ep := range s.feed.leaving() {
 			v := ep.view(now)
-			v.Up, v.Draining = false, true
+			v.Up, v.Draining, v.Leaving = false, true, true
 			views = append(views, v)
 		}
 	}
@@ -358,7 +359,7 @@ func (s *Service) Endpoints(now int64) []EndpointView {
 func (ep *endpoint) view(now int64) EndpointView {
 	st := ep.Status(now)
 	v := EndpointView{
-		Endpoint: ep.name, Up: st.Up(), Unhealthy: st.Unhealthy, Breaker: "off",
+		Endpoint: ep.name, Up: st.Up(), Unhealthy: st.Unhealthy, Draining: st.Draining, Breaker: "off",
 		InFlight: st.InFlight, LatencyMS: float64(st.Latency.Microseconds()) / 1000, Connections: ep.pool.Conns(),
 	}
 	if st.EjectedFor > 0 {
