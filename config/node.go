@@ -81,6 +81,18 @@ func (n *node) child(key string) *node {
 	return nil
 }
 
+// children are the values of a mapping by key, for who looks at many of them.
+func (n *node) children() map[string]*node {
+	if n == nil || n.kind != mapping {
+		return nil
+	}
+	all := make(map[string]*node, len(n.fields))
+	for _, f := range n.fields {
+		all[f.key] = f.value
+	}
+	return all
+}
+
 func (n *node) put(key string, value *node) {
 	if i := n.index(key); i >= 0 {
 		n.fields[i].value = value

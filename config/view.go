@@ -99,19 +99,20 @@ func viewValue(v reflect.Value, n *node, origin string, f *planField) any {
 	case reflect.Struct:
 		return viewStruct(v, n)
 	case reflect.Map:
-		shown := map[string]any{}
+		shown := make(map[string]any, v.Len())
+		written := n.children()
 		for _, key := range v.MapKeys() {
 			name := fmt.Sprint(key.Interface())
 			value := v.MapIndex(key)
 			if holdsText(value.Type()) && soundsSecret(name) {
-				shown[name] = mask(reveal(value), cmp.Or(n.child(name), n, fromDefault).origin())
+				shown[name] = mask(reveal(value), cmp.Or(written[name], n, fromDefault).origin())
 				continue
 			}
 			from := origin
-			if n != nil && n.child(name) == nil {
+			if n != nil && written[name] == nil {
 				from = defaultSource.file // nobody wrote it
 			}
-			shown[name] = viewValue(value, n.child(name), from, f)
+			shown[name] = viewValue(value, written[name], from, f)
 		}
 		return shown
 	}

@@ -106,6 +106,8 @@ Sluice serves three demo services. In another terminal:
   curl -s http://%[3]s/health                                             # breakers
   curl -s http://%[3]s/metrics | grep sluice_requests_total               # counters
 
+and in a browser http://%[3]s/ is the dashboard
+
 `, token, listen, admin)
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"sluice/config"
+	"sluice/gateway/policy"
 )
 
 // Difference is what a change of configuration means for one thing that it names.
@@ -38,7 +39,7 @@ func (s *Snapshot) Diff(to *Snapshot) []Difference {
 				d.Change = "removed"
 			default:
 				d.Settings = config.DiffValues("", below(a[name], section), below(b[name], section))
-				if section == "routes" {
+				if section == "routes" && !samePrograms(before[name], after[name]) {
 					d.Settings = append(d.Settings, diffPrograms(s.program(before[name]), to.program(after[name]))...)
 				}
 				if len(d.Settings) == 0 {
@@ -77,6 +78,15 @@ func both[V any](a, b map[string]V) []string {
 	names := slices.AppendSeq(slices.Collect(maps.Keys(a)), maps.Keys(b))
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// samePrograms tells of most routes, without a look at each setting, that the same policies are in force on them.
+func samePrograms(a, b *route) bool {
+	return slices.EqualFunc(a.members, b.members, func(a, b member) bool {
+		return slices.EqualFunc(a.program.Steps(), b.program.Steps(), func(a, b policy.Step) bool {
+			return a.Name == b.Name && a.Block.Equal(b.Block)
+		})
+	})
 }
 
 func (s *Snapshot) byName() map[string]*route {

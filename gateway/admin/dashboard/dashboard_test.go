@@ -118,7 +118,11 @@ func (w *world) reload(text string) error {
 }
 
 func (w *world) load() error {
-	c, err := config.Load(w.file, config.Options{})
+	text, err := os.ReadFile(w.file)
+	if err != nil {
+		return err
+	}
+	c, err := config.Parse("gateway.yaml", text, config.Options{}) // what the pages call it
 	if err != nil {
 		w.gateway.Fail(err)
 		return err

@@ -18,9 +18,9 @@ async function shoot(name, colorScheme, hash, ready) {
 }
 
 // Charts are worth a picture once there is something on them.
-await shoot('overview', 'light', '#/overview', (page) => page.waitForFunction(
-  () => (document.querySelector('.chart .line')?.getAttribute('d') ?? '').split('L').length > 40, null, { timeout: 120000 }));
-await shoot('route', 'dark', '#/routes/users', async (page) => {
-  await page.locator('summary', { hasText: 'rate_limit' }).click();
+await shoot('overview', 'light', '#/overview', async (page) => {
+  const points = () => page.locator('.chart .line').first().getAttribute('d').then((d) => d.split('L').length);
+  while (await points() < 32) await page.waitForTimeout(1000);
 });
+await shoot('route', 'dark', '#/routes/users', (page) => page.locator('summary', { hasText: 'rate_limit' }).click());
 await browser.close();

@@ -8,7 +8,7 @@ const { URL_PLAIN, URL_TOKEN, URL_MANY, TOKEN } = process.env;
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 
 // Answers that the browser itself reports as errors, and that the walk asks for.
-const expected = [/\/api\/usage\b.*(404|501)/, /\/keys.*(404|409|501)/, /\/endpoints.*409/, /\/api\/stats\?top=0.*401/, /\/api\/stats.*401/, /\/api\/config\/reload.*400/];
+const expected = [/\/api\/usage\b.*(404|409|501)/, /\/api\/top.*404/, /\/keys.*(404|409|501)/, /\/endpoints.*409/, /\/api\/stats\?top=0.*401/, /\/api\/stats.*401/, /\/api\/config\/reload.*400/];
 
 const browser = await launch();
 
@@ -67,7 +67,7 @@ const pages = [
   ['#/releases', (p) => p.locator('.steps [aria-current]').waitFor()],
   ['#/limits', (p) => row(p, 'consumer:alice').first().waitFor()],
   ['#/consumers', (p) => row(p, 'alice').waitFor()],
-  ['#/consumers/alice', (p) => p.getByRole('heading', { name: 'Keys made at run time' }).waitFor()],
+  ['#/consumers/alice', (p) => p.getByRole('heading', { name: 'Keys' }).waitFor()],
   ['#/usage', (p) => p.getByText(/Not available|rows?\b/).first().waitFor()],
   ['#/cache', (p) => row(p, 'products').waitFor()],
   ['#/certificates', (p) => row(p, 'secure.example').waitFor()],
@@ -152,16 +152,23 @@ async function actions(page) {
 async function contract(page) {
   let revoked = false;
   await page.route('**/api/consumers/alice/keys', (route) => route.fulfill({ json: { keys: [
-    { id: 'k2', created: '2026-01-01T00:00:00Z', expires: '2099-01-01T00:00:00Z', cidrs: ['10.0.0.0/8'], revoked: revoked || undefined },
-    { id: 'k1', created: '2025-01-01T00:00:00Z', expires: '2025-06-01T00:00:00Z' },
+    { id: 'k1', source: 'configuration', state: 'expired', expires: '2025-06-01T00:00:00Z' },
+    { id: 'k2', name: 'for the app', source: 'api', state: revoked ? 'revoked' : 'active', created: '2026-01-01T00:00:00Z', last_used: '2026-02-01T00:00:00Z', cidrs: ['10.0.0.0/8'] },
   ] } }));
   await page.route('**/api/consumers/alice/keys/k2', (route) => {
     revoked = route.request().method() === 'DELETE';
     return route.fulfill({ status: 204 });
   });
-  await page.route('**/api/usage*', (route) => route.fulfill({ json: { usage: [
-    { time: '2026-01-01T00:00:00Z', consumer: 'alice', route: 'users', requests: 12345, bytes_out: 1048576, p95_ms: 12.5 },
-  ] } }));
+  const latency = { p50: 1.5, p95: 12.5, p99: 30 };
+  await page.route('**/api/usage*', (route) => route.fulfill({ json: {
+    step: 'total', by: ['consumer'], gaps: [{ instance: 'a', from: '2026-01-01T00:00:00Z', to: '2026-01-01T00:01:00Z' }],
+    rows: [{ consumer: 'alice', requests: 12345, by_class: { '2xx': 12000, '4xx': 345 }, denied: 345, bytes_in: 1, bytes_out: 1048576, latency_ms: latency }],
+    total: { requests: 12345, by_class: {}, denied: 345, bytes_in: 1, bytes_out: 1048576, latency_ms: latency },
+  } }));
+  await page.route('**/api/top', (route) => route.fulfill({ json: {
+    since: '2026-01-01T00:00:00Z', consumers: [{ consumer: 'bob', requests: 777, denied: 7, errors: 1, bytes_in: 1, bytes_out: 2048 }],
+    denied: [{ route: 'users', reason: 'rate_limited', requests: 70 }], slow_routes: [{ route: 'users', requests: 700, p50_ms: 1, p95_ms: 2, p99_ms: 3 }],
+  } }));
   await go(page, '#/consumers/alice');
   await page.getByRole('button', { name: 'Revoke k2' }).click();
   await dialog(page).getByRole('button', { name: 'Revoke' }).click();
@@ -169,6 +176,11 @@ async function contract(page) {
   await audit(page, 'keys');
   await go(page, '#/usage');
   await row(page, '12,345').getByText('1.0 MiB').waitFor();
+  await row(page, 'rate_limited').getByText('70').waitFor();
+  await row(page, 'bob').getByText('777').waitFor();
+  const saved = page.waitForEvent('download');
+  await page.getByRole('button', { name: 'Export CSV' }).click();
+  check((await saved).suggestedFilename() === 'usage.csv', 'the export is not saved as usage.csv');
   await audit(page, 'usage');
 }
 

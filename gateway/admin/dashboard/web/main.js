@@ -1,7 +1,7 @@
 // The dashboard: sections on the left, and the page that the address names.
 
 import { h, replace } from './lib/dom.js';
-import { forget, token } from './lib/session.js';
+import { forget, tenant, token } from './lib/session.js';
 import { problemNotice } from './lib/dialog.js';
 import * as overview from './pages/overview.js';
 import * as routes from './pages/routes.js';
@@ -22,6 +22,9 @@ import * as login from './pages/login.js';
 const pages = { overview, routes, explain, services, releases, limits, consumers, usage, cache, certificates, configuration };
 const details = { routes: route, consumers: consumer };
 
+// What the token of a tenant opens.
+const ofTenants = ['consumers', 'limits', 'usage'];
+
 const main = document.getElementById('main');
 const nav = document.getElementById('nav');
 const menu = document.getElementById('menu');
@@ -34,10 +37,13 @@ function navigate(moved) {
   current = new AbortController();
   const [path, search] = location.hash.replace(/^#\/?/, '').split('?');
   const [name, ...args] = path.split('/').filter(Boolean).map(decode);
-  const section = Object.hasOwn(pages, name ?? '') ? name : 'overview';
+  const may = tenant() ? ofTenants : Object.keys(pages);
+  const section = may.includes(name) ? name : may[0];
   const page = args.length && details[section] ? details[section] : pages[section];
   for (const a of nav.querySelectorAll('li a')) {
-    if (a.getAttribute('href') === `#/${section}`) a.setAttribute('aria-current', 'page');
+    const to = a.getAttribute('href').slice(2);
+    a.parentElement.hidden = !may.includes(to);
+    if (to === section) a.setAttribute('aria-current', 'page');
     else a.removeAttribute('aria-current');
   }
   fold(false);

@@ -11,8 +11,11 @@ export class Problem extends Error {
     this.errors = body?.errors ?? [];
   }
 
-  // missing tells that this gateway, as it is built and configured, does not have what was asked for.
-  get missing() { return this.status === 501 || this.status === 404; }
+  // missing tells a reader that this gateway, as it is built and configured, does not have what was asked for.
+  get missing() { return [404, 409, 501].includes(this.status); }
+
+  // operators tells that the token is a tenant's, and that what was asked for is not.
+  get operators() { return this.status === 403 && this.reason === 'operators_only'; }
 }
 
 export const get = async (path, signal) => (await ask('GET', path, { signal })).json();

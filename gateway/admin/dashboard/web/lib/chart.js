@@ -5,9 +5,9 @@ import { h, svg, refresh, replace } from './dom.js';
 const WIDTH = 600;
 const HEIGHT = 132;
 
-// chart draws series that grow to the right. names are up to three; format writes a value. The text of the legend follows
-// the pointer.
-export function chart({ title, names, format, keep = 150 }) {
+// chart draws series whose latest point is at the right. names are up to three; format writes a value. It is as wide as
+// `least` points to begin with, and as `keep` in the end. The text of the legend follows the pointer.
+export function chart({ title, names, format, least = 30, keep = 150 }) {
   const points = []; // {at, values}
   const top = h('span', { class: 'top', 'aria-hidden': 'true' });
   const legend = names.map((name, i) => h('span', { class: `series-${i + 1}` }, name));
@@ -16,10 +16,11 @@ export function chart({ title, names, format, keep = 150 }) {
   const node = h('figure', { class: 'panel chart' },
     h('figcaption', {}, h('h2', {}, title), h('span', { class: 'legend' }, legend)), plot);
   let pointed = -1;
+  const span = () => Math.max(least, points.length) - 1;
 
   plot.addEventListener('pointermove', (event) => {
     const box = plot.getBoundingClientRect();
-    const right = (box.right - event.clientX) / box.width * (keep - 1);
+    const right = (box.right - event.clientX) / box.width * span();
     pointed = Math.max(0, points.length - 1 - Math.round(right));
     draw();
   });
@@ -30,7 +31,7 @@ export function chart({ title, names, format, keep = 150 }) {
 
   function draw() {
     const highest = nice(Math.max(...points.flatMap((p) => p.values), 0));
-    const x = (i) => WIDTH - (points.length - 1 - i) * WIDTH / (keep - 1);
+    const x = (i) => WIDTH - (points.length - 1 - i) * WIDTH / span();
     const y = (v) => HEIGHT - (v / highest) * (HEIGHT - 6);
     const lines = names.map((_, s) => {
       const d = points.map((p, i) => `${i ? 'L' : 'M'}${x(i).toFixed(1)} ${y(p.values[s]).toFixed(1)}`).join('');

@@ -60,6 +60,7 @@ export function endpointState(e) {
   if (e.unhealthy) return pill('unhealthy', 'bad');
   if (e.ejected_for) return pill(`ejected, ${e.ejected_for.replace(/\.\d+s/, 's')} left`, 'bad');
   if (e.breaker === 'open') return pill('breaker open', 'bad');
+  if (e.breaker === 'half-open') return pill('breaker half-open', 'warn');
   return e.weight === 0 ? pill('weight 0') : pill('up', 'good');
 }
 

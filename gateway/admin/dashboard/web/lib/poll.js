@@ -12,7 +12,7 @@ export function every(interval, signal, look, failed) {
     try {
       await look();
     } catch (error) {
-      if (!signal.aborted) failed(error);
+      if (error.name !== 'AbortError') failed(error);
     }
     running = false;
     if (!signal.aborted && !document.hidden) timer = setTimeout(run, interval);

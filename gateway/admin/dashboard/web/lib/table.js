@@ -3,8 +3,8 @@
 import { h, refresh, replace, freshId } from './dom.js';
 import { plural } from './format.js';
 
-// table makes one. columns are {label, cell(row), value(row), number, act, sort}:
-//   cell gives what is shown; value what is sorted by, and without it the column can not be sorted.
+// table makes one. columns are {label, cell(row), value(row), number, act, wide}:
+//   wide keeps room for values without blanks; cell gives what is shown; value what is sorted by, and without it the column can not be sorted.
 // Options: caption names the table; noun counts its rows; key(row) names a row; text(row) is what is searched, and without
 // it there is no search; empty stands in a table without rows; sorted is [column, descending] to begin with; extra are
 // nodes beside the search.
@@ -84,7 +84,7 @@ export function table({ caption, noun, key, columns, text, empty = 'Nothing here
       const k = key(row);
       let line = shown.get(k);
       if (!line) {
-        line = h('tr', { role: 'row' }, columns.map((c) => h('td', { role: 'cell', 'data-label': c.label, class: c.number ? 'number' : c.act ? 'act' : null })));
+        line = h('tr', { role: 'row' }, columns.map((c) => h('td', { role: 'cell', 'data-label': c.label, class: c.number ? 'number' : c.act ? 'act' : c.wide ? 'wide' : null })));
         shown.set(k, line);
       }
       columns.forEach((c, i) => refresh(line.cells[i], c.cell(row)));

@@ -16,7 +16,7 @@ export function show(main, { signal }) {
     text: (c) => [c.listener, c.certificate, c.subject, c.issuer, ...(c.names ?? [])].join(' '),
     columns: [
       { label: 'Listener', value: (c) => c.listener, cell: (c) => c.listener },
-      { label: 'Certificate', value: (c) => c.certificate, cell: (c) => [h('code', {}, c.certificate), c.from === 'acme' && [' ', pill('ACME', 'accent')]] },
+      { label: 'Certificate', wide: true, value: (c) => c.certificate, cell: (c) => [h('code', {}, c.certificate), c.from === 'acme' && [' ', pill('ACME', 'accent')]] },
       { label: 'Names', cell: (c) => chips(c.names?.length ? c.names : [c.subject].filter(Boolean)) },
       { label: 'Issuer', value: (c) => c.issuer ?? '', cell: (c) => c.issuer },
       { label: 'State', value: (c) => remaining(c), cell: state },

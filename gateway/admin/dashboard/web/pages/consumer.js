@@ -21,39 +21,40 @@ export async function show(main, { args: [name], signal }) {
   if (signal.aborted) return;
   const keys = h('div', {});
   replace(rest,
-    consumer ? panel('Configured', facts([
+    consumer ? panel('Configuration', facts([
       ['Tenant', consumer.tenant], ['Plan', consumer.plan], ['Groups', consumer.groups && chips(consumer.groups)],
       ['JWT issuers', consumer.jwt_issuers?.join(', ')], ['Usernames', consumer.basic_auth_usernames?.join(', ')], ['Own policies', consumer.policies && chips(consumer.policies)],
-      ['API keys', consumer.api_keys?.map((k) => h('div', {}, h('code', {}, k.id), k.expires && ` until ${f.time(k.expires)}`))],
     ])) : h('p', { class: 'notice' }, 'The configuration does not name this consumer.'),
     keys);
   await showKeys(keys, name, signal);
 }
 
-// showKeys lists the keys that were made at run time, where this gateway keeps such.
+// showKeys lists the keys with what is known of them; those of the configuration are changed there.
 async function showKeys(place, name, signal) {
   let answer;
   try {
     answer = await get(`/api/consumers/${segment(name)}/keys`, signal);
   } catch (error) {
     if (signal.aborted) return;
-    replace(place, panel('Keys made at run time', error.missing || error.status === 409 ? h('p', { class: 'muted' }, `Not available: ${error.message}`) : problemNotice(error)));
+    replace(place, panel('Keys', error.missing ? h('p', { class: 'muted' }, `Not available: ${error.message}`) : problemNotice(error)));
     return;
   }
   const list = table({
-    caption: `Keys of ${name}`, noun: 'key', key: (k) => k.id, empty: 'No key was made.', sorted: [0, false],
+    caption: `Keys of ${name}`, noun: 'key', key: (k) => `${k.source} ${k.id}`, empty: 'No key.', sorted: [0, false],
     columns: [
-      { label: 'Key', value: (k) => k.id, cell: (k) => h('code', {}, k.id) },
-      { label: 'State', value: state, cell: (k) => pill(state(k), state(k) === 'active' ? 'good' : 'bad') },
+      { label: 'Key', value: (k) => k.id, cell: (k) => [h('code', {}, k.id), k.name && h('div', { class: 'muted small' }, k.name)] },
+      { label: 'State', value: (k) => k.state, cell: (k) => pill(k.state, k.state === 'active' ? 'good' : 'bad') },
+      { label: 'From', value: (k) => k.source, cell: (k) => k.source },
       { label: 'Made', value: (k) => k.created ?? '', cell: (k) => k.created && f.time(k.created) },
       { label: 'Expires', value: (k) => k.expires ?? '', cell: (k) => (k.expires ? f.time(k.expires) : 'never') },
-      { label: 'Last used', value: (k) => k.last_used ?? '', cell: (k) => (k.last_used ? f.time(k.last_used) : 'never') },
+      { label: 'Last used', value: (k) => k.last_used ?? '', cell: (k) => k.last_used && f.ago(k.last_used) },
       { label: 'Only', cell: (k) => chips([...(k.cidrs ?? []), ...(k.methods ?? []), ...(k.paths ?? [])]) },
-      { label: 'Change', act: true, cell: (k) => state(k) === 'active' && h('button', { type: 'button', class: 'slim', 'aria-label': `Revoke ${k.id}`, onclick: () => revoke(k) }, 'Revoke') },
+      { label: 'Change', act: true, cell: (k) => k.state === 'active' && k.source !== 'configuration'
+        && h('button', { type: 'button', class: 'slim', 'aria-label': `Revoke ${k.id}`, onclick: () => revoke(k) }, 'Revoke') },
     ],
   });
   list.update(answer.keys ?? []);
-  replace(place, panel('Keys made at run time', list.node, { bare: true, note: 'sluice keys makes and rotates them.' }));
+  replace(place, panel('Keys', list.node, { bare: true, note: 'Keys are made and rotated with sluice keys; those of the configuration are changed there.' }));
 
   async function revoke(k) {
     const done = await ask({
@@ -65,9 +66,4 @@ async function showKeys(place, name, signal) {
     toast(`The key ${k.id} was revoked.`);
     await showKeys(place, name, signal);
   }
-}
-
-function state(k) {
-  if (k.revoked) return 'revoked';
-  return k.expires && Date.parse(k.expires) < Date.now() ? 'expired' : 'active';
 }

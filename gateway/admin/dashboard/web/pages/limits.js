@@ -4,6 +4,7 @@ import { every } from '../lib/poll.js';
 import { table } from '../lib/table.js';
 import { head, panel, pill, trouble } from '../lib/parts.js';
 import { read } from '../lib/metrics.js';
+import { tenant } from '../lib/session.js';
 import * as f from '../lib/format.js';
 
 export const title = 'Limits';
@@ -37,7 +38,7 @@ export function show(main, { signal }) {
   });
   main.append(head('Limits', { sub: 'Who has how much left of which limit, those with the least first.' }),
     h('div', { class: 'stack' }, wrong.node, more, panel('', list.node, { bare: true }),
-      panel('Refused since the start', refused.node, { bare: true, note: 'By limits and by authentication.' })));
+      !tenant() && panel('Refused since the start', refused.node, { bare: true, note: 'By limits and by authentication.' })));
 
   const look = every(2000, signal, async () => {
     const answer = await get(`/api/limits?max=${SHOWN}&key=${encodeURIComponent(prefix.value.trim())}`, signal);
@@ -45,6 +46,7 @@ export function show(main, { signal }) {
     more.hidden = !answer.more;
     list.update(answer.limits.flatMap((l) => l.windows.map((w, i) => ({ ...l, ...w, id: `${l.scope} ${l.tenant ?? ''} ${l.policy} ${l.key} ${i}` }))));
   }, wrong.show);
+  if (tenant()) return;
   every(10000, signal, async () => {
     const samples = await read(['sluice_rate_limited_total', 'sluice_auth_failures_total'], signal);
     refused.update(samples.filter((s) => s.value > 0).map(({ labels, value }) => {

@@ -1,6 +1,6 @@
 import { h, replace } from '../lib/dom.js';
 import { get } from '../lib/api.js';
-import { forget, keep } from '../lib/session.js';
+import { forget, keep, narrow } from '../lib/session.js';
 import { problemNotice } from '../lib/dialog.js';
 
 // show asks for the token until the gateway takes it, and then goes on.
@@ -18,7 +18,9 @@ export function show(main, entered) {
       await get('/api/stats?top=0');
     } catch (error) {
       // Without a configuration there is nothing to show yet, and yet the token was right.
-      if (error.status !== 503) {
+      if (error.operators) {
+        narrow();
+      } else if (error.status !== 503) {
         forget();
         replace(wrong, error.status === 401 ? h('p', { class: 'notice bad' }, 'The gateway does not take this token.') : problemNotice(error));
         field.select();

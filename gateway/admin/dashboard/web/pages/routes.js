@@ -14,7 +14,7 @@ export function show(main, { signal }) {
     text: (r) => r.words,
     columns: [
       { label: 'Route', value: (r) => r.route, cell: (r) => h('a', { href: link('routes', r.route) }, r.route) },
-      { label: 'Takes', cell: (r) => h('code', {}, r.takes) },
+      { label: 'Takes', wide: true, cell: (r) => h('code', {}, r.takes) },
       { label: 'Goes to', value: (r) => r.target, cell: (r) => r.target },
       { label: 'Policies', cell: (r) => (r.policies.length > 4 ? chips([...r.policies.slice(0, 3), `${r.policies.length - 3} more`]) : chips(r.policies)) },
       { label: 'Requests/s', number: true, value: (r) => r.stats?.per_second ?? 0, cell: (r) => f.rate(r.stats?.per_second) },

@@ -18,9 +18,8 @@ export function show(main, { signal }) {
     columns: [
       { label: 'Service', value: (e) => e.service, cell: (e) => [h('strong', {}, e.service), h('div', { class: 'muted small nowrap' }, `${e.protocol}, ${e.strategy}`)] },
       { label: 'Breaker', value: (e) => e.state, cell: (e) => breaker(e.state) },
-      { label: 'Endpoint', value: (e) => e.endpoint, cell: (e) => h('code', {}, e.endpoint) },
+      { label: 'Endpoint', wide: true, value: (e) => e.endpoint, cell: (e) => h('code', {}, e.endpoint) },
       { label: 'State', value: (e) => (inOrder(e) ? 1 : 0), cell: endpointState },
-      { label: 'Its breaker', value: (e) => e.breaker, cell: (e) => e.breaker && breaker(e.breaker) },
       { label: 'Weight', number: true, value: (e) => e.weight, cell: (e) => f.count(e.weight) },
       { label: 'In flight', number: true, value: (e) => e.in_flight, cell: (e) => f.count(e.in_flight) },
       { label: 'Latency', number: true, value: (e) => e.latency_ms, cell: (e) => f.ms(e.latency_ms) },
