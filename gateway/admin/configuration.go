@@ -27,7 +27,7 @@ func (s *Server) config(ctx *fasthttp.RequestCtx) {
 	etag := s.etag()
 	v := configView{Status: s.o.Gateway.Status(), Writable: s.o.WriteBack != nil || s.o.Store != nil, Files: []string{}}
 	if c := s.o.Gateway.Config(); c != nil {
-		v.Files, v.Config = c.Files(), c.View()
+		v.Files, v.Config = append(v.Files, c.Files()...), c.View()
 	}
 	setETag(ctx, etag)
 	reply(ctx, v)

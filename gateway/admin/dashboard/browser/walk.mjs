@@ -16,7 +16,7 @@ const browser = await launch();
 async function open(base, options = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
   const page = await context.newPage();
-  page.setDefaultTimeout(10000);
+  page.setDefaultTimeout(20000);
   page.on('pageerror', (e) => fault(`${page.url()}: ${e.stack}`));
   page.on('console', (m) => {
     const text = `${m.location().url} ${m.text()}`;
