@@ -18,12 +18,13 @@ type Record struct {
 	Method    []byte
 	Host      []byte
 	Path      []byte // never the query string: it may carry secrets
-	Protocol  string // HTTP/1.1; combined only
+	Protocol  string // HTTP/1.1
 	Status    int
 	BytesIn   int64         // body bytes from the client
 	BytesOut  int64         // body bytes to the client
 	Duration  time.Duration // whole request
 	Upstream  time.Duration // waiting for the backend; negative: no backend was asked
+	Attempts  int           // tries at backends
 	Route     string
 	Service   string
 	Endpoint  string
@@ -31,9 +32,9 @@ type Record struct {
 	Tenant    string
 	Reason    string // why the gateway answered itself; a fixed word
 	RPCStatus uint8  // the status of gRPC plus one; 0: no call of gRPC
-	TraceID   []byte // JSON only; empty where requests are not traced
-	Referer   []byte // combined only, without query and fragment
-	UserAgent []byte // combined only
+	TraceID   []byte // empty where requests are not traced
+	Referer   []byte // without query and fragment
+	UserAgent []byte
 }
 
 // maxField is the length in bytes up to which a field is logged; what is cut ends in "...".
@@ -44,6 +45,8 @@ const redacted = "[redacted]"
 // Format renders a Record as one line. It is immutable.
 type Format struct {
 	combined bool // else JSON; a function value would move every Record to the heap
+	extended bool // combined, and behind it the other fields of JSON
+	stamped  bool
 	hide     fields
 }
 
@@ -70,9 +73,9 @@ var fieldNames = map[string]fields{
 }
 
 // Formats are the names NewFormat takes.
-var Formats = []string{"json", "combined"}
+var Formats = []string{"json", "combined", "combined_extended"}
 
-// NewFormat makes the format "json" or "combined". redact names fields and request headers, in any case, whose value is replaced by
+// NewFormat makes a format of Formats. redact names fields and request headers, in any case, whose value is replaced by
 // "[redacted]"; names of headers that are never logged, such as authorization and cookie, are fine.
 func NewFormat(name string, redact []string) (*Format, error) {
 	f := &Format{}
@@ -80,6 +83,8 @@ func NewFormat(name string, redact []string) (*Format, error) {
 	case "json":
 	case "combined":
 		f.combined = true
+	case "combined_extended":
+		f.combined, f.extended = true, true
 	default:
 		return nil, fmt.Errorf("unknown access log format %q; it is one of %s", name, strings.Join(Formats, ", "))
 	}
@@ -91,15 +96,65 @@ func NewFormat(name string, redact []string) (*Format, error) {
 
 // Append appends the line of r, with its newline. Whatever r holds, the line has no other newline and no control bytes.
 func (f *Format) Append(dst []byte, r *Record) []byte {
-	if f.combined {
-		return appendCombined(dst, r, f.hide)
+	if f.stamped {
+		dst = appendStamp(dst, r)
+	}
+	switch {
+	case f.extended:
+		return append(appendExtended(appendCombined(dst, r, f.hide), r, f.hide), '\n')
+	case f.combined:
+		return append(appendCombined(dst, r, f.hide), '\n')
 	}
 	return appendJSON(dst, r, f.hide)
 }
 
+// Stamped returns the same format with a stamp before each line, for outputs that want to know when and with which status a request was
+// without reading the line: CutStamp reads it.
+func (f *Format) Stamped() *Format {
+	made := *f
+	made.stamped = true
+	return &made
+}
+
+// A stamp is the status, 0 to 999, and the time in nanoseconds since 1970, in hexadecimal digits.
+const (
+	stampStatus = 3
+	stampLen    = stampStatus + 16
+)
+
+func appendStamp(dst []byte, r *Record) []byte {
+	status := max(0, min(r.Status, 999))
+	for shift := 4 * (stampStatus - 1); shift >= 0; shift -= 4 {
+		dst = append(dst, hexDigits[status>>shift&15])
+	}
+	at := uint64(r.Time.UnixNano())
+	for shift := 60; shift >= 0; shift -= 4 {
+		dst = append(dst, hexDigits[at>>shift&15])
+	}
+	return dst
+}
+
+// CutStamp takes the stamp off a line.
+func CutStamp(line []byte) (at time.Time, status int, rest []byte) {
+	if len(line) < stampLen {
+		return time.Time{}, 0, line
+	}
+	number := func(digits []byte) (n uint64) {
+		for _, c := range digits {
+			d := uint64(c - '0')
+			if c >= 'a' {
+				d = uint64(c-'a') + 10
+			}
+			n = n<<4 | d&15
+		}
+		return n
+	}
+	return time.Unix(0, int64(number(line[stampStatus:stampLen]))), int(number(line[:stampStatus])), line[stampLen:]
+}
+
 // maxLine is the most that Append appends for r.
 func maxLine(r *Record) int {
-	const fixed = 1024 // names, numbers, time, address, marks of cut fields
+	const fixed = 1280 // stamp, names, numbers, times, address, marks of cut fields
 	text := 0
 	for _, n := range [...]int{
 		len(r.RequestID), len(r.Method), len(r.Host), len(r.Path), len(r.Protocol), len(r.Route), len(r.Service),
@@ -142,6 +197,11 @@ func appendJSON(dst []byte, r *Record, hide fields) []byte {
 	dst = appendJSONField(dst, `","consumer":"`, r.Consumer, hide&fieldConsumer)
 	dst = appendJSONField(dst, `","tenant":"`, r.Tenant, 0)
 	dst = appendJSONField(dst, `","reason":"`, r.Reason, 0)
+	dst = append(dst, `","attempts":`...)
+	dst = strconv.AppendInt(dst, int64(r.Attempts), 10)
+	dst = appendJSONField(dst, `,"protocol":"`, r.Protocol, 0)
+	dst = appendJSONField(dst, `","referer":"`, withoutQuery(r.Referer), hide&fieldReferer)
+	dst = appendJSONField(dst, `","user_agent":"`, r.UserAgent, hide&fieldUserAgent)
 	dst = append(dst, '"')
 	if r.RPCStatus > 0 {
 		dst = strconv.AppendUint(append(dst, `,"grpc_status":`...), uint64(r.RPCStatus-1), 10)
@@ -233,13 +293,47 @@ func appendCombined(dst []byte, r *Record, hide fields) []byte {
 	dst = strconv.AppendInt(dst, int64(r.Status), 10)
 	dst = append(dst, ' ')
 	dst = strconv.AppendInt(dst, r.BytesOut, 10)
-	referer := r.Referer
-	if end := bytes.IndexAny(referer, "?#"); end >= 0 {
-		referer = referer[:end]
-	}
-	dst = appendCombinedField(dst, ` "`, referer, hide&fieldReferer, false)
+	dst = appendCombinedField(dst, ` "`, withoutQuery(r.Referer), hide&fieldReferer, false)
 	dst = appendCombinedField(dst, `" "`, r.UserAgent, hide&fieldUserAgent, false)
-	return append(dst, '"', '\n')
+	return append(dst, '"')
+}
+
+// appendExtended writes what JSON has beyond the combined format, as NAME="VALUE" or NAME=NUMBER, in the order of JSON.
+func appendExtended(dst []byte, r *Record, hide fields) []byte {
+	dst = appendCombinedField(dst, ` request_id="`, r.RequestID, hide&fieldRequestID, false)
+	dst = appendCombinedField(dst, `" host="`, r.Host, hide&fieldHost, false)
+	dst = append(dst, `" bytes_in=`...)
+	dst = strconv.AppendInt(dst, r.BytesIn, 10)
+	dst = append(dst, ` duration_ms=`...)
+	dst = appendMilliseconds(dst, max(0, r.Duration))
+	dst = append(dst, ` upstream_ms=`...)
+	if r.Upstream < 0 {
+		dst = append(dst, '-')
+	} else {
+		dst = appendMilliseconds(dst, r.Upstream)
+	}
+	dst = appendCombinedField(dst, ` route="`, r.Route, 0, false)
+	dst = appendCombinedField(dst, `" service="`, r.Service, 0, false)
+	dst = appendCombinedField(dst, `" endpoint="`, r.Endpoint, hide&fieldEndpoint, false)
+	dst = appendCombinedField(dst, `" tenant="`, r.Tenant, 0, false)
+	dst = appendCombinedField(dst, `" reason="`, r.Reason, 0, false)
+	dst = append(dst, `" attempts=`...)
+	dst = strconv.AppendInt(dst, int64(r.Attempts), 10)
+	if r.RPCStatus > 0 {
+		dst = strconv.AppendUint(append(dst, ` grpc_status=`...), uint64(r.RPCStatus-1), 10)
+	}
+	if len(r.TraceID) > 0 {
+		dst = append(appendCombinedField(dst, ` trace_id="`, r.TraceID, 0, false), '"')
+	}
+	return dst
+}
+
+// withoutQuery is a URL up to its query or fragment, which may hold secrets.
+func withoutQuery(u []byte) []byte {
+	if end := bytes.IndexAny(u, "?#"); end >= 0 {
+		return u[:end]
+	}
+	return u
 }
 
 func appendCombinedField[T string | []byte](dst []byte, before string, s T, hide fields, escapeSpace bool) []byte {

@@ -60,20 +60,50 @@ func (l *AccessLogs) Open(g *Generation, path string) (*AccessLog, error) {
 	return a, nil
 }
 
+// Output is where the lines of an access log go. One goroutine calls it.
+type Output interface {
+	// Lines takes whole lines and returns how many of them are lost, and if so why. It may wait, within bounds: lines that come
+	// meanwhile wait in the log's buffer and are dropped when that is full.
+	Lines(lines []byte) (lost int, err error)
+	Close() error
+}
+
+// OpenOutput leases an output that is no file for g (nil: until Close), under an identity of its own. name is what people read of it.
+// open gets a channel that is closed when the output is to come to an end. Rotation leaves it alone.
+func (l *AccessLogs) OpenOutput(g *Generation, identity, name string, open func(stop <-chan struct{}) (Output, error)) (*AccessLog, error) {
+	a, err := l.lease(identity, name, false, open)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open access log %s: %w", name, err)
+	}
+	g.hold(a)
+	return a, nil
+}
+
 func (l *AccessLogs) acquire(path string, open func() (io.WriteCloser, error)) (*AccessLog, error) {
+	return l.lease(path, path, true, func(<-chan struct{}) (Output, error) {
+		w, err := open()
+		if err != nil {
+			return nil, err
+		}
+		return &stream{WriteCloser: w}, nil
+	})
+}
+
+func (l *AccessLogs) lease(identity, name string, rotates bool, open func(stop <-chan struct{}) (Output, error)) (*AccessLog, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return nil, os.ErrClosed
 	}
-	a := l.open[path]
+	a := l.open[identity]
 	if a == nil {
-		out, err := open()
+		stop := make(chan struct{})
+		out, err := open(stop)
 		if err != nil {
 			return nil, err
 		}
-		a = newAccessLog(l, path, open)
-		l.open[path] = a
+		a = newAccessLog(l, identity, name, rotates, stop, open)
+		l.open[identity] = a
 		go a.write(out)
 	}
 	a.refs++
@@ -88,7 +118,7 @@ func (a *AccessLog) release() {
 	if a.refs > 0 || l.closed {
 		return
 	}
-	delete(l.open, a.path)
+	delete(l.open, a.identity)
 	close(a.stop)
 	l.ending = append(slices.DeleteFunc(l.ending, (*AccessLog).ended), a)
 }
@@ -99,7 +129,9 @@ func (l *AccessLogs) Reopen(ctx context.Context) error {
 	l.mu.Lock()
 	var logs []*AccessLog
 	for _, a := range l.open {
-		logs = append(logs, a)
+		if a.rotates {
+			logs = append(logs, a)
+		}
 	}
 	l.mu.Unlock()
 	errs := make([]error, len(logs))
@@ -107,7 +139,7 @@ func (l *AccessLogs) Reopen(ctx context.Context) error {
 	for i, a := range logs {
 		wg.Go(func() {
 			if err := a.reopen(ctx); err != nil {
-				errs[i] = fmt.Errorf("cannot reopen access log %s: %w", a.path, err)
+				errs[i] = fmt.Errorf("cannot reopen access log %s: %w", a.name, err)
 			}
 		})
 	}
@@ -132,7 +164,7 @@ func (l *AccessLogs) Close(ctx context.Context) error {
 		select {
 		case <-a.done:
 		case <-ctx.Done():
-			return fmt.Errorf("cannot finish access log %s: %w", a.path, context.Cause(ctx))
+			return fmt.Errorf("cannot finish access log %s: %w", a.name, context.Cause(ctx))
 		}
 	}
 	return nil
@@ -140,10 +172,12 @@ func (l *AccessLogs) Close(ctx context.Context) error {
 
 // AccessLog is one output. Append may be called concurrently; one goroutine writes.
 type AccessLog struct {
-	logs *AccessLogs
-	path string
-	open func() (io.WriteCloser, error)
-	refs int // guarded by logs.mu
+	logs     *AccessLogs
+	identity string
+	name     string
+	rotates  bool
+	open     func(stop <-chan struct{}) (Output, error)
+	refs     int // guarded by logs.mu
 
 	shards  []shard       // a power of two
 	awake   atomic.Bool   // the writer looks at the shards by itself
@@ -154,7 +188,6 @@ type AccessLog struct {
 
 	// Owned by the writer's goroutine.
 	spare []byte // changes places with the buffer of a shard
-	torn  bool   // the last write ended within a line
 }
 
 // A shard collects lines of few cores. Its buffer never grows: what does not fit is dropped.
@@ -165,12 +198,12 @@ type shard struct {
 	_      [64]byte
 }
 
-func newAccessLog(l *AccessLogs, path string, open func() (io.WriteCloser, error)) *AccessLog {
+func newAccessLog(l *AccessLogs, identity, name string, rotates bool, stop chan struct{}, open func(stop <-chan struct{}) (Output, error)) *AccessLog {
 	a := &AccessLog{
-		logs: l, path: path, open: open,
+		logs: l, identity: identity, name: name, rotates: rotates, open: open,
 		wake:    make(chan struct{}, 1),
 		reopens: make(chan chan error),
-		stop:    make(chan struct{}),
+		stop:    stop,
 		done:    make(chan struct{}),
 	}
 	shards := stripe.Count()
@@ -216,7 +249,7 @@ func (a *AccessLog) Append(f *Format, r *Record) bool {
 
 // write is the writer's goroutine. While there are lines it looks at the shards again and again rather than being told: a channel
 // that requests signal would cost them more, and makes the runtime allocate now and then.
-func (a *AccessLog) write(out io.WriteCloser) {
+func (a *AccessLog) write(out Output) {
 	defer close(a.done)
 	for {
 		// A line appended before awake was cleared is seen now; one appended after it wakes.
@@ -272,18 +305,18 @@ func (a *AccessLog) waiting() int {
 }
 
 // rotate gives the output to write to from now on.
-func (a *AccessLog) rotate(out io.WriteCloser, answer chan<- error) io.WriteCloser {
+func (a *AccessLog) rotate(out Output, answer chan<- error) Output {
 	a.flush(out, false)
-	next, err := a.open()
+	next, err := a.open(a.stop)
 	if err == nil {
 		a.close(out)
-		out, a.torn = next, false
+		out = next
 	}
 	answer <- err
 	return out
 }
 
-func (a *AccessLog) finish(out io.WriteCloser) {
+func (a *AccessLog) finish(out Output) {
 	a.flush(out, true)
 	a.close(out)
 }
@@ -315,7 +348,7 @@ func (a *AccessLog) ended() bool {
 }
 
 // flush writes all shards; last also closes them, so that no line is taken which nobody would write.
-func (a *AccessLog) flush(out io.Writer, last bool) {
+func (a *AccessLog) flush(out Output, last bool) {
 	for i := range a.shards {
 		s := &a.shards[i]
 		s.mu.Lock()
@@ -333,36 +366,46 @@ func (a *AccessLog) flush(out io.Writer, last bool) {
 var newline = []byte{'\n'}
 
 // writeLines writes whole lines. What fails is not tried again: a full disk would fill the memory next.
-func (a *AccessLog) writeLines(out io.Writer, lines []byte) {
+func (a *AccessLog) writeLines(out Output, lines []byte) {
 	m := a.logs.metrics
-	var err error
-	if a.torn {
+	lost, err := out.Lines(lines)
+	m.AccessLogLines.Add(int64(bytes.Count(lines, newline) - lost))
+	if err != nil {
+		m.AccessLogDropped.Add(int64(lost))
+		m.AccessLogErrors.Inc()
+		a.logs.log.Log(slog.LevelError, "access log "+a.name, "cannot write access log",
+			"path", a.name, "error", err, "lost_lines", lost)
+	}
+}
+
+// stream is an output that takes bytes, such as a file.
+type stream struct {
+	io.WriteCloser
+	torn bool // the last write ended within a line
+}
+
+// Lines writes lines.
+func (s *stream) Lines(lines []byte) (lost int, err error) {
+	if s.torn {
 		// End the line that a failed write left behind, so that it spoils no other.
-		if _, err = out.Write(newline); err == nil {
-			a.torn = false
+		if _, err = s.Write(newline); err == nil {
+			s.torn = false
 		}
 	}
 	n := 0
 	if err == nil {
-		n, err = out.Write(lines)
+		n, err = s.Write(lines)
 		if n > 0 {
-			a.torn = lines[n-1] != '\n'
+			s.torn = lines[n-1] != '\n'
 		}
 	}
-	m.AccessLogLines.Add(int64(bytes.Count(lines[:n], newline)))
-	if err != nil {
-		lost := bytes.Count(lines[n:], newline)
-		m.AccessLogDropped.Add(int64(lost))
-		m.AccessLogErrors.Inc()
-		a.logs.log.Log(slog.LevelError, "access log "+a.path, "cannot write access log",
-			"path", a.path, "error", err, "lost_lines", lost)
-	}
+	return bytes.Count(lines[n:], newline), err
 }
 
 func (a *AccessLog) close(out io.Closer) {
 	if err := out.Close(); err != nil {
 		a.logs.metrics.AccessLogErrors.Inc()
-		a.logs.log.Log(slog.LevelError, "access log "+a.path, "cannot close access log", "path", a.path, "error", err)
+		a.logs.log.Log(slog.LevelError, "access log "+a.name, "cannot close access log", "path", a.name, "error", err)
 	}
 }
 

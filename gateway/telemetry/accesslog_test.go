@@ -26,7 +26,7 @@ func testRecord() Record {
 	return Record{
 		Time: testTime, RequestID: []byte("id-1"), ClientIP: netip.MustParseAddr("192.0.2.1"), Method: []byte("GET"),
 		Host: []byte("api.example.com"), Path: []byte("/api/v1/users"), Protocol: "HTTP/1.1", Status: 200, BytesIn: 1, BytesOut: 23,
-		Duration: 1234567 * time.Nanosecond, Upstream: 1 * time.Millisecond, Route: "users", Service: "users-svc",
+		Duration: 1234567 * time.Nanosecond, Upstream: 1 * time.Millisecond, Attempts: 2, Route: "users", Service: "users-svc",
 		Endpoint: "http://10.0.0.1:80", Consumer: []byte("alice"),
 		Referer: []byte("https://example.com/a?token=secret"), UserAgent: []byte(`curl "8"`),
 	}
@@ -55,7 +55,8 @@ func TestFormat(t *testing.T) {
 	f("json", []string{"authorization", "Cookie"}, nil,
 		`{"time":"2026-03-04T04:06:07.089Z","request_id":"id-1","client_ip":"192.0.2.1","method":"GET","host":"api.example.com",`+
 			`"path":"/api/v1/users","status":200,"bytes_in":1,"bytes_out":23,"duration_ms":1.234,"upstream_ms":1.000,"route":"users",`+
-			`"service":"users-svc","endpoint":"http://10.0.0.1:80","consumer":"alice","tenant":"","reason":""}`)
+			`"service":"users-svc","endpoint":"http://10.0.0.1:80","consumer":"alice","tenant":"","reason":"","attempts":2,"protocol":"HTTP/1.1",`+
+			`"referer":"https://example.com/a","user_agent":"curl \"8\""}`)
 	f("json", []string{"Client_IP", "X-User-ID", "host"}, func(r *Record) {
 		r.Upstream, r.Status, r.Reason, r.Route, r.Service, r.Endpoint = -1, 404, "no_route", "", "", ""
 		r.Tenant = "acme"
@@ -63,7 +64,8 @@ func TestFormat(t *testing.T) {
 		r.Path = []byte("/\n\"\\\x00\x7f\u0085ü\u2028\xff")
 	}, `{"time":"2026-03-04T04:06:07.089Z","request_id":"id-1","client_ip":"[redacted]","method":"GET","host":"[redacted]",`+
 		`"path":"/\n\"\\\u0000\u007f\u0085ü\u2028\ufffd","status":404,"bytes_in":1,"bytes_out":23,"duration_ms":0.000,"upstream_ms":null,"route":"",`+
-		`"service":"","endpoint":"","consumer":"[redacted]","tenant":"acme","reason":"no_route"}`)
+		`"service":"","endpoint":"","consumer":"[redacted]","tenant":"acme","reason":"no_route","attempts":2,"protocol":"HTTP/1.1",`+
+		`"referer":"https://example.com/a","user_agent":"curl \"8\""}`)
 	f("combined", nil, nil,
 		`192.0.2.1 - alice [04/Mar/2026:04:06:07 +0000] "GET /api/v1/users HTTP/1.1" 200 23 "https://example.com/a" "curl \x228\x22"`)
 	f("combined", nil, func(r *Record) { *r = Record{Time: testTime, Status: 400} },
@@ -74,10 +76,26 @@ func TestFormat(t *testing.T) {
 		r.Path = []byte("/a b\\ü")
 	}, `fe80::1 - a\x20[b]\x20\x22c\x22\x0A [04/Mar/2026:04:06:07 +0000] "GET /a\x20b\x5C\xC3\xBC HTTP/1.1" 200 23 "[redacted]" "[redacted]"`)
 
+	f("combined_extended", nil, nil,
+		`192.0.2.1 - alice [04/Mar/2026:04:06:07 +0000] "GET /api/v1/users HTTP/1.1" 200 23 "https://example.com/a" "curl \x228\x22" request_id="id-1"`+
+			` host="api.example.com" bytes_in=1 duration_ms=1.234 upstream_ms=1.000 route="users" service="users-svc" endpoint="http://10.0.0.1:80" tenant="-" reason="-" attempts=2`)
+	f("combined_extended", []string{"host", "x-request-id"}, func(r *Record) {
+		r.Upstream, r.Attempts, r.Reason, r.RPCStatus, r.TraceID = -1, 0, "no route\"", 6, []byte("abc")
+	}, `192.0.2.1 - alice [04/Mar/2026:04:06:07 +0000] "GET /api/v1/users HTTP/1.1" 200 23 "https://example.com/a" "curl \x228\x22" request_id="[redacted]"`+
+		` host="[redacted]" bytes_in=1 duration_ms=1.234 upstream_ms=- route="users" service="users-svc" endpoint="http://10.0.0.1:80" tenant="-" reason="no route\x22" attempts=0`+
+		` grpc_status=5 trace_id="abc"`)
+
+	r := testRecord()
+	stamped := format(t, "combined").Stamped().Append(nil, &r)
+	if at, status, line := CutStamp(stamped); !at.Equal(testTime) || status != 200 || string(line) != string(format(t, "combined").Append(nil, &r)) {
+		t.Errorf("stamp of %v, %d before %s", at, status, line)
+	}
+	if at, status, line := CutStamp([]byte("short")); !at.IsZero() || status != 0 || string(line) != "short" {
+		t.Errorf("%v, %d, %s", at, status, line)
+	}
 	if _, err := NewFormat("common", nil); err == nil || !strings.Contains(err.Error(), "json, combined") {
 		t.Errorf("unexpected error %v", err)
 	}
-	r := testRecord()
 	r.Path = bytes.Repeat([]byte("\xff"), 1<<20)
 	for _, name := range Formats {
 		line := format(t, name).Append(nil, &r)
@@ -91,7 +109,7 @@ func FuzzAccessLogJSON(f *testing.F) {
 	f.Add([]byte("id"), []byte("/p"), []byte("host"), "route", "agent", 200, int64(5))
 	f.Add([]byte("\xff\xed\xa0\x80"), []byte("/\"\\\n\r\x00\x7f"), []byte("\u2028\u0085\ufffd"), "\xf0\x9f\x98\x80", "\xf0\x9f\x98", -1, int64(-5))
 	f.Add(bytes.Repeat([]byte("é"), 3000), []byte("a"), []byte(""), "", "", 0, int64(1)<<62)
-	asJSON, asCombined := format(f, "json"), format(f, "combined")
+	asJSON, asCombined, asExtended := format(f, "json"), format(f, "combined"), format(f, "combined_extended").Stamped()
 	f.Fuzz(func(t *testing.T, id, path, host []byte, route, agent string, status int, n int64) {
 		r := Record{
 			Time: testTime, RequestID: id, Path: path, Host: host, Method: host, Route: route, Service: agent, Endpoint: route, Reason: agent,
@@ -124,7 +142,7 @@ func FuzzAccessLogJSON(f *testing.F) {
 		text("host", string(host))
 		text("route", route)
 		text("service", agent)
-		if got["bytes_in"] != json.Number(fmt.Sprint(n)) || len(got) != 17 || got["tenant"] == nil {
+		if got["bytes_in"] != json.Number(fmt.Sprint(n)) || len(got) != 21 || got["tenant"] == nil {
 			t.Errorf("unexpected %v", got)
 		}
 
@@ -136,6 +154,11 @@ func FuzzAccessLogJSON(f *testing.F) {
 		if q := bytes.Count(line, []byte{'"'}); q != 6 {
 			t.Errorf("%d quotes in %q", q, line)
 		}
+		line = asExtended.Append(nil, &r)
+		if len(line) > maxLine(&r) {
+			t.Errorf("%d bytes, at most %d were announced", len(line), maxLine(&r))
+		}
+		checkLine(t, line, false)
 	})
 }
 

@@ -23,7 +23,7 @@ func TestNoAllocations(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer closeLogs(t, l)
-	asJSON, asCombined := format(t, "json", "cookie"), format(t, "combined")
+	asJSON, asCombined, asExtended := format(t, "json", "cookie"), format(t, "combined"), format(t, "combined_extended").Stamped()
 	method := []byte("GET")
 	record := testRecord()
 	for m.AccessLogLines.Value() == 0 { // until the writer's goroutine has started
@@ -61,4 +61,5 @@ func TestNoAllocations(t *testing.T) {
 		a.Append(asJSON, &record)
 	})
 	f("combined", func() { a.Append(asCombined, &record) })
+	f("combined_extended", func() { a.Append(asExtended, &record) })
 }

@@ -7,29 +7,37 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
 	"time"
 
 	"sluice/config"
+	"sluice/gateway/delivery"
 	"sluice/gateway/exchange"
 	"sluice/gateway/policy"
 	"sluice/gateway/telemetry"
 )
 
-// Config are the settings of the policy `access_log`. Lines are written within a second; SIGUSR1 opens the files anew, for log rotation.
+// Config are the settings of the policy `access_log`. Lines are written within a second; SIGUSR1 opens the files anew, for log rotation. What waits for an output is
+// bounded: lines beyond are dropped, and counted in sluice_access_log_dropped_total as those are that an output did not take.
 // A client that leaves before anything of its answer was sent is logged with status 499; one that leaves later with the status it was sent,
 // the bytes that went out, and the reason `client_gone`.
 type Config struct {
 	// Path is `stdout`, `stderr` or a file to append to. Default: `stdout`, unless there are outputs.
 	Path string `yaml:"path"`
-	// Format of a line: `json`, or Apache's `combined`.
-	Format string `yaml:"format" enum:"json|combined" default:"json"`
+	// Format of a line: `json`, Apache's `combined`, or `combined_extended`, which has behind it all other fields of JSON as NAME="VALUE".
+	Format string `yaml:"format" enum:"json|combined|combined_extended" default:"json"`
 	// Sample is the share of requests that are logged.
 	Sample float64 `yaml:"sample" default:"1.0" min:"0" max:"1"`
-	// Redact names fields and request headers whose value is replaced by `[redacted]`, such as client_ip or user-agent. Credentials, cookies and query strings are never logged, named here or not.
+	// SampleByStatus is the share for some statuses in place of `sample`, by the status, as 404, or its class, as 5xx: `{2xx: 0.01, 5xx: 1}`.
+	SampleByStatus map[string]float64 `yaml:"sample_by_status"`
+	// Redact names fields and request headers whose value is replaced by `[redacted]`, such as client_ip or user-agent, wherever lines go. Credentials, cookies and query strings are never logged, named here or not.
 	Redact []string `yaml:"redact" default:"authorization,proxy-authorization,cookie,set-cookie,x-api-key"`
 	// Optional: an output that can not be opened is a warning, and requests go without that log.
 	Optional bool `yaml:"optional" default:"false"`
@@ -44,37 +52,71 @@ func (c *Config) Complete() {
 	}
 }
 
-// Output is one more place for the lines.
+// Validate checks what the sampling is told by.
+func (c *Config) Validate() error {
+	var errs []error
+	for _, status := range slices.Sorted(maps.Keys(c.SampleByStatus)) {
+		path := fmt.Sprintf("sample_by_status[%q]", status)
+		if !statusOrClass.MatchString(status) {
+			errs = append(errs, config.Errorf(path, "%q is neither a status, as 404, nor a class of them, as 5xx", status))
+		} else if share := c.SampleByStatus[status]; !(share >= 0 && share <= 1) {
+			errs = append(errs, config.Errorf(path, "%v is out of range; it must be from 0 to 1", share))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+var statusOrClass = regexp.MustCompile(`^[1-5](?:xx|[0-9][0-9])$`)
+
+// Output is one more place for the lines: exactly one of these.
 type Output struct {
 	// File to append to, or `stdout` or `stderr`.
 	File string `yaml:"file"`
-	// HTTP sends the lines to a collector. Not built yet.
-	HTTP any `yaml:"http"`
-	// TCP sends the lines over a connection. Not built yet.
-	TCP any `yaml:"tcp"`
-	// UDP sends each line as a datagram. Not built yet.
-	UDP any `yaml:"udp"`
-	// Syslog sends the lines to a syslog server. Not built yet.
-	Syslog any `yaml:"syslog"`
-	// OTLP sends the lines to an OpenTelemetry collector. Not built yet.
-	OTLP any `yaml:"otlp"`
+	// HTTP sends the lines to an endpoint, in batches.
+	HTTP *delivery.HTTP `yaml:"http"`
+	// TCP sends the lines over a connection, with or without TLS.
+	TCP *delivery.TCP `yaml:"tcp"`
+	// UDP sends each line as a datagram.
+	UDP *delivery.UDP `yaml:"udp"`
+	// Syslog sends each line as a message of syslog.
+	Syslog *delivery.Syslog `yaml:"syslog"`
+	// OTLP sends the requests to a collector of OpenTelemetry, as log records; `format` has no part in it.
+	OTLP *delivery.OTLP `yaml:"otlp"`
 }
 
-// Validate refuses what is not built yet.
-func (o *Output) Validate() error {
-	var errs []error
-	for _, other := range [...]struct {
-		name  string
-		value any
-	}{{"http", o.HTTP}, {"tcp", o.TCP}, {"udp", o.UDP}, {"syslog", o.Syslog}, {"otlp", o.OTLP}} {
-		if other.value != nil {
-			errs = append(errs, config.Errorf(other.name, "this output is not built yet; write to a file, stdout or stderr"))
+// remote is an output that is no file.
+type remote interface {
+	Target() (*delivery.Target, error)
+}
+
+// remotes are those that are set, by name.
+func (o *Output) remotes() (names []string, all []remote) {
+	add := func(name string, set bool, r remote) {
+		if set {
+			names, all = append(names, name), append(all, r)
 		}
 	}
-	if len(errs) == 0 && o.File == "" {
-		errs = append(errs, config.Errorf("file", "this setting is missing; want a path, stdout or stderr"))
+	add("http", o.HTTP != nil, o.HTTP)
+	add("tcp", o.TCP != nil, o.TCP)
+	add("udp", o.UDP != nil, o.UDP)
+	add("syslog", o.Syslog != nil, o.Syslog)
+	add("otlp", o.OTLP != nil, o.OTLP)
+	return names, all
+}
+
+// Validate wants one place.
+func (o *Output) Validate() error {
+	names, _ := o.remotes()
+	if o.File != "" {
+		names = append([]string{"file"}, names...)
 	}
-	return errors.Join(errs...)
+	switch {
+	case len(names) == 0:
+		return config.Errorf("", "this output is nowhere; write one of file, http, tcp, udp, syslog and otlp")
+	case len(names) > 1:
+		return config.Errorf(names[1], "this output is %s already; write each as one of the list", names[0])
+	}
+	return nil
 }
 
 // Definition is the policy `access_log`.
@@ -101,9 +143,23 @@ func (l *Logs) Close() error {
 }
 
 type logger struct {
-	format  *telemetry.Format
-	outputs []*telemetry.AccessLog
-	sample  uint64 // of 1<<63 - 1
+	outputs []output
+	sample  uint64       // of 1<<63 - 1
+	status  *[600]uint64 // the same by status; nil: it is for all the same
+}
+
+// output is where lines go, and what they look like there.
+type output struct {
+	log    *telemetry.AccessLog
+	format *telemetry.Format
+}
+
+// share is a share of requests as logger has it.
+func share(of float64) uint64 {
+	if of == 1 {
+		return math.MaxInt64
+	}
+	return uint64(of * math.MaxInt64)
 }
 
 func build(b *policy.Build, c *Config) (policy.Hooks, error) {
@@ -111,49 +167,107 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 	if err != nil {
 		return policy.Hooks{}, policy.Wrong("format", "%v", err)
 	}
-	l := &logger{format: format, sample: uint64(c.Sample * math.MaxInt64)}
-	if c.Sample == 1 {
-		l.sample = math.MaxInt64
+	l := &logger{sample: share(c.Sample)}
+	if len(c.SampleByStatus) > 0 {
+		l.status = c.shares()
+	}
+	places, err := c.places(format)
+	if err != nil {
+		return policy.Hooks{}, err
 	}
 	seen := map[string]bool{}
-	for i, path := range c.paths() {
-		setting := "path"
-		if i -= len(c.paths()) - len(c.Outputs); i >= 0 {
-			setting = fmt.Sprintf("outputs[%d].file", i)
+	for _, p := range places {
+		if seen[p.identity] {
+			return policy.Hooks{}, policy.Wrong(p.setting, "%s gets every line already", p.name)
 		}
-		if seen[path] {
-			return policy.Hooks{}, policy.Wrong(setting, "%s gets every line already", path)
-		}
-		seen[path] = true
+		seen[p.identity] = true
+		err := p.problem
 		var out *telemetry.AccessLog
-		err := check(path)
 		if err == nil && !b.World.DryRun {
-			out, err = open(b.World, path)
+			out, err = open(b.World, &p)
 		}
 		switch {
 		case err != nil && c.Optional:
-			b.Warnf(setting, "there is no access log there: %v", err)
+			b.Warnf(p.setting, "there is no access log there: %v", err)
 			continue
 		case err != nil:
-			return policy.Hooks{}, policy.Wrong(setting, "%v", err)
+			return policy.Hooks{}, policy.Wrong(p.setting, "%v", err)
 		case out == nil:
 			continue
 		}
-		l.outputs = append(l.outputs, out)
+		l.outputs = append(l.outputs, output{out, p.format})
 	}
 	return policy.Hooks{Done: l.done}, nil
 }
 
-// paths are the outputs, the policy's own before those of the list.
-func (c *Config) paths() []string {
-	var paths []string
+// shares are the shares by status: that of the status itself, else of its class, else of all.
+func (c *Config) shares() *[600]uint64 {
+	var all [600]uint64
+	for status := range all {
+		of := c.Sample
+		if s, ok := c.SampleByStatus[strconv.Itoa(status/100)+"xx"]; ok {
+			of = s
+		}
+		if s, ok := c.SampleByStatus[strconv.Itoa(status)]; ok {
+			of = s
+		}
+		all[status] = share(of)
+	}
+	return &all
+}
+
+// place is where lines go, before it is opened.
+type place struct {
+	setting  string
+	identity string // of a file its path
+	name     string
+	target   *delivery.Target // nil: a file
+	format   *telemetry.Format
+	problem  error // a file can not be there
+}
+
+// places are the outputs, the policy's own before those of the list.
+func (c *Config) places(format *telemetry.Format) (all []place, err error) {
+	file := func(setting, path string) {
+		path = clean(path)
+		all = append(all, place{setting: setting, identity: path, name: path, format: format, problem: check(path)})
+	}
 	if c.Path != "" {
-		paths = append(paths, clean(c.Path))
+		file("path", c.Path)
 	}
 	for i := range c.Outputs {
-		paths = append(paths, clean(c.Outputs[i].File))
+		o, setting := &c.Outputs[i], fmt.Sprintf("outputs[%d].", i)
+		if o.File != "" {
+			file(setting+"file", o.File)
+			continue
+		}
+		names, remotes := o.remotes()
+		setting += names[0]
+		target, err := remotes[0].Target()
+		if err != nil {
+			var at *config.Error
+			if errors.As(err, &at) {
+				return nil, policy.Wrong(setting+"."+at.Path, "%s", at.Message)
+			}
+			return nil, policy.Wrong(setting, "%v", err)
+		}
+		if o.HTTP != nil && o.HTTP.Encoding == "json" && c.Format != "json" {
+			return nil, policy.Wrong(setting+".encoding", "lines of the format %s are no JSON; write format: json, or encoding: lines", c.Format)
+		}
+		p := place{setting: setting, identity: target.Identity, name: target.Name, target: target, format: format}
+		if o.OTLP != nil {
+			// Its records are made of the fields.
+			if p.format, err = telemetry.NewFormat("json", c.Redact); err != nil {
+				return nil, err
+			}
+		}
+		if target.Stamped {
+			p.format = p.format.Stamped()
+			p.identity += " stamped"
+		}
+		all = append(all, p)
 	}
-	return paths
+	return all, nil
 }
 
 // clean gives a file one name, so that it is opened once.
@@ -187,18 +301,25 @@ func check(path string) error {
 	}
 }
 
-func open(w *policy.World, path string) (*telemetry.AccessLog, error) {
+func open(w *policy.World, p *place) (*telemetry.AccessLog, error) {
 	logs, err := policy.LivingAs(w, "access_log", func() (*Logs, error) {
 		return &Logs{telemetry.NewAccessLogs(w.Metrics, w.Log, 0)}, nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	return logs.Open(w.Generation, path)
+	if p.target == nil {
+		return logs.Open(w.Generation, p.identity)
+	}
+	return logs.OpenOutput(w.Generation, p.identity, p.name, p.target.Open)
 }
 
 func (l *logger) done(x *exchange.Exchange) {
-	if l.sample < math.MaxInt64 && rand.Uint64()>>1 >= l.sample {
+	sample := l.sample
+	if l.status != nil && uint(x.Status) < uint(len(l.status)) {
+		sample = l.status[x.Status]
+	}
+	if sample < math.MaxInt64 && rand.Uint64()>>1 >= sample {
 		return
 	}
 	r := telemetry.Record{
@@ -216,7 +337,7 @@ func (l *logger) done(x *exchange.Exchange) {
 		}
 	}
 	if x.Attempts > 0 {
-		r.Upstream = time.Duration(x.UpstreamTime)
+		r.Upstream, r.Attempts = time.Duration(x.UpstreamTime), x.Attempts
 	}
 	if x.Route != nil {
 		r.Route = x.Route.Name
@@ -230,8 +351,8 @@ func (l *logger) done(x *exchange.Exchange) {
 	case id.Authenticated:
 		r.Consumer = id.Subject
 	}
-	for _, out := range l.outputs {
-		out.Append(l.format, &r)
+	for i := range l.outputs {
+		l.outputs[i].log.Append(l.outputs[i].format, &r)
 	}
 }
 

@@ -2,8 +2,13 @@ package accesslog
 
 import (
 	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -120,14 +125,17 @@ func TestOutputs(t *testing.T) {
 	if one, two := logged(t, w, a), logged(t, w, b); one != two || strings.Count(one, "\n") != 1 {
 		t.Errorf("%q and %q", one, two)
 	}
-	only := &Config{Outputs: []Output{{File: "b.log"}}}
-	if only.Complete(); len(only.paths()) != 1 || only.paths()[0] != "b.log" {
-		t.Errorf("outputs alone: %v", only.paths())
+	f := func(c *Config, want string) {
+		t.Helper()
+		c.Format = "json"
+		c.Complete()
+		places, err := c.places(nil)
+		if err != nil || len(places) != 1 || places[0].identity != want {
+			t.Errorf("%v, %v, want %s", places, err, want)
+		}
 	}
-	usual := &Config{}
-	if usual.Complete(); len(usual.paths()) != 1 || usual.paths()[0] != "stdout" {
-		t.Errorf("no settings: %v", usual.paths())
-	}
+	f(&Config{Outputs: []Output{{File: "b.log"}}}, "b.log")
+	f(&Config{}, "stdout")
 	w = policytest.New(t, "")
 	w.Fails(t, Definition, "{path: "+a+", outputs: [{file: "+dir+"/./a.log}]}", "access_log.outputs[0].file: "+a+" gets every line already")
 	w.Fails(t, Definition, "{path: "+dir+"}", "access_log.path: "+dir+" is a folder")
@@ -205,5 +213,90 @@ func TestNoAllocations(t *testing.T) {
 	}
 	f("path: /dev/null")
 	f("{path: /dev/null, format: combined}")
-	f("{path: /dev/null, sample: 0.5}")
+	f("{path: /dev/null, format: combined_extended}")
+	f("{path: /dev/null, sample: 0.5, sample_by_status: {2xx: 0.5}}")
+}
+
+// Wherever lines go they are the same, nothing in them or about them tells a secret, and what an output does not take is counted.
+func TestRemoteOutputs(t *testing.T) {
+	udp, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
+	bodies := make(chan string, 10)
+	endpoint := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		bodies <- string(body)
+	}))
+	defer endpoint.Close()
+	w := policytest.New(t, "")
+	file := filepath.Join(t.TempDir(), "access.log")
+	h := w.MustBuild(t, Definition, "{path: "+file+", redact: [user-agent], outputs: [{udp: '"+udp.LocalAddr().String()+"'}, {http: '"+endpoint.URL+"'}, {syslog: 'udp://"+udp.LocalAddr().String()+"'}, "+
+		"{http: {url: 'http://me:secret@127.0.0.1:1/in?token=secret', retries: 0}}]}")
+	x := w.Exchange("/users/42?token=secret", "User-Agent: secret", "Authorization: Bearer secret", "Referer: https://a.example/?secret")
+	x.Status, x.Attempts = 502, 3
+	h.Done(x)
+	x.Close()
+	line := logged(t, w, file)
+	if !strings.Contains(line, `"attempts":3`) {
+		t.Error(line)
+	}
+	if got := <-bodies; got != line {
+		t.Errorf("%q, want %q", got, line)
+	}
+	datagrams := make([]string, 2)
+	for i := range datagrams {
+		b := make([]byte, 1<<16)
+		if err := udp.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		n, _, err := udp.ReadFrom(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		datagrams[i] = string(b[:n])
+	}
+	slices.Sort(datagrams) // <131>1 … before {
+	if datagrams[1]+"\n" != line || !strings.HasPrefix(datagrams[0], "<131>1 2027-01-15T08:00:00.000Z ") || !strings.HasSuffix(datagrams[0]+"\n", line) {
+		t.Errorf("%q, want %q", datagrams, line)
+	}
+	if w.Metrics.AccessLogDropped.Value() != 1 || w.Metrics.AccessLogLines.Value() != 4 {
+		t.Errorf("%d lines, %d dropped", w.Metrics.AccessLogLines.Value(), w.Metrics.AccessLogDropped.Value())
+	}
+	if said := w.Logged(); strings.Contains(said+line, "secret") || !strings.Contains(said, "http://127.0.0.1:1/in") {
+		t.Errorf("%s%s", said, line)
+	}
+}
+
+func TestRemoteOutputsThatAreWrong(t *testing.T) {
+	f := func(settings, want string) {
+		t.Helper()
+		policytest.New(t, "").Fails(t, Definition, settings, want)
+	}
+	f("outputs: [{http: 'ftp://a'}]", "access_log.outputs[0].http.url: this is no URL to send to")
+	f("outputs: [{file: /dev/null}, {tcp: {address: 'tls://a:1', tls: {ca: /nowhere.pem}}}]", "access_log.outputs[1].tcp.tls.ca: open /nowhere.pem")
+	f("{format: combined, outputs: [{http: {url: 'http://a', encoding: json}}]}", "access_log.outputs[0].http.encoding: lines of the format combined are no JSON")
+	f("outputs: [{udp: 'a:1'}, {udp: {address: 'a:1'}}]", "access_log.outputs[1].udp: udp://a:1 gets every line already")
+}
+
+func TestSampleByStatus(t *testing.T) {
+	w := policytest.New(t, "")
+	file := filepath.Join(t.TempDir(), "access.log")
+	h := w.MustBuild(t, Definition, `{path: `+file+`, sample: 0, sample_by_status: {"5xx": 1, "404": 1, "503": 0}}`)
+	for _, status := range []int{200, 404, 403, 500, 503, 599, 0, 700} {
+		x := w.Exchange("/")
+		x.Status = status
+		h.Done(x)
+		x.Close()
+	}
+	text := logged(t, w, file)
+	for _, status := range []string{"404", "500", "599"} {
+		if !strings.Contains(text, `"status":`+status) {
+			t.Errorf("%s is missing in %s", status, text)
+		}
+	}
+	if n := strings.Count(text, "\n"); n != 3 {
+		t.Errorf("%d lines: %s", n, text)
+	}
 }
