@@ -17,8 +17,12 @@ type RouteKong struct {
 	PreserveHost bool `yaml:"preserve_host" default:"false"`
 	// HTTPSStatus answers requests that did not come by https: 426, or a redirect; 0 serves them.
 	HTTPSStatus int `yaml:"https_status" enum:"0|301|302|307|308|426" default:"0"`
+	// Calls says that the route is for calls of gRPC alone: `grpc`, or `grpcs` for those over TLS. Other requests get 415, those of HTTP/1.1 426.
+	Calls string `yaml:"calls" enum:"any|grpc|grpcs" default:"any"`
 	// Preflight false: OPTIONS requests are not authenticated.
 	Preflight bool `yaml:"preflight" default:"true"`
+	// Authentication says whether of several policies that authenticate any one that succeeds is enough, or all have to; then the last one says who calls.
+	Authentication string `yaml:"authentication" enum:"any|all" default:"any"`
 	// Realm in the challenges to clients. Default: Kong's.
 	Realm string `yaml:"realm"`
 	// HideGroups keeps X-Consumer-Groups from the service where groups are asked for.
@@ -43,6 +47,30 @@ type ConsumerKong struct {
 	CustomID string `yaml:"custom_id"`
 	// Username in X-Consumer-Username. Default: none.
 	Username string `yaml:"username"`
+	// Scoped are policies of the consumer at a route, a service, or a route of a service; they go before its own. Those of a route with its service go first, then a route's, then a service's.
+	Scoped []ScopedKong `yaml:"scoped"`
+	// Terminate answers its requests once they have passed all policies. Default: they go on to the service.
+	Terminate *TerminateKong `yaml:"terminate"`
+}
+
+// TerminateKong is an answer in the place of the service's.
+type TerminateKong struct {
+	// Status of the answer.
+	Status int `yaml:"status" default:"503" min:"200" max:"599"`
+	// Body of the answer.
+	Body string `yaml:"body"`
+	// ContentType of the body.
+	ContentType string `yaml:"content_type" default:"application/json; charset=utf-8"`
+}
+
+// ScopedKong are policies of a consumer at one place.
+type ScopedKong struct {
+	// Route whose requests they act on. Default: all.
+	Route string `yaml:"route"`
+	// Service whose requests they act on. Default: all.
+	Service string `yaml:"service"`
+	// Policies of the stages after Authenticate.
+	Policies Policies `yaml:"policies"`
 }
 
 // kong checks what stands only in configurations in compatibility with Kong.

@@ -451,6 +451,20 @@ func (k *checker) consumers() {
 		consumer, path := c.Consumers[name], joinKey("consumers", name)
 		k.name(path, name)
 		k.kong(path+".kong", consumer.Kong != nil)
+		if consumer.Kong != nil {
+			for i, s := range consumer.Kong.Scoped {
+				at := joinIndex(path+".kong.scoped", i)
+				if s.Route == "" && s.Service == "" {
+					k.fail(at, "names neither a route nor a service; write its policies as the consumer's own")
+				}
+				if s.Route != "" {
+					reference(k, at+".route", "route", s.Route, c.Routes)
+				}
+				if s.Service != "" {
+					reference(k, at+".service", "service", s.Service, c.Services)
+				}
+			}
+		}
 		if consumer.Tenant != "" {
 			reference(k, path+".tenant", "tenant", consumer.Tenant, c.Tenants)
 		}

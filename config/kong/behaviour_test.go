@@ -144,6 +144,7 @@ func TestRefusalsAreKongs(t *testing.T) {
 	f("- name: ip-restriction\n  config: {allow: [10.0.0.0/8], status: 401, message: no}\n", "GET", "/users", "", 401, "no")
 	f("- name: bot-detection\n", "GET", "/users", "", 403, "Forbidden", "User-Agent", "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)")
 	f("- name: request-size-limiting\n  config: {allowed_payload_size: 3, size_unit: bytes}\n", "POST", "/users", "four", 413, "Request size limit exceeded")
+	f("- name: request-size-limiting\n  config: {allowed_payload_size: 3, size_unit: bytes}\n", "POST", "/users", "four", 417, "Request size limit exceeded", "Expect", "100-continue")
 	f("- name: rate-limiting\n  config: {minute: 1, error_code: 420, error_message: calm down}\n", "GET", "/nothing", "", 404, "no Route matched with those values")
 	// Who calls is asked for before where the call is from.
 	f("- name: key-auth\n- name: ip-restriction\n  config: {deny: [127.0.0.0/8]}\n", "GET", "/users", "", 401, "No API key found in request")

@@ -23,6 +23,8 @@ type definition struct {
 	check func(p *plugin)
 	// write adds its policies to those of a place; end writes the action of a route.
 	write, end func(p *plugin, into config.Tree)
+	// log adds to what is logged at a place, to its block or to the list of outputs.
+	log func(p *plugin, into, outputs config.Tree)
 }
 
 // enterprise are plugins that people may have and that are not those of the open gateway, or run code.
@@ -248,7 +250,7 @@ var definitions = []definition{
 		},
 	},
 	{
-		name: "request-termination", to: "the action `respond`", noConsumer: true,
+		name: "request-termination", to: "the action `respond`, of a consumer `consumers.*.kong.terminate`",
 		options: []field{
 			{name: "status_code", kind: integer, preset: "503", min: 200, max: 599, fate: kept, to: "`respond.status`"}, {name: "message", kind: text, to: "`respond.body`"}, {name: "body", kind: text, fate: kept, to: "`respond.body`"},
 			{name: "content_type", kind: text, fate: kept, to: "`respond.content_type`"},
@@ -257,6 +259,9 @@ var definitions = []definition{
 		check: func(p *plugin) {
 			if p.config.has("message") && p.config.has("body") {
 				p.config.fail("message", "message and body exclude each other; keep one of them")
+			}
+			if (p.consumer != nil || p.group != nil) && p.scoped() {
+				p.cannot(p.tree, p.path, "can not be honoured: it ends the requests of a consumer everywhere, or those of a route or a service")
 			}
 			if p.config.has("content_type") && !p.config.has("body") {
 				p.config.fail("content_type", "it goes with body; write body, or leave it out")
@@ -275,9 +280,12 @@ var definitions = []definition{
 			if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 				p.config.fail("location", "%q is no URL; write https://host/path", p.config.text("location"))
 			}
+			if strings.Contains(p.config.text("location"), "${") {
+				p.refuse("location", "has a value that can not be honoured: ${ begins a template here")
+			}
 		},
 		end: func(p *plugin, into config.Tree) {
-			to := strings.ReplaceAll(p.config.text("location"), "${", "$${")
+			to := p.config.text("location")
 			if p.config.yes("keep_incoming_path") {
 				u, _ := url.Parse(p.config.text("location"))
 				to = u.Scheme + "://" + u.Host + "${uri}"
@@ -290,18 +298,19 @@ var definitions = []definition{
 	{
 		name: "request-transformer", policies: []string{"request_transform"}, to: "`request_transform`; `$(headers.x)`, `$(query_params.x)` and `$(uri_captures.x)` become `${header.x}`, `${query.x}` and `${path.x}`",
 		options: with(transformOptions([]field{
-			{name: "headers", kind: texts, fate: kept, to: "`headers`"}, {name: "querystring", kind: texts, to: "`query`"}, {name: "body", kind: texts, fate: unbuilt, to: "changing bodies"},
+			{name: "headers", kind: texts, fate: kept, to: "`headers`"}, {name: "querystring", kind: texts, to: "`query`"},
+			{name: "body", kind: texts, to: "`json`: bodies of JSON; forms stay as they are, which is said at the start, and a body that is malformed gets 400"},
 		}, true),
 			field{name: "http_method", kind: text, fate: refused, to: "the method of a request stays"},
-			field{name: "dots_in_keys", kind: boolean, preset: "true", fate: inert}),
-		check: checkTransform, write: writeTransform("request_transform", map[string]string{"headers": "headers", "querystring": "query"}),
+			field{name: "dots_in_keys", kind: boolean, preset: "true", to: "names with dots in `json` are names, or with false ways"}),
+		check: checkTransform, write: writeTransform("request_transform", map[string]string{"headers": "headers", "querystring": "query", "body": "json"}),
 	},
 	{
 		name: "response-transformer", policies: []string{"response_transform"}, to: "`response_transform`",
 		options: transformOptions([]field{
-			{name: "headers", kind: texts, fate: kept, to: "`headers`"}, {name: "json", kind: texts, fate: unbuilt, to: "changing bodies"}, {name: "json_types", kind: texts, fate: unbuilt, to: "changing bodies"},
+			{name: "headers", kind: texts, fate: kept, to: "`headers`"}, {name: "json", kind: texts, fate: kept, to: "`json`"}, {name: "json_types", kind: texts, enum: []string{"boolean", "number", "string"}, to: "the type of each value of `json`"},
 		}, false),
-		check: checkTransform, write: writeTransform("response_transform", map[string]string{"headers": "headers"}),
+		check: checkTransform, write: writeTransform("response_transform", map[string]string{"headers": "headers", "json": "json"}),
 	},
 	{
 		name: "correlation-id", policies: []string{"correlation_id"}, to: "`correlation_id`", noConsumer: true,
@@ -347,37 +356,7 @@ var definitions = []definition{
 			{name: "wasm_metrics", kind: boolean, preset: "false", fate: inert},
 		},
 	},
-	{
-		name: "file-log", policies: []string{"access_log"}, to: "`access_log` in Sluice's format", noConsumer: false,
-		options: []field{
-			{name: "path", kind: text, fate: kept, to: "`path`"}, {name: "reopen", kind: boolean, preset: "false", fate: inert, to: "SIGUSR1 opens it anew"},
-			{name: "custom_fields_by_lua", kind: lists, fate: refused, to: "there is no Lua"},
-		},
-		check: func(p *plugin) {
-			if p.config.text("path") == "" {
-				p.config.fail("path", "path is missing; name a file")
-			}
-			if p.consumer != nil || p.group != nil {
-				p.cannot(p.tree, p.path, "can not be honoured: requests are logged by route, service or all")
-			}
-		},
-		write: func(p *plugin, into config.Tree) {
-			path := p.config.text("path")
-			if to, ok := map[string]string{"/dev/stdout": "stdout", "/dev/stderr": "stderr"}[path]; ok {
-				path = to
-			}
-			into.Set("access_log", config.NewMap(p.config.tree).Set("path", config.NewText(p.config.at("path"), path)).Set("optional", config.NewWord(p.config.tree, true)))
-		},
-	},
-	{name: "http-log", fate: unbuilt, to: "the output http of `access_log`"},
-	{name: "tcp-log", fate: unbuilt, to: "the output tcp of `access_log`"},
-	{name: "udp-log", fate: unbuilt, to: "the output udp of `access_log`"},
-	{name: "syslog", fate: unbuilt, to: "the output syslog of `access_log`"},
-	{name: "opentelemetry", fate: unbuilt, to: "tracing"},
-	{name: "zipkin", fate: unbuilt, to: "tracing"},
-	{name: "grpc-gateway", fate: unbuilt, to: "REST to gRPC"},
-	{name: "grpc-web", fate: unbuilt, to: "gRPC from browsers"},
-	{name: "acme", fate: unbuilt, to: "from a file of Kong; write `listeners.*.tls.acme` in a native configuration"},
+	fileLog, httpLog, tcpLog, udpLog, syslogPlugin, openTelemetry, zipkinPlugin, grpcGateway, grpcWeb, acmePlugin,
 	{name: "oauth2", fate: refused, to: "there is no OAuth 2.0 server here; use jwt or openid-connect"},
 	{name: "ldap-auth", fate: refused, to: "there is no LDAP here; use forward_auth in a native configuration"},
 	{name: "session", fate: refused, to: "there are no sessions here"},

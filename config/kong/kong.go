@@ -124,6 +124,13 @@ func (t *translation) remark(at config.Tree, path, format string, a ...any) {
 	t.remarks = append(t.remarks, at.Errorf(path, format, a...))
 }
 
+// remarkOnce is remark for what is written in several places of the native configuration.
+func (t *translation) remarkOnce(at config.Tree, path, format string, a ...any) {
+	if !slices.ContainsFunc(t.remarks, func(e *config.Error) bool { return e.Path == path }) {
+		t.remark(at, path, format, a...)
+	}
+}
+
 func (t *translation) note(at config.Tree, path string, f fate, message string) {
 	if t.o.Notes == nil {
 		return

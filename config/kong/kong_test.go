@@ -130,7 +130,7 @@ func TestUnknownPluginsCanBeLeftOut(t *testing.T) {
 	}
 	f("invalid-unknown-plugin.kong.yml", 1, "the plugin my-own-plugin of every request", "runs without it")
 	f("invalid-enterprise-plugin.kong.yml", 1, `the plugin rate-limiting-advanced of service "users"`)
-	f("invalid-unbuilt-plugin.kong.yml", 3, "zipkin", "grpc-web", "opentelemetry", "not built yet")
+	f("invalid-refused-plugin.kong.yml", 3, "oauth2", "session", "statsd", "can not be honoured")
 
 	if _, _, err := translate(t, "testdata/invalid-fields.kong.yml", kong.Options{Warn: true}); err == nil {
 		t.Error("mistakes pass where unknown plugins are left out")
@@ -198,11 +198,11 @@ func TestEveryFieldIsReported(t *testing.T) {
 	}
 
 	notes = nil
-	if _, _, err := translate(t, "testdata/invalid-unbuilt-plugin.kong.yml", kong.Options{Notes: &notes}); err == nil {
+	if _, _, err := translate(t, "testdata/invalid-refused-plugin.kong.yml", kong.Options{Notes: &notes}); err == nil {
 		t.Fatal("no error")
 	}
 	if !slices.ContainsFunc(notes, func(n kong.Note) bool { return n.Fate == "not supported" && n.Path == "plugins[0].name" }) {
-		t.Errorf("a plugin that is not built is not reported: %v", notes)
+		t.Errorf("a plugin that is refused is not reported: %v", notes)
 	}
 }
 

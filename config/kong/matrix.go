@@ -23,10 +23,13 @@ and never a shorter one for having more kinds of conditions.
 
 - Listeners are not in Kong's file: there is ` + "`:8080`" + `, or ` + "`--listen`" + `; with ` + "`certificates`" + ` also ` + "`:8443`" + `. ` + "`--set`" + ` takes native paths.
 - Paths are decoded and normalised once, and what backends read in different ways gets 400, also here.
-- The most specific plugin wins: consumer, consumer group, route, service, global. One that acts on a consumer at a route or service is refused.
-- Several authentication plugins on one route want ` + "`anonymous`" + ` in each, as in Kong where any one is to be enough.
+- The most specific plugin wins: consumer at a route or service, consumer, consumer group, route, service, global.
+- Of several authentication plugins on one route all those without ` + "`anonymous`" + ` have to succeed, and the last one by Kong's priorities says who calls; where all have it, any one is enough.
+- Plugins that log become one ` + "`access_log`" + ` where they stand together. Lines have Sluice's fields, not those of Kong's log serializer: what reads them has to be told.
+- With routes or services of gRPC the listener ` + "`:8080`" + ` speaks HTTP/2 without TLS too.
 - A ` + "`jwt`" + ` plugin in a file without any consumer takes its key from SLUICE_JWT_SECRET or SLUICE_JWT_JWKS_URL. With neither, every request gets 401 and validation says why.
 - Passwords and keys are hashed with SHA-256 as they are read, also in a converted file; use long random ones, or hash passwords anew with bcrypt.
+- Refusals of the plugin jwt have ` + "`request_id`" + ` too, which Kong's have not.
 - A file for the log that can not be opened is a warning.
 
 `)

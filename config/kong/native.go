@@ -78,14 +78,40 @@ func (t *translation) listeners() config.Tree {
 				Set("key", config.NewText(c.at(names[1]), c.text(names[1]))))
 		}
 	}
-	if certificates.Len() == 0 {
-		return config.Tree{}
+	acme, grpcs := t.acme(), t.speaks("grpcs")
+	if certificates.Len() == 0 && !acme.Is() {
+		if !t.speaks("grpc") && !grpcs {
+			return config.Tree{}
+		}
+		return config.NewMap(t.document.tree).Set("main", t.plainListener(t.document.tree))
 	}
 	at := t.document.at("certificates")
+	tls := config.NewMap(at)
+	if certificates.Len() > 0 {
+		tls.Set("certificates", certificates)
+	}
+	if acme.Is() {
+		tls.Set("acme", acme)
+	}
 	return config.NewMap(at).
-		Set("main", config.NewMap(at).Set("address", config.NewText(at, ":8080"))).
-		Set("secure", config.NewMap(at).Set("address", config.NewText(at, ":8443")).
-			Set("tls", config.NewMap(at).Set("certificates", certificates)))
+		Set("main", t.plainListener(at)).
+		Set("secure", config.NewMap(at).Set("address", config.NewText(at, ":8443")).Set("tls", tls))
+}
+
+// plainListener is the one without TLS; over it gRPC comes by HTTP/2 with prior knowledge.
+func (t *translation) plainListener(at config.Tree) config.Tree {
+	main := config.NewMap(at).Set("address", config.NewText(at, ":8080"))
+	if t.speaks("grpc") {
+		main.Set("h2c", config.NewWord(at, true))
+	}
+	return main
+}
+
+// speaks tells whether a route is for the protocol, of those that say so, or leads to a service of gRPC.
+func (t *translation) speaks(protocol string) bool {
+	return slices.ContainsFunc(t.routes, func(r *route) bool {
+		return !r.off && (slices.Contains(r.texts("protocols"), protocol) || r.overGRPC())
+	})
 }
 
 // address reads where a service is, of url or of its parts.
@@ -117,11 +143,13 @@ func (t *translation) address(s *service) {
 	switch s.scheme {
 	case "http", "https":
 	case "grpc", "grpcs":
-		s.fail(s.written("protocol"), "%s is not built yet; there are http and https", s.scheme)
+		if s.base != "" && s.base != "/" {
+			s.fail(s.written("path"), "services of gRPC have no path; their methods are the paths")
+		}
 	case "tcp", "tls", "udp", "tls_passthrough", "ws", "wss":
-		s.fail(s.written("protocol"), "%s can not be honoured: there are http and https, and over both WebSockets", s.scheme)
+		s.fail(s.written("protocol"), "%s can not be honoured: there are http, https, grpc and grpcs, and over the first two WebSockets", s.scheme)
 	default:
-		s.fail(s.written("protocol"), "%q is no protocol; there are http and https", s.scheme)
+		s.fail(s.written("protocol"), "%q is no protocol; there are http, https, grpc and grpcs", s.scheme)
 	}
 	if s.base != "" && !strings.HasPrefix(s.base, "/") {
 		s.fail(s.written("path"), "%q does not begin with a slash", s.base)
@@ -139,7 +167,7 @@ func (s *service) written(part string) string {
 func (t *translation) service(s *service) config.Tree {
 	at := s.tree
 	made := config.NewMap(at)
-	if s.scheme == "https" {
+	if s.scheme != "http" {
 		made.Set("protocol", config.NewWord(s.at(s.written("protocol")), s.scheme))
 	}
 	var up *upstream
@@ -201,6 +229,8 @@ func endpointURL(scheme, host string, port int) string {
 	if strings.Contains(host, ":") {
 		host = "[" + strings.Trim(host, "[]") + "]"
 	}
+	// The endpoints of services of gRPC are written as those of HTTP.
+	scheme = map[string]string{"grpc": "http", "grpcs": "https"}[scheme] + strings.TrimPrefix(strings.TrimPrefix(scheme, "grpcs"), "grpc")
 	if port == map[string]int{"http": 80, "https": 443}[scheme] {
 		return scheme + "://" + host
 	}
@@ -318,7 +348,7 @@ func (t *translation) serviceTLS(s *service, up *upstream) config.Tree {
 	if !s.has("client_certificate") && up != nil && up.has("client_certificate") {
 		from = &up.block
 	}
-	if s.scheme != "https" {
+	if s.scheme != "https" && s.scheme != "grpcs" {
 		for _, name := range []string{"client_certificate", "tls_verify", "ca_certificates"} {
 			if s.has(name) {
 				s.fail(name, "the service is not asked over TLS; write protocol: https, or leave it out")
@@ -405,7 +435,10 @@ func (t *translation) route(r *route) config.Tree {
 	if r.yes("preserve_host") {
 		compat.Set("preserve_host", config.NewWord(r.at("preserve_host"), true))
 	}
-	if r.yes("strip_path") && len(r.list("paths")) > 0 {
+	if r.calls() && r.has("strip_path") && r.yes("strip_path") {
+		r.fail("strip_path", "the path of a call of gRPC is its method, so Kong refuses this for grpc and grpcs; write strip_path: false, or leave it out")
+	}
+	if t.strips(r) {
 		made.Set("strip_prefix", config.NewWord(r.at("strip_path"), true))
 	}
 	if !r.yes("request_buffering") {
@@ -419,8 +452,13 @@ func (t *translation) route(r *route) config.Tree {
 			made.Set("respond", respond(at, 503, "application/json; charset=utf-8", `{"message":"no Service found with those values"}`))
 		}
 	}
-	t.effective(r, compat)
-	if policies := t.policies(scope{route: r}, config.NewMap(r.at("plugins"))); policies.Len() > 0 {
+	off := t.effective(r, compat)
+	policies := t.policies(scope{route: r}, config.NewMap(r.at("plugins")))
+	t.foreignSites(r, policies)
+	for _, name := range off {
+		policies.Set(name, config.NewWord(at, "off"))
+	}
+	if policies.Len() > 0 {
 		made.Set("policies", policies)
 	}
 	if compat.Len() > 0 {
@@ -432,9 +470,18 @@ func (t *translation) route(r *route) config.Tree {
 func respond(at config.Tree, status int, contentType, body string) config.Tree {
 	made := config.NewMap(at).Set("status", config.NewWord(at, status))
 	if body != "" {
-		made.Set("body", config.NewText(at, body)).Set("content_type", config.NewText(at, contentType))
+		made.Set("body", literal(at, body)).Set("content_type", config.NewText(at, contentType))
 	}
 	return made
+}
+
+// literal is a text that is meant as it is, also where it is written down and read again.
+func literal(at config.Tree, text string) config.Tree {
+	v := config.NewText(at, text)
+	if strings.Contains(text, "${") {
+		v.Rewrite(text, strings.ReplaceAll(text, "${", "$${"))
+	}
+	return v
 }
 
 func (t *translation) path(r *route, i int, item config.Tree) config.Tree {
@@ -503,19 +550,23 @@ func (t *translation) protocols(r *route, compat config.Tree) {
 	protocols := r.texts("protocols")
 	for _, p := range protocols {
 		switch p {
-		case "http", "https":
-		case "grpc", "grpcs":
-			r.fail("protocols", "%s is not built yet; there are http and https", p)
-			return
+		case "http", "https", "grpc", "grpcs":
 		default:
-			r.fail("protocols", "%s can not be honoured: there are http and https", p)
+			r.fail("protocols", "%s can not be honoured: there are http, https, grpc and grpcs", p)
 			return
 		}
 	}
-	if len(protocols) > 0 && !slices.Contains(protocols, "http") {
+	switch {
+	case r.calls() && r.service != nil && !r.overGRPC():
+		r.fail("protocols", "a route of gRPC leads to a service of gRPC; write the service's url as grpc://host:port or grpcs://host:port")
+	case r.calls() && slices.Contains(protocols, "grpc"):
+		compat.Set("calls", config.NewWord(r.at("protocols"), "grpc"))
+	case r.calls():
+		compat.Set("calls", config.NewWord(r.at("protocols"), "grpcs"))
+	case !slices.Contains(protocols, "http") && !slices.Contains(protocols, "grpc"):
 		compat.Set("https_status", config.NewWord(r.at("https_redirect_status_code"), r.integer("https_redirect_status_code")))
 	}
-	if len(r.list("snis")) > 0 && !slices.Contains(protocols, "https") {
+	if len(r.list("snis")) > 0 && !slices.Contains(protocols, "https") && !slices.Contains(protocols, "grpcs") {
 		r.fail("snis", "only requests by https have a name in their handshake; write protocols: [https]")
 	}
 }
@@ -564,6 +615,14 @@ func (t *translation) consumerOf(c *consumer) config.Tree {
 		if c.has(name) {
 			told.Set(name, config.NewText(c.at(name), c.text(name)))
 		}
+	}
+	if p := t.termination(c); p != nil {
+		said := config.NewMap(p.config.tree)
+		endTermination(p, said)
+		told.Set("terminate", said.Get("respond"))
+	}
+	if scoped := t.scopedTo(c); scoped.Len() > 0 {
+		told.Set("scoped", scoped)
 	}
 	return made.Set("kong", told)
 }

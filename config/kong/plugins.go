@@ -126,16 +126,17 @@ func (t *translation) understand(p *plugin) bool {
 	refuse := func(at config.Tree, path, why string) { p.cannot(at, path, "has an option that "+why) }
 	p.config = p.sub2(p.def.options, refuse)
 	switch {
-	case (p.consumer != nil || p.group != nil) && (p.route != nil || p.service != nil):
-		p.cannot(p.tree, p.path, "can not be honoured: it acts on a consumer at a route or a service, and here a plugin acts on one of them")
 	case (p.consumer != nil || p.group != nil) && p.def.noConsumer:
 		p.cannot(p.tree, p.path, "can not be honoured: it does not act on consumers")
 	}
 	if p.has("protocols") {
 		protocols := p.texts("protocols")
-		if !slices.Contains(protocols, "http") || !slices.Contains(protocols, "https") {
+		if slices.Contains(protocols, "http") != slices.Contains(protocols, "https") {
 			p.cannot(p.at("protocols"), p.where("protocols"), "can not be honoured: it acts on one of http and https alone; limit the route instead")
 		}
+	}
+	if p.def.log != nil && (p.consumer != nil || p.group != nil) {
+		p.cannot(p.tree, p.path, "can not be honoured: requests are logged by route, service or all")
 	}
 	if p.def.check != nil {
 		p.def.check(p)
@@ -190,6 +191,9 @@ func (t *translation) duplicates() {
 		}
 		seen[at] = p
 		for _, policy := range p.def.policies {
+			if p.def.log != nil {
+				break // those become one
+			}
 			at.name = "policy " + policy
 			if first := seen[at]; first != nil && first.def != p.def {
 				t.fail(p.tree, p.path, "%s can not stand beside %s: here both are the policy %s", p.label(), first.text("name"), policy)
@@ -207,11 +211,12 @@ func (t *translation) policies(s scope, into config.Tree) config.Tree {
 		}
 		p.def.write(p, into)
 	}
+	t.accessLog(s, into)
 	if s.consumer != nil {
 		// Those of its groups, where it has none of its own.
 		for _, g := range s.consumer.groups {
 			for _, p := range t.plugins {
-				if p.group == g && p.def.write != nil && !slices.ContainsFunc(p.def.policies, func(name string) bool { return into.Get(name).Is() }) {
+				if p.group == g && !p.scoped() && p.def.write != nil && !slices.ContainsFunc(p.def.policies, func(name string) bool { return into.Get(name).Is() }) {
 					p.def.write(p, into)
 				}
 			}
@@ -220,10 +225,74 @@ func (t *translation) policies(s scope, into config.Tree) config.Tree {
 	return into
 }
 
+// scoped tells whether a plugin of a consumer or a group acts at a route or a service alone.
+func (p *plugin) scoped() bool { return p.route != nil || p.service != nil }
+
+// termination is what ends all requests of a consumer.
+func (t *translation) termination(c *consumer) *plugin {
+	for _, p := range t.plugins {
+		if p.text("name") == "request-termination" && p.consumer == c {
+			return p
+		}
+	}
+	for _, p := range t.plugins {
+		if p.text("name") == "request-termination" && p.group != nil && slices.Contains(c.groups, p.group) {
+			return p
+		}
+	}
+	return nil
+}
+
+// scopedTo writes the plugins of a consumer and of its groups that act at single routes and services.
+func (t *translation) scopedTo(c *consumer) config.Tree {
+	type place struct {
+		route   *route
+		service *service
+	}
+	list := config.NewList(c.at("plugins"))
+	made := map[place]config.Tree{}
+	of := func(p *plugin) {
+		if !p.scoped() || p.def.write == nil || p.route != nil && p.route.off || p.service != nil && !p.service.yes("enabled") {
+			return
+		}
+		at := place{p.route, p.service}
+		one, known := made[at]
+		if !known {
+			one = config.NewMap(p.tree)
+			if p.route != nil {
+				one.Set("route", config.NewText(p.at("route"), p.route.native))
+			}
+			if p.service != nil {
+				one.Set("service", config.NewText(p.at("service"), p.service.native))
+			}
+			one.Set("policies", config.NewMap(p.tree))
+			list.Append(one)
+			made[at] = one
+		}
+		policies := one.Get("policies")
+		if !slices.ContainsFunc(p.def.policies, func(name string) bool { return policies.Get(name).Is() }) {
+			p.def.write(p, policies)
+		}
+	}
+	for _, p := range t.plugins {
+		if p.consumer == c {
+			of(p)
+		}
+	}
+	for _, g := range c.groups {
+		for _, p := range t.plugins {
+			if p.group == g {
+				of(p)
+			}
+		}
+	}
+	return list
+}
+
 func (p *plugin) at_(s scope) bool {
 	switch {
 	case p.consumer != nil || s.consumer != nil:
-		return p.consumer == s.consumer
+		return p.consumer == s.consumer && !p.scoped()
 	case p.group != nil:
 		return false
 	case p.route != nil || s.route != nil:
@@ -264,15 +333,31 @@ func (t *translation) forRoute(r *route, name string) *plugin {
 var authentications = []string{"jwt", "key-auth", "basic-auth", "hmac-auth", "openid-connect"}
 
 // effective writes what the route's answers need to know of the plugins in force.
-func (t *translation) effective(r *route, compat config.Tree) {
+// It returns the policies that are not to act there.
+func (t *translation) effective(r *route, compat config.Tree) (off []string) {
 	var auth []*plugin
 	for _, name := range authentications {
 		if p := t.forRoute(r, name); p != nil {
 			auth = append(auth, p)
 		}
 	}
-	if len(auth) > 1 && slices.ContainsFunc(auth, func(p *plugin) bool { return p.config.text("anonymous") == "" }) {
-		t.fail(auth[1].tree, auth[1].path, "%s and %s stand on %s: Kong wants the credentials of both, which can not be honoured; any one is enough where both have `anonymous`", auth[0].label(), auth[1].text("name"), r.label("route"))
+	// Those without anonymous have to succeed, all of them; then the others decide nothing.
+	var required []*plugin
+	for _, p := range auth {
+		if p.config.text("anonymous") == "" {
+			required = append(required, p)
+		}
+	}
+	if len(required) > 0 && len(required) < len(auth) {
+		for _, p := range auth {
+			if !slices.Contains(required, p) {
+				off = append(off, p.def.policies[0])
+			}
+		}
+		auth = required
+	}
+	if len(required) > 1 {
+		compat.Set("authentication", config.NewWord(required[1].tree, "all"))
 	}
 	for _, p := range auth {
 		if p.config.describe("run_on_preflight") != nil && !p.config.yes("run_on_preflight") {
@@ -307,6 +392,7 @@ func (t *translation) effective(r *route, compat config.Tree) {
 	if errors.Len() > 0 {
 		compat.Set("errors", errors)
 	}
+	return off
 }
 
 // action writes what ends the route where a plugin does.
@@ -317,6 +403,15 @@ func (t *translation) action(r *route, made config.Tree) bool {
 			p.def.end(p, made)
 			return true
 		}
+	}
+	if p := t.forRoute(r, "grpc-gateway"); p != nil {
+		if !r.overGRPC() {
+			t.fail(p.tree, p.path, "%s wants a service of gRPC behind %s; write its url as grpc://host:port or grpcs://host:port", p.label(), r.label("route"))
+			return false
+		}
+		p.def.end(p, made)
+		made.Get("grpc").Set("service", config.NewText(r.service.tree, r.service.native))
+		return true
 	}
 	return false
 }

@@ -378,7 +378,6 @@ func endTermination(p *plugin, into config.Tree) {
 			body = `{"message":` + quoted(message) + `}`
 		}
 	}
-	body = strings.ReplaceAll(body, "${", "$${")
 	if status == 204 || status == 304 || status == 205 {
 		body = ""
 	}
@@ -411,7 +410,9 @@ var kongTemplate = regexp.MustCompile(`\$\(\s*(headers|query_params|uri_captures
 
 // template turns $(headers.x) into ${header.x}. What it does not understand is said in problem.
 func template(value string) (native, problem string) {
-	value = strings.ReplaceAll(value, "${", "$${")
+	if strings.Contains(value, "${") {
+		return "", "has a value that can not be honoured: ${ begins a template here"
+	}
 	native = kongTemplate.ReplaceAllStringFunc(value, func(s string) string {
 		m := kongTemplate.FindStringSubmatch(s)
 		name := m[2] + m[3] + m[4] + m[5]
@@ -435,12 +436,22 @@ func template(value string) (native, problem string) {
 
 var steps = []string{"remove", "rename", "replace", "add", "append"}
 
+// isBody tells the parts of a transformation that are about JSON.
+func isBody(part string) bool { return part == "body" || part == "json" }
+
 func checkTransform(p *plugin) {
+	forms := false
 	for _, step := range steps {
-		b := p.config.sub(step, func(at config.Tree, path, why string) { p.cannot(at, path, "has an option that "+why) })
-		for _, part := range []string{"headers", "querystring"} {
+		b := p.config.sub(step, p.cannotOption)
+		for _, part := range []string{"headers", "querystring", "body", "json"} {
 			if b.describe(part) == nil {
 				continue
+			}
+			if isBody(part) && len(b.list(part)) > 0 {
+				forms = true
+				if step == "append" {
+					p.cannot(b.at(part), b.where(part), "has an option that can not be honoured: a value that is no list would stay as it is, where Kong makes a list of both")
+				}
 			}
 			for i, item := range b.list(part) {
 				name, value, ok := strings.Cut(item.Text(), ":")
@@ -449,15 +460,38 @@ func checkTransform(p *plugin) {
 				case step == "remove":
 				case !ok || name == "":
 					p.t.fail(item, at, "%q is no pair; write NAME:VALUE", item.Text())
-				case step != "rename":
+				case step != "rename" && part != "json":
 					if _, problem := template(value); problem != "" {
 						p.cannot(item, at, problem)
 					}
+				case strings.Contains(value, "${"):
+					p.cannot(item, at, "has a value that can not be honoured: ${ begins a template here")
 				}
 				if _, problem := template(name); problem != "" || strings.Contains(name, "$(") {
 					p.cannot(item, at, "has a name that is a template, which can not be honoured")
 				}
 			}
+		}
+		if b.describe("json_types") != nil {
+			p.checkTypes(&b)
+		}
+	}
+	if forms && p.text("name") == "request-transformer" {
+		p.t.remarkOnce(p.tree, p.path, "%s changes bodies of JSON; forms pass as they are, which Kong changes too", p.label())
+	}
+}
+
+// checkTypes holds values to the types that are written for them.
+func (p *plugin) checkTypes(b *block) {
+	kinds := b.texts("json_types")
+	if n := len(b.list("json")); len(kinds) > 0 && len(kinds) != n {
+		b.fail("json_types", "there are %d types for %d values; write one for each", len(kinds), n)
+		return
+	}
+	for i, kind := range kinds {
+		_, value, _ := strings.Cut(b.list("json")[i].Text(), ":")
+		if _, err := strconv.ParseFloat(strings.TrimSpace(value), 64); kind == "number" && err != nil {
+			p.t.fail(b.list("json")[i], element(b.where("json"), i), "%q is no number", value)
 		}
 	}
 }
@@ -465,12 +499,18 @@ func checkTransform(p *plugin) {
 func writeTransform(policy string, parts map[string]string) func(p *plugin, into config.Tree) {
 	return func(p *plugin, into config.Tree) {
 		made := config.NewMap(p.config.tree)
+		bodies := false
 		for _, step := range steps {
 			b := p.t.quietly(func() block { return p.config.sub(step, func(config.Tree, string, string) {}) })
 			written := config.NewMap(p.config.at(step))
-			for _, part := range []string{"headers", "querystring"} {
+			for _, part := range []string{"headers", "querystring", "body", "json"} {
 				native, ok := parts[part]
-				if !ok || len(b.list(part)) == 0 {
+				if !ok || b.describe(part) == nil || len(b.list(part)) == 0 {
+					continue
+				}
+				if isBody(part) {
+					bodies = true
+					written.Set(native, p.members(step, &b, part))
 					continue
 				}
 				written.Set(native, pairs(step, b.list(part), b.at(part)))
@@ -479,10 +519,62 @@ func writeTransform(policy string, parts map[string]string) func(p *plugin, into
 				made.Set(step, written)
 			}
 		}
+		if bodies {
+			// Kong has no bound on bodies, and passes on what it can not read.
+			made.Set("max_body", config.NewWord(p.config.tree, "64MiB"))
+			if policy == "response_transform" {
+				made.Set("unreadable", config.NewWord(p.config.tree, "pass"))
+			}
+		}
 		if made.Len() > 0 {
 			into.Set(policy, made)
 		}
 	}
+}
+
+// members writes what happens to members of JSON.
+func (p *plugin) members(step string, b *block, part string) config.Tree {
+	dots := p.config.describe("dots_in_keys") == nil || p.config.yes("dots_in_keys")
+	var kinds []string
+	if b.describe("json_types") != nil {
+		kinds = b.texts("json_types")
+	}
+	if step == "remove" {
+		list := config.NewList(b.at(part))
+		for _, item := range b.list(part) {
+			list.Append(config.NewText(item, member(item.Text(), dots)))
+		}
+		return list
+	}
+	made := config.NewMap(b.at(part))
+	for i, item := range b.list(part) {
+		name, value, _ := strings.Cut(item.Text(), ":")
+		if name = member(strings.TrimSpace(name), dots); made.Get(name).Is() {
+			continue // of several that set one the first counts
+		}
+		switch {
+		case step == "rename":
+			made.Set(name, config.NewText(item, strings.TrimSpace(value)))
+		case i < len(kinds) && kinds[i] == "number":
+			made.Set(name, config.NewWord(item, strings.TrimSpace(value)))
+		case i < len(kinds) && kinds[i] == "boolean":
+			made.Set(name, config.NewWord(item, value == "true"))
+		case part == "json":
+			made.Set(name, config.NewText(item, value))
+		default:
+			native, _ := template(value)
+			made.Set(name, config.NewText(item, native))
+		}
+	}
+	return made
+}
+
+// member is the native path of a member: its name, or with dots the way to it.
+func member(name string, whole bool) string {
+	if !whole && !strings.ContainsAny(name, "[]\"$") || !strings.ContainsAny(name, ".[]\"$*") {
+		return name
+	}
+	return "[" + strconv.Quote(name) + "]"
 }
 
 // quietly does something a second time without telling of it again.

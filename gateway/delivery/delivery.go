@@ -146,8 +146,8 @@ type busy struct {
 
 func (b busy) Unwrap() error { return b.error }
 
-// repeat calls deliver until it succeeds, up to retries times after the first.
-func repeat(ctx context.Context, retries int, deliver func() error) error {
+// repeat calls deliver until it succeeds, up to retries times after the first. Once stop is closed there is one more try.
+func repeat(ctx context.Context, stop <-chan struct{}, retries int, deliver func() error) error {
 	pause := firstPause
 	for try := 0; ; try++ {
 		err := deliver()
@@ -163,6 +163,9 @@ func repeat(ctx context.Context, retries int, deliver func() error) error {
 		t := time.NewTimer(wait)
 		select {
 		case <-t.C:
+		case <-stop:
+			t.Stop()
+			try, stop = retries, nil
 		case <-ctx.Done():
 			t.Stop()
 			return fmt.Errorf("%w; no time is left to try again", err)

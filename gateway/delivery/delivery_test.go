@@ -430,7 +430,7 @@ func TestRepetitions(t *testing.T) {
 	f := func(retries, want int, result func(call int32) error) {
 		t.Helper()
 		calls.Store(0)
-		_ = repeat(t.Context(), retries, func() error { return result(calls.Add(1)) })
+		_ = repeat(t.Context(), nil, retries, func() error { return result(calls.Add(1)) })
 		if n := int(calls.Load()); n != want {
 			t.Errorf("%d tries, want %d", n, want)
 		}
@@ -445,9 +445,15 @@ func TestRepetitions(t *testing.T) {
 		}
 		return busy{failed, time.Millisecond}
 	})
+	stopped := make(chan struct{})
+	close(stopped)
+	calls.Store(0)
+	if err := repeat(t.Context(), stopped, 5, func() error { calls.Add(1); return failed }); !errors.Is(err, failed) || calls.Load() != 2 {
+		t.Errorf("%v after %d tries", err, calls.Load())
+	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := repeat(ended, 5, func() error { return failed }); !errors.Is(err, failed) {
+	if err := repeat(ended, nil, 5, func() error { return failed }); !errors.Is(err, failed) {
 		t.Error(err)
 	}
 }

@@ -66,6 +66,7 @@ func (h *HTTP) Target() (*Target, error) {
 		Identity: identity("http", h.URL, h.Method, revealed(h.Headers), h.Encoding, h.ContentType, h.Batch, h.Timeout, h.Retries, h.TLS, fingerprint),
 		Open: func(stop <-chan struct{}) (telemetry.Output, error) {
 			s := &httpSender{HTTP: settings, headers: revealed(settings.Headers)}
+			s.stop = stop
 			s.ctx, s.cancel = withGrace(stop)
 			s.client = &http.Client{
 				Transport: &http.Transport{TLSClientConfig: secure, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute, ForceAttemptHTTP2: true},
@@ -81,6 +82,7 @@ type httpSender struct {
 	HTTP
 	headers map[string]string
 	client  *http.Client
+	stop    <-chan struct{}
 	ctx     context.Context
 	cancel  context.CancelFunc
 	body    []byte
@@ -94,7 +96,7 @@ func (s *httpSender) Lines(lines []byte) (lost int, err error) {
 		batch, n := cutLines(lines, s.Batch, maxRequest)
 		lines = lines[len(batch):]
 		s.encode(batch, n)
-		failed := repeat(s.ctx, retries, s.send)
+		failed := repeat(s.ctx, s.stop, retries, s.send)
 		if failed == nil {
 			continue
 		}

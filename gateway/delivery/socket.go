@@ -90,6 +90,7 @@ type socket struct {
 	retries int
 
 	frame  func(line, dst []byte) []byte // writes a message as it goes over the wire, or nothing for a line that is left out
+	stop   <-chan struct{}
 	ctx    context.Context
 	cancel context.CancelFunc
 	conn   net.Conn
@@ -104,6 +105,7 @@ func (s socket) open(frame func(line, dst []byte) []byte) func(stop <-chan struc
 	return func(stop <-chan struct{}) (telemetry.Output, error) {
 		made := s
 		made.frame = frame
+		made.stop = stop
 		made.ctx, made.cancel = withGrace(stop)
 		return &made, nil
 	}
@@ -121,7 +123,7 @@ func (s *socket) Lines(lines []byte) (lost int, err error) {
 	sent := 0
 	for sent < len(s.ends) {
 		var n int
-		failed := repeat(s.ctx, s.retries, func() error {
+		failed := repeat(s.ctx, s.stop, s.retries, func() error {
 			if err := s.connect(); err != nil {
 				return err
 			}

@@ -16,10 +16,12 @@ var messages = map[string]override{
 	"user_agent_not_allowed": {403, "Forbidden"},
 	"forbidden":              {403, "You cannot consume this service"},
 	"rate_limited":           {429, "API rate limit exceeded"},
-	"response_rate_limited":  {429, "API rate limit exceeded"},
+	"response_rate_limited":  {429, ""}, // made of what is limited
 	"body_too_large":         {413, "Request size limit exceeded"},
 	"no_healthy_endpoint":    {503, "failure to get a peer from the ring-balancer"},
 	"https_required":         {426, "Please use HTTPS protocol"},
+	"http2_required":         {426, "Please use HTTP2 protocol"},
+	"no_call":                {415, "Non-gRPC request matched gRPC route"},
 }
 
 // byStatus is what Kong says of a status.
@@ -64,27 +66,41 @@ func render(x *exchange.Exchange, r *exchange.Reject) {
 		status = said.status
 	}
 	var body []byte
+	auth := st.refused
+	if auth == "" && st.route != nil {
+		auth = st.route.auth
+	}
 	switch r.Reason {
+	case "response_rate_exceeded":
+		// What the service's answer used up is refused without a word.
+		x.Response.SetStatusCode(fasthttp.StatusTooManyRequests)
+		return
+	case "response_rate_limited":
+		message = r.Detail
+	case "body_too_large":
+		if exchange.EqualFold(x.RequestHeader("Expect"), "100-continue") {
+			status = fasthttp.StatusExpectationFailed
+		}
 	case "credential_missing":
 		message = "Unauthorized"
-		if st.route != nil && st.route.auth == "api_key" {
+		if auth == "api_key" {
 			message = "No API key found in request"
 		}
 	case "credential_invalid":
 		message = "Unauthorized"
 		switch {
 		case st.route == nil:
-		case st.route.auth == "jwt":
+		case auth == "jwt":
 			if t, ok := tokens[x.AuthFailure]; ok {
 				message = t.message
 			}
 			body = claims[x.AuthFailure]
-		case st.route.auth == "hmac_auth":
+		case auth == "hmac_auth":
 			message = "HMAC signature cannot be verified"
 			if m, ok := signatures[x.AuthFailure]; ok {
 				message = m
 			}
-		case st.route.auth == "api_key" && x.AuthFailure == "malformed":
+		case auth == "api_key" && x.AuthFailure == "malformed":
 			message = "Duplicate API key found"
 		}
 	case "forbidden":
@@ -125,15 +141,20 @@ func render(x *exchange.Exchange, r *exchange.Reject) {
 			h.AddBytesV(e.Name, e.Value)
 		}
 	}
-	if status == fasthttp.StatusUnauthorized && st.route != nil && st.route.challenge != nil {
-		h.SetBytesV("WWW-Authenticate", st.route.challenge)
+	if status == fasthttp.StatusUnauthorized && st.route != nil {
+		if challenge := st.route.appendChallenge(x.Scratch(), auth, r.Reason == "credential_invalid"); len(challenge) > 0 {
+			h.SetBytesV("WWW-Authenticate", x.Keep(challenge))
+		}
 	}
 	if body != nil {
 		h.SetContentTypeBytes(forms[asJSON].contentType)
 		x.Response.SetBodyRaw(body)
 		return
 	}
-	f := &forms[formOf(x.RequestHeader("Accept"))]
+	f := &forms[asJSON]
+	if auth != "jwt" || r.Reason != "credential_missing" && r.Reason != "credential_invalid" { // which writes JSON whatever Accept says
+		f = &forms[formOf(x.RequestHeader("Accept"))]
+	}
 	h.SetContentTypeBytes(f.contentType)
 	out := append(x.Scratch(), f.before...)
 	out = f.escape(out, text)

@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 
 	"github.com/valyala/fasthttp"
 
@@ -21,11 +22,12 @@ import (
 type Route struct {
 	base      string // before the path of the service
 	v1, strip bool
-	https     int // the status for requests that came otherwise, 0 for none
+	https     int    // the status for requests that came otherwise, 0 for none
+	calls     string // grpc or grpcs: for calls of gRPC alone
 	auth      string
 	groups    bool // services are told the groups
 	errors    map[string]override
-	challenge []byte
+	realm     string
 }
 
 type override struct {
@@ -60,24 +62,51 @@ func NewRoute(s Settings) *Route {
 			r.errors[reason] = override{e.Status, e.Message}
 		}
 	}
-	scheme := map[string]string{"api_key": "Key", "basic_auth": "Basic", "hmac_auth": "hmac", "jwt": "Bearer"}[s.Authentication]
-	realm := c.Realm
-	if realm == "" && s.Authentication == "basic_auth" {
+	if c.Calls != "any" {
+		r.calls = c.Calls
+	}
+	r.realm = c.Realm
+	return r
+}
+
+var schemes = map[string]string{"api_key": "Key", "basic_auth": "Basic", "hmac_auth": "hmac", "jwt": "Bearer"}
+
+// appendChallenge writes what a client is asked for that a policy has refused.
+func (r *Route) appendChallenge(dst []byte, policy string, invalid bool) []byte {
+	scheme := schemes[policy]
+	if scheme == "" {
+		return dst
+	}
+	dst = append(dst, scheme...)
+	realm := r.realm
+	if realm == "" && policy == "basic_auth" {
 		realm = "service"
 	}
-	if scheme != "" {
-		if realm != "" {
-			scheme += ` realm="` + realm + `"`
-		}
-		r.challenge = []byte(scheme)
+	if realm != "" {
+		dst = append(append(append(dst, ` realm="`...), realm...), '"')
 	}
-	return r
+	if invalid && policy == "jwt" {
+		dst = append(dst, ` error="invalid_token"`...)
+	}
+	return dst
+}
+
+// Naming remembers the policy whose credential was refused, where all are wanted.
+func Naming(policy string, authenticate func(x *exchange.Exchange) error) func(x *exchange.Exchange) error {
+	return func(x *exchange.Exchange) error {
+		err := authenticate(x)
+		if err != nil && err != exchange.ErrBodyLater {
+			states.Of(x).refused = policy
+		}
+		return err
+	}
 }
 
 // state is what is known of a request.
 type state struct {
-	id    []byte
-	route *Route
+	id      []byte
+	route   *Route
+	refused string // the policy that refused the credential, where it is not the route's only one
 }
 
 // Reset makes the state ready for the next exchange.
@@ -106,6 +135,8 @@ func Begin(x *exchange.Exchange) {
 func (r *Route) Matched(x *exchange.Exchange) error {
 	states.Of(x).route = r
 	switch {
+	case r.calls != "":
+		return r.called(x)
 	case r.https == 0 || x.Scheme == "https":
 		return nil
 	case r.https == fasthttp.StatusUpgradeRequired:
@@ -121,6 +152,25 @@ func (r *Route) Matched(x *exchange.Exchange) error {
 	x.Reply = redirects[r.https]
 	return exchange.Replied
 }
+
+// called refuses what is no call of gRPC.
+func (r *Route) called(x *exchange.Exchange) error {
+	switch {
+	case !strings.HasPrefix(x.Protocol, "HTTP/2"):
+		return wantsHTTP2
+	case !bytes.HasPrefix(x.RequestHeader("Content-Type"), grpcType):
+		return noCall
+	case r.calls == "grpcs" && x.Scheme != "https":
+		return upgrade
+	}
+	return nil
+}
+
+var (
+	grpcType   = []byte("application/grpc")
+	wantsHTTP2 = exchange.NewReject(fasthttp.StatusUpgradeRequired, "http2_required", "Please use HTTP2 protocol", exchange.Header("Upgrade", "HTTP/2"))
+	noCall     = exchange.NewReject(fasthttp.StatusUnsupportedMediaType, "no_call", "Non-gRPC request matched gRPC route")
+)
 
 var upgrade = exchange.NewReject(fasthttp.StatusUpgradeRequired, "https_required", "Please use HTTPS protocol",
 	exchange.Header("Upgrade", "TLS/1.2, HTTP/1.1"))

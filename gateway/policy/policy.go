@@ -64,12 +64,14 @@ var Order = []Place{
 }
 
 // KongOrder is Order in compatibility with Kong, whose plugins have priorities of their own: bots are kept out before
-// anything else, and addresses and sizes are looked at behind authentication.
+// anything else, tokens are looked at before keys, and addresses and sizes behind authentication.
 var KongOrder = func() (order []Place) {
 	for _, p := range Order {
 		switch p.Name {
-		case "bot_filter", "ip_filter", "request_size":
+		case "bot_filter", "ip_filter", "request_size", "jwt":
 			continue
+		case "api_key":
+			order = append(order, Place{"jwt", Authenticate})
 		case "cors":
 			order = append(order, Place{"bot_filter", Edge})
 		case "authorize":

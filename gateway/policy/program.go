@@ -33,6 +33,7 @@ type Program struct {
 	preface   int
 	anonymous *exchange.Consumer
 	missing   *exchange.Reject
+	all       bool // every policy of the stage Authenticate has to succeed
 	done      []int
 	response  []int
 	ahead     []int
@@ -86,6 +87,12 @@ func NewProgramIn(order []Place, steps []Step) *Program {
 	return p
 }
 
+// All has every policy of the stage Authenticate verify a credential, where else any one of them is enough. Before the program is used.
+func (p *Program) All() *Program {
+	p.all = true
+	return p
+}
+
 // Steps lists the policies in order; for explain. It is borrowed.
 func (p *Program) Steps() []Step { return p.steps }
 
@@ -129,6 +136,9 @@ func (p *Program) Preface(x *exchange.Exchange) error {
 // enough. Otherwise the anonymous consumer is taken where there is one, then a
 // credential that was refused outweighs those that are missing.
 func (p *Program) authenticate(x *exchange.Exchange) error {
+	if p.all {
+		return p.authenticateAll(x)
+	}
 	var refused error
 	for i := p.auth; i < p.open; i++ {
 		err := p.steps[i].Hooks.Authenticate(x)
@@ -153,6 +163,26 @@ func (p *Program) authenticate(x *exchange.Exchange) error {
 	}
 	x.AuthFailure = "missing"
 	return p.missing
+}
+
+// authenticateAll wants each kind of credential. The last one says who calls.
+func (p *Program) authenticateAll(x *exchange.Exchange) error {
+	for i := p.auth; i < p.open; i++ {
+		x.Identity = exchange.Identity{}
+		switch err := p.steps[i].Hooks.Authenticate(x); err {
+		case nil:
+		case exchange.ErrBodyLater:
+			return err
+		case exchange.ErrNoCredential:
+			x.Identity, x.AuthFailure = exchange.Identity{}, "missing"
+			return p.missing
+		default:
+			x.Identity = exchange.Identity{}
+			return err
+		}
+	}
+	x.AuthFailure = ""
+	return nil
 }
 
 // Continue runs the request hooks after authentication.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -49,11 +50,11 @@ func (c *compiler) compileCallers() {
 		if c.kong {
 			consumer.Lines = kong.Lines(name, cc.Kong)
 			consumer.GroupsHeader = []byte(strings.Join(cc.Groups, ", "))
+			c.terminate(consumer, cc)
 		}
-		var layers []layer
+		layers := c.scoped(name, cc)
 		if len(cc.Policies) > 0 {
-			sum := sha256.Sum256([]byte(canonical(cc.Policies)))
-			layers = append(layers, layer{"consumers#" + hex.EncodeToString(sum[:8]), takenByConsumer, cc.Policies})
+			layers = append(layers, layer{scope: consumerScope(cc.Policies), taker: takenByConsumer, policies: cc.Policies})
 		}
 		layers = c.withPlan(layers, cc.Plan, takenByConsumer)
 		if consumer.Tenant != nil {
@@ -75,6 +76,36 @@ func (c *compiler) compileCallers() {
 	}
 }
 
+// consumerScope is the same for consumers with the same policies.
+func consumerScope(policies config.Policies) string {
+	sum := sha256.Sum256([]byte(canonical(policies)))
+	return "consumers#" + hex.EncodeToString(sum[:8])
+}
+
+// scoped are the policies of a consumer at single routes and services, the most specific first. They are Kong's.
+func (c *compiler) scoped(name string, cc *config.Consumer) (layers []layer) {
+	if cc.Kong == nil {
+		return nil
+	}
+	for i, s := range cc.Kong.Scoped {
+		layers = append(layers, layer{
+			scope: consumerScope(s.Policies) + "@" + s.Route + "@" + s.Service, taker: takenByConsumer, policies: s.Policies, route: s.Route, service: s.Service,
+		})
+		c.onlyCallers(fmt.Sprintf("consumers.%s.kong.scoped[%d].policies", name, i), s.Policies, "a consumer")
+	}
+	rank := func(l layer) int {
+		switch {
+		case l.route != "" && l.service != "":
+			return 0
+		case l.route != "":
+			return 1
+		}
+		return 2
+	}
+	slices.SortStableFunc(layers, func(a, b layer) int { return rank(a) - rank(b) })
+	return layers
+}
+
 // Who takes a plan along, as policy.Build.Taker.
 const (
 	takenByConsumer = "consumer"
@@ -86,7 +117,7 @@ func (c *compiler) compileTenants(numbers map[string]int) {
 		tc := c.Config.Tenants[name]
 		var layers []layer
 		if len(tc.Policies) > 0 {
-			layers = append(layers, layer{"tenants." + name, takenByTenant, tc.Policies})
+			layers = append(layers, layer{scope: "tenants." + name, taker: takenByTenant, policies: tc.Policies})
 		}
 		layers = c.withPlan(layers, tc.Plan, takenByTenant)
 		t := &exchange.Tenant{Name: name, Index: i, PolicySet: c.number(numbers, layers)}
@@ -108,7 +139,7 @@ func (c *compiler) compileTenants(numbers map[string]int) {
 
 func (c *compiler) withPlan(layers []layer, name, taker string) []layer {
 	if plan := c.Config.Plans[name]; len(plan) > 0 {
-		layers = append(layers, layer{"plans." + name, taker, plan})
+		layers = append(layers, layer{scope: "plans." + name, taker: taker, policies: plan})
 	}
 	return layers
 }

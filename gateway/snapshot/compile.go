@@ -226,6 +226,12 @@ func (c *compiler) checkPolicyNames() {
 	}
 	for name, k := range c.Config.Consumers {
 		check("consumers."+name+".policies", k.Policies)
+		if k.Kong == nil {
+			continue
+		}
+		for i, s := range k.Kong.Scoped {
+			check(fmt.Sprintf("consumers.%s.kong.scoped[%d].policies", name, i), s.Policies)
+		}
 	}
 	for name, t := range c.Config.Tenants {
 		check("tenants."+name+".policies", t.Policies)
@@ -240,13 +246,20 @@ type layer struct {
 	scope    string
 	taker    string // who brings it along, as policy.Build.Taker
 	policies config.Policies
+	// Where it acts, "" for everywhere.
+	route, service string
+}
+
+// acts tells whether a layer acts at a place.
+func (l *layer) acts(route *config.Route, service *config.Service) bool {
+	return (l.route == "" || route != nil && route.Name == l.route) && (l.service == "" || service != nil && service.Name == l.service)
 }
 
 // program builds the policies that are in force for a route: of each policy
 // the block of the first layer that has it wins whole, and off removes it.
 // Policies of stages after last are left out.
 func (c *compiler) program(r *route, global config.Policies, member *config.Service, routed *config.Route, set int, last policy.Stage) *policy.Program {
-	layers := slices.Clone(c.callers.layers(set))
+	layers := slices.DeleteFunc(slices.Clone(c.callers.layers(set)), func(l layer) bool { return !l.acts(routed, member) })
 	if routed != nil {
 		layers = append(layers, layer{scope: "routes." + routed.Name, policies: routed.Policies})
 	}
@@ -298,13 +311,17 @@ func (c *compiler) program(r *route, global config.Policies, member *config.Serv
 		}
 		hooks, errs := d.Build(b, block)
 		c.add(errs)
-		if c.kong && routed != nil && routed.Kong != nil && !routed.Kong.Preflight {
-			hooks.Authenticate = passOptions(hooks.Authenticate)
+		if c.kong && routed != nil && routed.Kong != nil {
+			hooks.Authenticate = c.kongAuthenticate(place.Name, routed.Kong, hooks.Authenticate)
 		}
 		answers = answersBehind(answers, place, block, hooks)
 		steps = append(steps, policy.Step{Name: place.Name, Scope: l.scope, Taker: l.taker, Hooks: hooks, Block: block, Settings: d.Settings})
 	}
-	return policy.NewProgramIn(c.order, steps)
+	program := policy.NewProgramIn(c.order, steps)
+	if c.kong && routed != nil && routed.Kong != nil && routed.Kong.Authentication == "all" {
+		program.All()
+	}
+	return program
 }
 
 // cacheLast is an order with the stage Cache last.
@@ -484,8 +501,8 @@ func (c *compiler) compileMember(r *route, rc *config.Route, sc *config.Service)
 	}
 	// Later, a caller's program is built by a compiler of its own: errors of
 	// its blocks are found now, by building every set once for the first route.
-	if r.ID == 0 {
-		for set := 1; set < len(c.callers.sets); set++ {
+	for set := 1; set < len(c.callers.sets); set++ {
+		if r.ID == 0 || slices.ContainsFunc(c.callers.sets[set], func(l layer) bool { return (l.route != "" || l.service != "") && l.acts(rc, sc) }) {
 			c.program(r, c.Config.Policies, sc, rc, set, policy.Transform)
 		}
 	}

@@ -74,11 +74,51 @@ func (s *Snapshot) candidates(req *router.Request) []router.Candidate {
 	return s.table.Explain(req)
 }
 
-// passOptions leaves OPTIONS requests unauthenticated.
-func passOptions(authenticate func(x *exchange.Exchange) error) func(x *exchange.Exchange) error {
+// terminate makes the answer to a consumer that gets no other.
+func (c *compiler) terminate(consumer *exchange.Consumer, cc *config.Consumer) {
+	if cc.Kong == nil || cc.Kong.Terminate == nil {
+		return
+	}
+	if c.ended == nil {
+		c.ended = make([]*exchange.Reply, len(c.Config.Consumers))
+	}
+	said := cc.Kong.Terminate
+	reply := exchange.NewReply(said.Status, exchange.Own)
+	if reply.Body = []byte(said.Body); said.Body != "" && said.ContentType != "" {
+		reply.Head.SetContentType(said.ContentType)
+	}
+	c.ended[consumer.Index] = reply
+}
+
+// passed answers what has passed all policies and goes no further.
+func (s *Snapshot) passed(x *exchange.Exchange, err error) error {
+	if err != nil || s.ended == nil || x.Identity.Consumer == nil {
+		return err
+	}
+	reply := s.ended[x.Identity.Consumer.Index]
+	if reply == nil {
+		return nil
+	}
+	x.Reply = reply
+	return exchange.Replied
+}
+
+// kongAuthenticate is a hook of the stage Authenticate as a route of Kong's wants it.
+func (c *compiler) kongAuthenticate(name string, settings *config.RouteKong, authenticate func(x *exchange.Exchange) error) func(x *exchange.Exchange) error {
 	if authenticate == nil {
 		return nil
 	}
+	if settings.Authentication == "all" {
+		authenticate = kong.Naming(name, authenticate)
+	}
+	if !settings.Preflight {
+		authenticate = passOptions(authenticate)
+	}
+	return authenticate
+}
+
+// passOptions leaves OPTIONS requests unauthenticated.
+func passOptions(authenticate func(x *exchange.Exchange) error) func(x *exchange.Exchange) error {
 	return func(x *exchange.Exchange) error {
 		if string(x.Method()) == fasthttp.MethodOptions {
 			return nil

@@ -33,6 +33,7 @@ type Snapshot struct {
 
 	table    *router.Table
 	kong     *router.KongTable // in compatibility with Kong, in the place of table
+	ended    []*exchange.Reply // the answers to consumers that get no other, by their numbers; nil for none
 	routes   []*route
 	unrouted *policy.Program
 	watching *policy.Program // of what is answered before it is routed; nil where nothing is
@@ -282,7 +283,7 @@ func (s *Snapshot) Resume(x *exchange.Exchange) error {
 	case err != nil:
 		return err
 	case entered:
-		return st.program.Resume(x)
+		return s.passed(x, st.program.Resume(x))
 	}
 	return s.proceed(x, st, st.route)
 }
@@ -309,7 +310,7 @@ func (s *Snapshot) proceed(x *exchange.Exchange, st *state, r *route) error {
 	if r.kong != nil {
 		r.kong.Identified(x)
 	}
-	return st.program.Continue(x)
+	return s.passed(x, st.program.Continue(x))
 }
 
 // forSet returns the program for callers with a set of policies, one of count.

@@ -39,8 +39,11 @@ type schema struct {
 	warnings []string
 }
 
-// loadDescriptors reads a FileDescriptorSet.
+// loadDescriptors reads a FileDescriptorSet, or a .proto file with what it imports.
 func loadDescriptors(file string) (*descriptorpb.FileDescriptorSet, error) {
+	if strings.HasSuffix(file, ".proto") {
+		return compileProto(file)
+	}
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err

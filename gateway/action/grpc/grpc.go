@@ -32,7 +32,7 @@ import (
 type Config struct {
 	// Service that is called; its protocol is `grpc`, `grpcs` or `h2c`.
 	Service string `yaml:"service" required:"true"`
-	// Descriptors is the file of a FileDescriptorSet with all imports: `protoc --include_imports --descriptor_set_out=FILE`, or `buf build -o FILE`.
+	// Descriptors is a .proto file, whose imports are looked for beside it, or the file of a FileDescriptorSet with all imports: `protoc --include_imports --descriptor_set_out=FILE`, or `buf build -o FILE`.
 	Descriptors string `yaml:"descriptors"`
 	// Reflection asks the service for its descriptors instead, by gRPC server reflection (`v1`, or `v1alpha`), with the first request and again when an unknown path is asked for.
 	Reflection bool `yaml:"reflection" default:"false"`

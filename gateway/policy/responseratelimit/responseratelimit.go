@@ -50,7 +50,8 @@ type Limit struct {
 // Definition is the policy `response_rate_limit`.
 var Definition = policy.Define("response_rate_limit", policy.Limit, build)
 
-var exceeded = exchange.NewReject(429, "response_rate_limited", "too much was used; try again later")
+// exceeded is for the answer that uses more than there is.
+var exceeded = exchange.NewReject(429, "response_rate_exceeded", "too much was used; try again later")
 
 // maxWindows is how many windows there are.
 const maxWindows = 6
@@ -70,6 +71,7 @@ type thing struct {
 	windows []limiter.Count
 	told    []names // of each window, nil where clients are told nothing
 	backend string  // the header for backends
+	limited *exchange.Reject
 }
 
 type names struct{ limit, remaining string }
@@ -97,6 +99,7 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 			return policy.Hooks{}, policy.Wrong("limits", "%q can not be part of the name of a header", name)
 		}
 		t := thing{name: name, key: b.Key(by, "\x00"+name), backend: "X-RateLimit-Remaining-" + name}
+		t.limited = exchange.NewReject(429, "response_rate_limited", "API rate limit exceeded for '"+name+"'")
 		all := c.Limits[name]
 		for w, n := range [maxWindows]int64{all.Second, all.Minute, all.Hour, all.Day, all.Month, all.Year} {
 			if n == 0 {
@@ -136,7 +139,7 @@ func (l *limit) request(x *exchange.Exchange) error {
 		}
 		if l.block && least <= 0 {
 			l.limited.Inc()
-			return exceeded
+			return t.limited
 		}
 		x.ToBackend.Set(t.backend, x.Keep(strconv.AppendInt(x.Scratch(), max(least, 0), 10)))
 	}
