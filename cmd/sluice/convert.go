@@ -1,10 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -82,10 +86,21 @@ func (s *configuration) convert() (text []byte, notes []kong.Note, err error) {
 	return text, notes, nil
 }
 
+// writeReport lists the notes in the order of the file, and how many there are of each fate.
 func writeReport(w io.Writer, notes []kong.Note) {
+	slices.SortStableFunc(notes, func(a, b kong.Note) int {
+		return cmp.Or(cmp.Compare(a.Pos.Line, b.Pos.Line), cmp.Compare(a.Pos.Column, b.Pos.Column))
+	})
 	table := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fates := map[string]int{}
 	for _, n := range notes {
+		fates[n.Fate]++
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", n.Pos, n.Path, n.Fate, n.Message)
 	}
 	_ = table.Flush()
+	var sum []string
+	for _, fate := range slices.Sorted(maps.Keys(fates)) {
+		sum = append(sum, fmt.Sprintf("%d %s", fates[fate], fate))
+	}
+	fmt.Fprintf(w, "\n%s\n", strings.Join(sum, "; "))
 }

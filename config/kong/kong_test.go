@@ -185,6 +185,11 @@ func TestEveryFieldIsReported(t *testing.T) {
 	f("services[0].plugins[0].config.minute", "mapped")
 	f("services[2].plugins[0].config.cache_ttl", "mapped")
 	f("plugins[1].name", "mapped")
+	for i, n := range notes {
+		if slices.ContainsFunc(notes[:i], func(o kong.Note) bool { return o.Path == n.Path }) {
+			t.Errorf("%s is reported twice", n.Path)
+		}
+	}
 
 	// Where native matching would choose another route.
 	notes = nil

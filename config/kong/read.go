@@ -53,6 +53,8 @@ type field struct {
 	to     string // what it becomes, or why it can not be honoured
 	sub    []field
 	was    []string // its older names
+	// elsewhere: what became of it is noted where it is understood.
+	elsewhere bool
 }
 
 // block is a block of a file, read by a table of fields.
@@ -99,7 +101,7 @@ func (t *translation) read(tree config.Tree, path string, fields []field, unhono
 		b.values[f.name] = value
 		switch {
 		case f.fate < refused:
-			if f.kind != record && f.kind != records {
+			if !f.elsewhere && f.kind != record && f.kind != records {
 				t.note(value, at, f.fate, f.to)
 			}
 		case f.isPreset(value):

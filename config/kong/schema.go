@@ -188,7 +188,7 @@ var membershipFields = with(times, field{name: "id", kind: text, fate: inert}, r
 
 var pluginFields = with(times,
 	field{name: "id", kind: text, fate: inert},
-	field{name: "name", kind: text, to: "see below"},
+	field{name: "name", kind: text, to: "see below", elsewhere: true},
 	field{name: "instance_name", kind: text, fate: inert},
 	field{name: "enabled", kind: boolean, preset: "true", to: "false leaves it out"},
 	field{name: "config", kind: record, to: "see below"},

@@ -112,11 +112,16 @@ func textValue(v any) string {
 		if err != nil {
 			return "?"
 		}
-		return string(data)
+		return cut(string(data))
 	}
 	if text == "" || strings.ContainsAny(text, "\t\n\r\x1b") {
 		text = strconv.Quote(text)
 	}
+	return cut(text)
+}
+
+// cut keeps a value from making its column wider than a screen.
+func cut(text string) string {
 	if len(text) > 80 {
 		text = strings.ToValidUTF8(text[:80], "") + "…"
 	}
