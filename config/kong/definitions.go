@@ -108,7 +108,7 @@ var definitions = []definition{
 		name: "jwt", policies: []string{"jwt"}, noConsumer: true, to: "`jwt` with the consumers' keys; without any consumer with SLUICE_JWT_SECRET or SLUICE_JWT_JWKS_URL",
 		options: []field{
 			{name: "uri_param_names", kind: texts, preset: "jwt", to: "`from.query`"}, {name: "cookie_names", kind: texts, to: "`from.cookie`"}, {name: "header_names", kind: texts, preset: "authorization", to: "`from.header`"},
-			{name: "key_claim_name", kind: text, preset: "iss", fate: refused, to: "tokens name their key by iss"},
+			{name: "key_claim_name", kind: text, preset: "iss", fate: refused, to: "tokens name their key by the claim iss, and not in their head"},
 			{name: "secret_is_base64", kind: boolean, preset: "false", to: "`consumers.*.jwt[].secret_base64`"},
 			{name: "claims_to_verify", kind: texts, enum: []string{"exp", "nbf"}, fate: kept, to: "`claims_to_verify`, with `check_unlisted: false`"},
 			{name: "maximum_expiration", kind: number, preset: "0", max: 31536000, to: "`max_lifetime`"},
