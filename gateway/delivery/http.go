@@ -188,7 +188,7 @@ func (s *httpSender) send() error {
 		}
 		return err
 	}
-	defer res.Body.Close()
+	defer func() { _ = res.Body.Close() }()
 	_, _ = io.Copy(io.Discard, io.LimitReader(res.Body, 64<<10)) // so that the connection is used again
 	if res.StatusCode/100 == 2 {
 		return nil

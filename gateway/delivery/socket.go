@@ -239,7 +239,7 @@ func (s *socket) connect() error {
 
 func (s *socket) drop() {
 	if s.conn != nil {
-		s.conn.Close()
+		_ = s.conn.Close()
 		s.conn = nil
 	}
 }
