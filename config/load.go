@@ -58,6 +58,7 @@ type loader struct {
 	env     map[string]string
 	errs    Errors
 	remarks Errors
+	objects []*node           // what objects of Kubernetes mean
 	owned   map[string]string // by path, the blocks of teams and whose they are
 }
 
@@ -73,6 +74,10 @@ func newLoader(o Options) *loader {
 
 // add reads a file into the tree.
 func (l *loader) add(name, dir string, data []byte) {
+	if isManifest(data) {
+		l.manifests(name, data)
+		return
+	}
 	root, errs := parseTree(name, data)
 	if len(errs) > 0 {
 		l.errs = append(l.errs, errs...)
@@ -104,6 +109,14 @@ func (l *loader) add(name, dir string, data []byte) {
 		}
 		root = native.n
 	}
+	l.merge(root)
+}
+
+// merge puts what a file says beside what others have said.
+func (l *loader) merge(root *node) {
+	fail := func(at *node, path, format string, a ...any) {
+		l.errs = append(l.errs, &Error{Pos: at.keyPos(), Path: path, Message: fmt.Sprintf(format, a...)})
+	}
 	if l.root == nil {
 		l.root = root
 		return
@@ -131,6 +144,7 @@ func (l *loader) add(name, dir string, data []byte) {
 
 // finish puts flags and environment over the tree, decodes and checks it.
 func (l *loader) finish() (*Config, error) {
+	l.takeObjects()
 	if l.root == nil {
 		return nil, l.errs.Err()
 	}

@@ -25,6 +25,8 @@ type Options struct {
 	AdminAddress string
 	// StateDir is state.dir, over every other source.
 	StateDir string
+	// Manifests translates objects of Kubernetes, which are known by apiVersion and kind. Without it they are refused.
+	Manifests ManifestTranslator
 	// Kong translates files of Kong, which are known by _format_version. Without it they are refused.
 	Kong Translator
 }

@@ -15,6 +15,9 @@ type Tree struct{ n *node }
 // environment. Remarks are what whoever runs the configuration is to be told.
 type Translator func(file Tree, env func(name string) (string, bool)) (native Tree, remarks Errors, errs Errors)
 
+// ManifestTranslator turns an object of Kubernetes into the tree of a native configuration, as Translator does with a file.
+type ManifestTranslator func(object Tree) (native Tree, remarks Errors, errs Errors)
+
 // Is tells whether there is a value, be it null.
 func (t Tree) Is() bool { return t.n != nil }
 

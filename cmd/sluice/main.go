@@ -14,6 +14,7 @@ import (
 
 	"sluice/config"
 	"sluice/config/kong"
+	"sluice/config/kubernetes"
 	"sluice/gateway"
 	"sluice/gateway/source"
 )
@@ -219,5 +220,5 @@ func (s *configuration) load() (*config.Config, error) {
 }
 
 func (s *configuration) options() config.Options {
-	return config.Options{Set: s.set, Environ: os.Environ(), Kong: kong.Translator(kong.Options{Warn: s.kongUnknown == "warn"})}
+	return config.Options{Set: s.set, Environ: os.Environ(), Manifests: kubernetes.Translate, Kong: kong.Translator(kong.Options{Warn: s.kongUnknown == "warn"})}
 }

@@ -46,7 +46,8 @@ func open(d *config.Discovery) (discovery.Source, error) {
 			return nil, fmt.Errorf("ca: %s holds no PEM certificate", s.c.CA)
 		}
 	}
-	s.client = &http.Client{Transport: t}
+	// A redirect would take the token along to wherever it leads.
+	s.client = &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	return s, nil
 }
 

@@ -98,7 +98,7 @@ func (s *source) connect() error {
 		}
 		s.namespace = strings.TrimSpace(string(text))
 	}
-	s.client = &http.Client{Transport: &http.Transport{
+	s.client = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, Transport: &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
 		TLSHandshakeTimeout: 5 * time.Second,
 		// Until the head of the answer: a watch sends it at once.
