@@ -115,7 +115,7 @@ prod/shop/6: [shop.example.com] [~^(?:/v[0-9]/.*)$] [] map[] map[] respond {"sta
 	for _, r := range c.Remarks() {
 		fmt.Fprintln(&remarks, r.Error())
 	}
-	for _, want := range []string{"objects.yaml:37:7: kind: objects of the kind Service are not looked at", "rewrite-target is another controller's", "spec.tls: certificates are the listeners'"} {
+	for _, want := range []string{"objects.yaml:33:1: kind: objects of the kind Service are not looked at", "rewrite-target is another controller's", "spec.tls: certificates are the listeners'"} {
 		if !strings.Contains(remarks.String(), want) {
 			t.Errorf("remarks %s, want %s", remarks.String(), want)
 		}
@@ -141,7 +141,7 @@ func TestFailure(t *testing.T) {
 			t.Errorf("%s: %v, want %s", spec, err, want)
 		}
 	}
-	f("{rules: [{backendRefs: [{name: a}]}]}", "objects.yaml:4:29: spec.rules[0].backendRefs[0]: the backend a needs the number of its port")
+	f("{rules: [{backendRefs: [{name: a}]}]}", "objects.yaml:4:31: spec.rules[0].backendRefs[0]: the backend a needs the number of its port")
 	f("{rules: [{backendRefs: [{name: a, port: 1, namespace: other}]}]}", "backends of other namespaces")
 	f("{rules: [{backendRefs: [{name: a, port: 1, kind: Bucket}]}]}", "a backend is a Service")
 	f("{rules: [{backendRefs: [{name: a, port: 1, filters: [{}]}]}]}", "filters: this is not supported")

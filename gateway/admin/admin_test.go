@@ -24,6 +24,7 @@ import (
 	"sluice/gateway/action/redirect"
 	"sluice/gateway/action/split"
 	"sluice/gateway/cache"
+	"sluice/gateway/discovery/file"
 	"sluice/gateway/policy"
 	"sluice/gateway/policy/apikey"
 	"sluice/gateway/policy/basicauth"
@@ -47,6 +48,7 @@ func TestMain(m *testing.M) {
 var kinds = snapshot.NewRegistry(
 	[]*policy.Definition{apikey.Definition, basicauth.Definition, correlationid.Definition, jwt.Definition, ratelimit.Definition, quota.Definition, caching.Definition},
 	[]*action.Definition{redirect.Definition, split.Definition},
+	file.Definition,
 )
 
 // world is a gateway with its configuration in a file, and its admin listener.
