@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"time"
 	"unicode"
 )
 
@@ -235,7 +234,7 @@ func (k *checker) discoveryDNS(path string, d *DiscoveryDNS) {
 			k.fail(joinIndex(path+".search", i), "%q is no domain", domain)
 		}
 	}
-	if time.Duration(d.MinRefresh) > time.Duration(d.Refresh) {
+	if d.MinRefresh > d.Refresh {
 		k.fail(path+".min_refresh", "the shortest time, %s, is longer than refresh, %s", FormatDuration(d.MinRefresh), FormatDuration(d.Refresh))
 	}
 }

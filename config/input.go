@@ -41,10 +41,9 @@ func ReadInput(path string) (in Input, errs Errors) {
 	if len(names) == 0 && len(errs) == 0 {
 		errs = Errors{{Pos: Position{File: path}, Message: "no *.yaml file in this directory"}}
 	}
-	more := Errors(nil)
-	if in.Files, more = readFiles(names); len(more) > 0 {
-		errs = append(errs, more...)
-	}
+	files, unreadable := readFiles(names)
+	in.Files = files
+	errs = append(errs, unreadable...)
 	entries, err := os.ReadDir(filepath.Join(path, teamsDir))
 	if err != nil && !os.IsNotExist(err) {
 		return in, append(errs, unread(filepath.Join(path, teamsDir), err)...)

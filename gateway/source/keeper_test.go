@@ -86,11 +86,10 @@ func TestTeamBreaksCompilation(t *testing.T) {
 		}
 		return nil
 	}
-	one, two, broken, err := inForce(t, k, teamsInput("", answer("a"), answer("b")), bad)
-	if err != nil || len(broken) > 0 {
+	if _, _, broken, err := inForce(t, k, teamsInput("", answer("a"), answer("b")), bad); err != nil || len(broken) > 0 {
 		t.Fatal(err, broken)
 	}
-	one, two, broken, err = inForce(t, k, teamsInput("", answer("a2"), answer("bad")), bad)
+	one, two, broken, err := inForce(t, k, teamsInput("", answer("a2"), answer("bad")), bad)
 	if err != nil || !strings.Contains(one, "a2") || !strings.Contains(two, `"b"`) || broken["two"] == nil {
 		t.Errorf("%s %s %v %v", one, two, broken, err)
 	}

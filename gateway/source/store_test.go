@@ -55,7 +55,7 @@ func TestStoreAddresses(t *testing.T) {
 	f := func(address, want string) {
 		t.Helper()
 		st, err := OpenStore(address, StoreOptions{})
-		got := ""
+		var got string
 		if err != nil {
 			got = err.Error()
 		} else {
