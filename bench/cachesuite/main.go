@@ -98,7 +98,7 @@ func run(ctx context.Context, s settings) error {
 	if err := r.verdict(before); err != nil {
 		return err
 	}
-	fmt.Println(r.summary())
+	fmt.Fprintln(os.Stdout, r.summary())
 	return r.save(s.out)
 }
 
@@ -158,7 +158,7 @@ func start(ctx context.Context, dir, node, suite, binary string) (base string, s
 		return "", nil, err
 	}
 	// The origin takes its settings where npm would put them.
-	o, err := program.Start("the suite's origin", filepath.Join(dir), "/usr/bin/env", "npm_config_protocol=http", "npm_config_port="+port,
+	o, err := program.Start("the suite's origin", dir, "/usr/bin/env", "npm_config_protocol=http", "npm_config_port="+port,
 		"npm_config_pidfile="+filepath.Join(dir, "origin.pid"), node, server)
 	if err != nil {
 		return "", nil, err
