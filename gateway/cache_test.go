@@ -202,3 +202,35 @@ policies: {cache: {}, response_transform: {append: {headers: {X-Seen: by-the-gat
 	fails = true
 	f("in the place of an error", 1)
 }
+
+// A stored answer came without the space behind its status, and an answer whose status was changed kept the phrase of the other.
+func TestStatusLines(t *testing.T) {
+	s := answering(t, func(head, _ string) string {
+		status := "200 Fine"
+		if strings.Contains(head, "missing") {
+			status = "404 Not Found"
+		}
+		return "HTTP/1.1 " + status + "\r\nCache-Control: max-age=60\r\nContent-Length: 2\r\n\r\nhi"
+	})
+	g := serve(t, gateway.Options{}, fmt.Sprintf(`
+services: {s: {endpoints: ["http://%s"]}}
+routes:
+  cached: {match: {paths: [/cached]}, service: s, policies: {cache: {}}}
+  changed: {match: {paths: [/changed]}, service: s, policies: {response_transform: {status: {404: 200}}}}
+`, s.addr))
+	c := g.client()
+	f := func(path, want string) {
+		t.Helper()
+		c.send("GET " + path + " HTTP/1.1\r\nHost: a\r\n\r\n")
+		head, _ := c.response()
+		if line, _, _ := strings.Cut(head, "\r\n"); line != want {
+			t.Errorf("%s: %q, want %q", path, line, want)
+		}
+	}
+	f("/cached", "HTTP/1.1 200 Fine")
+	f("/cached", "HTTP/1.1 200 OK")
+	f("/cached/missing", "HTTP/1.1 404 Not Found")
+	f("/cached/missing", "HTTP/1.1 404 Not Found")
+	f("/changed/missing", "HTTP/1.1 200 OK")
+	f("/changed", "HTTP/1.1 200 Fine")
+}

@@ -75,6 +75,12 @@ func (x *Exchange) discardResponse() {
 	}
 }
 
+// SetStatus gives the answer another status. The phrase that the backend has sent was of the one it had.
+func (x *Exchange) SetStatus(status int) {
+	x.Response.Header.SetStatusMessage(nil)
+	x.Response.SetStatusCode(status)
+}
+
 // HasResponseBody reports whether the answer brings a body to the client.
 func (x *Exchange) HasResponseBody() bool {
 	switch status := x.Response.StatusCode(); {

@@ -28,7 +28,7 @@ func (p *api) response(x *exchange.Exchange) error {
 			}
 		}
 		if s.statusTo == x.Response.StatusCode() {
-			x.Response.SetStatusCode(s.statusFrom)
+			x.SetStatus(s.statusFrom)
 		}
 	}
 	return nil

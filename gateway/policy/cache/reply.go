@@ -3,6 +3,7 @@ package cache
 import (
 	"bufio"
 	"bytes"
+	"net/http"
 	"strconv"
 	"unsafe"
 
@@ -19,12 +20,14 @@ import (
 // fasthttp keeps the stored Date only in a header that was parsed, and sends it only where its own is off; that setting
 // can but be copied from a header which a server made.
 func newReply(e *store.Entry) (r *exchange.Reply, size int64) {
-	raw := strconv.AppendInt([]byte("HTTP/1.1 "), int64(e.Status()), 10)
-	raw = append(append(raw, "\r\n"...), e.Header()...)
+	line := strconv.AppendInt([]byte("HTTP/1.1 "), int64(e.Status()), 10)
+	raw := append(append(bytes.Clone(line), "\r\n"...), e.Header()...)
 	if n := e.ContentLength(); e.HeadOnly() && n >= 0 {
 		raw = append(strconv.AppendInt(append(raw, "Content-Length: "...), n, 10), "\r\n"...)
 	}
-	verbatim := raw
+	// The space is there also where no phrase is (RFC 9112 section 4).
+	verbatim := append(append(append([]byte(nil), line...), ' '), http.StatusText(e.Status())...)
+	verbatim = append(verbatim, raw[len(line):]...)
 	raw = append(raw, "\r\n"...)
 	var parsed fasthttp.ResponseHeader
 	exchange.Undated(&parsed)

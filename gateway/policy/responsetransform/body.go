@@ -55,7 +55,7 @@ func (t *transformer) changeBody(x *exchange.Exchange) error {
 	t.describe(x)
 	x.Response.SetBodyRaw(out)
 	if fault && status < 400 {
-		x.Response.SetStatusCode(fasthttp.StatusInternalServerError)
+		x.SetStatus(fasthttp.StatusInternalServerError)
 	}
 	return nil
 }
@@ -96,9 +96,9 @@ func weaken(x *exchange.Exchange) {
 func (t *transformer) setStatus(x *exchange.Exchange, to int) {
 	if x.Response.StatusCode() == fasthttp.StatusNoContent && !x.Request.Header.IsHead() {
 		x.Response.SkipBody = false
-		x.Response.SetStatusCode(to)
+		x.SetStatus(to)
 		x.Response.SetBodyRaw(nil)
 		return
 	}
-	x.Response.SetStatusCode(to)
+	x.SetStatus(to)
 }
