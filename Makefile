@@ -55,6 +55,11 @@ $(BROWSER)/node_modules/.package-lock.json: $(BROWSER)/package-lock.json
 screenshots: tools-browser ## the dashboard's pictures in README
 	$(GO) test -count=1 ./gateway/admin/dashboard -run '^TestScreenshots$$' -screenshots $(CURDIR)/gateway/admin/dashboard/screenshots
 
+.PHONY: test-usage
+REQUESTS ?= 10000000
+test-usage: tools-test ## totals of usage against the generator's own, with REQUESTS of 1,000 consumers, over a SIGKILL and with PostgreSQL stopped meanwhile
+	SLUICE_TEST_CONSUMERS=1000 SLUICE_TEST_REQUESTS=$(REQUESTS) $(GO) test -count=1 -timeout 4h -v -run '^TestUsage' ./cmd/sluice
+
 lint: check-generate $(BIN)/golangci-lint $(BIN)/govulncheck ## golangci-lint, generated files, known vulnerabilities
 	$(GO) vet ./...
 	$(BIN)/golangci-lint run ./...

@@ -1,7 +1,10 @@
 package gateway
 
 import (
+	"errors"
+	"fmt"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"sluice/config"
@@ -10,8 +13,12 @@ import (
 	"sluice/gateway/policy"
 )
 
-// changesFile is where in state.dir stands who has changed what through the admin listener.
-const changesFile = "audit/admin.log"
+// changesFile is where in state.dir stands who has changed what through the admin listener. A process that finds it in the
+// hands of another one, as while a new binary takes over, has a file and a chain of its own: admin.2.log and so on.
+const (
+	changesFile = "audit/admin%s.log"
+	mostFiles   = 9
+)
 
 // changesSize is when that file gets a successor.
 const changesSize = 64 << 20
@@ -34,13 +41,27 @@ func (g *Gateway) openState(w *policy.World) (changes *chain.Log, err error) {
 	if err != nil {
 		return nil, wrong("API keys", err)
 	}
-	changes, err = policy.LivingAs(w, "audit/"+filepath.Join(dir, changesFile), func() (*chain.Log, error) {
-		return chain.Open(filepath.Join(dir, changesFile), chain.Options{Log: g.log, Now: time.Now, MaxSize: changesSize, Buffer: 1})
-	})
+	changes, err = policy.LivingAs(w, "changes/"+dir, func() (*chain.Log, error) { return g.openChanges(dir) })
 	if err != nil {
 		return nil, wrong("the log of changes", err)
 	}
 	return changes, nil
+}
+
+func (g *Gateway) openChanges(dir string) (log *chain.Log, err error) {
+	for n := 1; n <= mostFiles; n++ {
+		number := ""
+		if n > 1 {
+			number = "." + strconv.Itoa(n)
+		}
+		log, err = chain.Open(filepath.Join(dir, fmt.Sprintf(changesFile, number)), chain.Options{
+			Log: g.log, Now: time.Now, MaxSize: changesSize, Buffer: 1, Exclusive: true,
+		})
+		if !errors.Is(err, chain.ErrElsewhere) {
+			break
+		}
+	}
+	return log, err
 }
 
 // Keys are the API keys made at run time, nil without state.dir.

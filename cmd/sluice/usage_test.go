@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,8 +20,19 @@ import (
 	"sluice/gateway/ledger/postgrestest"
 )
 
-// callers are the consumers of the load, each with one key.
-const callers = 20
+// callers are the consumers of the load, each with one key, and requests how many there are at least of what is counted to the
+// last one. make test-usage has more of both.
+var (
+	callers  = fromEnv("SLUICE_TEST_CONSUMERS", 20)
+	requests = uint64(fromEnv("SLUICE_TEST_REQUESTS", 3000))
+)
+
+func fromEnv(name string, otherwise int) int {
+	if n, err := strconv.Atoi(os.Getenv(name)); err == nil && n > 0 {
+		return n
+	}
+	return otherwise
+}
 
 // load sends requests as many consumers at once and keeps count of those that were answered.
 type load struct {
@@ -28,13 +41,14 @@ type load struct {
 	path    string
 	stop    chan struct{}
 	wg      sync.WaitGroup
-	counts  [callers]atomic.Uint64
+	counts  []atomic.Uint64
 	answers sync.Mutex
-	times   []time.Time // of all answers
+	times   []time.Time // of all answers, where they are asked for
+	timed   bool
 }
 
-func startLoad(t testing.TB, addr, path string) *load {
-	l := &load{t: t, addr: addr, path: path, stop: make(chan struct{})}
+func startLoad(t testing.TB, addr, path string, timed bool) *load {
+	l := &load{t: t, addr: addr, path: path, stop: make(chan struct{}), counts: make([]atomic.Uint64, callers), timed: timed}
 	for w := range 4 {
 		l.wg.Go(func() { l.work(w) })
 	}
@@ -75,6 +89,9 @@ func (l *load) work(first int) {
 			return
 		}
 		l.counts[who].Add(1)
+		if !l.timed {
+			continue
+		}
 		l.answers.Lock()
 		l.times = append(l.times, time.Now())
 		l.answers.Unlock()
@@ -91,10 +108,15 @@ func (l *load) answered() (n uint64) {
 // until lets the load run until so many requests were answered.
 func (l *load) until(n uint64) {
 	l.t.Helper()
-	for end := time.Now().Add(time.Minute); l.answered() < n; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			l.t.Fatalf("%d requests were answered, want %d", l.answered(), n)
+	last, end := uint64(0), time.Now().Add(time.Minute)
+	for now := l.answered(); now < n; now = l.answered() {
+		if now > last {
+			last, end = now, time.Now().Add(time.Minute)
 		}
+		if time.Now().After(end) {
+			l.t.Fatalf("%d requests were answered, want %d", now, n)
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
 }
 
@@ -183,14 +205,14 @@ func TestUsageTotals(t *testing.T) {
 	file := write(t, "sluice.yaml", usageConfig(fmt.Sprintf("{dir: %q, usage: {flush: 200ms}}", t.TempDir())))
 	r := launch(t, sluice(t, nil, "run", "--watch=false", "--drain-delay=0s", "-c", file))
 	addr := strings.TrimPrefix(r.url, "http://")
-	l := startLoad(t, addr, "/a")
-	l.until(3000)
+	l := startLoad(t, addr, "/a", false)
+	l.until(requests)
 	l.end()
 	l.equals(settled(t, r, l.answered()))
 
 	// Killed while it serves: what is missing came after the last write, which is where the gap begins.
 	before := l.answered()
-	second := startLoad(t, addr, "/b")
+	second := startLoad(t, addr, "/b", true)
 	second.until(3000)
 	if err := r.Process.Signal(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -216,7 +238,7 @@ func TestUsageTotals(t *testing.T) {
 	}
 
 	// A clean end loses nothing.
-	third := startLoad(t, strings.TrimPrefix(r.url, "http://"), "/a")
+	third := startLoad(t, strings.TrimPrefix(r.url, "http://"), "/a", false)
 	third.until(1000)
 	third.end()
 	if err := r.Process.Signal(syscall.SIGTERM); err != nil {
@@ -233,11 +255,11 @@ func TestUsageWithPostgreSQLGone(t *testing.T) {
 	pg := postgrestest.Start(t)
 	file := write(t, "sluice.yaml", usageConfig(fmt.Sprintf("{usage: {store: postgres, dsn: %q, flush: 100ms}}", pg.DSN())))
 	r := launch(t, sluice(t, nil, "run", "--watch=false", "-c", file))
-	l := startLoad(t, strings.TrimPrefix(r.url, "http://"), "/a")
+	l := startLoad(t, strings.TrimPrefix(r.url, "http://"), "/a", false)
 	l.until(1000)
 	settled(t, r, 1)
 	pg.Stop()
-	l.until(l.answered() + 3000) // nobody waits for it
+	l.until(l.answered() + requests) // nobody waits for it
 	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		if _, text := fetch(t, r.admin+"/metrics"); !strings.Contains(text, `sluice_usage_writes_total{result="failure"} 0`+"\n") {
 			break

@@ -171,7 +171,7 @@ func TestTenantsAreApart(t *testing.T) {
 	// A token is good as long as the configuration has it.
 	w.token = "beta-token-of-some-length"
 	w.want(200, "GET", "/api/usage", "")
-	w.write(strings.Replace(withUsage(t.TempDir()), "beta-token", "other-token", 1))
+	w.write(strings.Replace(withUsage(w.gateway.Config().State.Dir), "beta-token", "other-token", 1))
 	if err := w.reload(); err != nil {
 		t.Fatal(err)
 	}

@@ -37,6 +37,8 @@ type Options struct {
 	MaxSize int64
 	// Buffer is how many bytes of records may wait; 0: 8 MiB.
 	Buffer int
+	// Exclusive: while another process writes the log, opening it is ErrElsewhere.
+	Exclusive bool
 	// Lost is called with the number of records that could not be taken or written; nil: nobody is told but the chain.
 	Lost func(n int)
 }
@@ -98,7 +100,7 @@ func Open(path string, o Options) (*Log, error) {
 	l.spare = make([]byte, 0, max(o.Buffer/n, minShard))
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := l.open(); err != nil && !errors.Is(err, ErrElsewhere) {
+	if err := l.open(); err != nil && (o.Exclusive || !errors.Is(err, ErrElsewhere)) {
 		return nil, err
 	} else if err != nil {
 		o.Log.Warn("another process writes this log; until it ends records wait", "file", path)

@@ -251,6 +251,11 @@ func TestTwoProcesses(t *testing.T) {
 	if err := b.Ready(); !errors.Is(err, ErrElsewhere) {
 		t.Error(err)
 	}
+	o := options()
+	o.Exclusive = true
+	if _, err := Open(path, o); !errors.Is(err, ErrElsewhere) {
+		t.Error(err)
+	}
 	b.Append([]byte(`"waits":true`))
 	a.Close()
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
