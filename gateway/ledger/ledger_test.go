@@ -224,6 +224,8 @@ func TestGaps(t *testing.T) {
 			t.Error("a clean end is no gap:", all)
 		}
 		// What a process that is killed does not do is say that it has ended.
+		killed.cancel()
+		killed.done.Wait()
 		killed.ready = false
 		killed.Close()
 		s.c.advance(90 * time.Second)
