@@ -45,12 +45,23 @@ type Route struct {
 	Timing bool `yaml:"timing" default:"false"`
 	// Errors replace the bodies of the gateway's own errors, by status.
 	Errors map[int]*ErrorPage `yaml:"errors"`
-	// OpenAPI is the file of an OpenAPI document that requests must fit.
-	OpenAPI string `yaml:"openapi"`
+	// OpenAPI is the file of an OpenAPI document that requests must fit, or the settings of the policy `openapi`, which this is: `{file: api.yaml, requests: detect}`.
+	OpenAPI *Block `yaml:"openapi"`
 	// Policies of this route.
 	Policies Policies `yaml:"policies"`
 	// Kong is what only routes of Kong have; it needs `compatibility: kong`.
 	Kong *RouteKong `yaml:"kong"`
+}
+
+// Complete puts the policy that stands beside the others among them.
+func (r *Route) Complete() {
+	if r.OpenAPI == nil || r.Policies["openapi"] != nil {
+		return
+	}
+	if r.Policies == nil {
+		r.Policies = make(Policies)
+	}
+	r.Policies["openapi"] = r.OpenAPI
 }
 
 // Action returns the name of what ends the route and its settings: "service" with none, or

@@ -23,6 +23,9 @@ func (k *checker) route(path string, r *Route) {
 		}
 		k.fail(path, "%s end this route; keep one of them", strings.Join(names, " and "))
 	}
+	if r.OpenAPI != nil && r.Policies["openapi"] != r.OpenAPI {
+		k.fail(path+".openapi", "stands under policies too; keep one of the two")
+	}
 	if r.Service != "" {
 		reference(k, path+".service", "service", r.Service, c.Services)
 	}

@@ -77,6 +77,7 @@ type Gateway struct {
 	broken  atomic.Pointer[map[string]string]    // teams whose files are
 	teams   atomic.Pointer[telemetry.Generation] // series of teams
 	history history
+	tried   []string                             // the files that configurations refer to which were tried since Files was asked; with mu
 	stop    chan struct{}
 	chores  sync.WaitGroup
 	repeats repeats
@@ -97,6 +98,7 @@ type generation struct {
 	env     *upstream.Environment
 	secured map[string]*security // by listener, those that speak TLS
 	asked   map[string]*obtained // by name, where challenges by HTTP may come; nil for none
+	files   []string             // that its configuration refers to
 	number  uint64
 	since   time.Time
 	ledger  *ledger.Ledger // where usage is kept; nil for nowhere
@@ -222,6 +224,20 @@ func (g *Gateway) await(next *generation) {
 	next.Await(ctx)
 }
 
+// Files are those that the configuration in force refers to beside the ones it was read from, and those of others that
+// were refused since the last call: a change of either may be worth another try.
+func (g *Gateway) Files() []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	files := g.tried
+	g.tried = nil
+	if gen := g.current.Load(); gen != nil {
+		files = append(files, gen.files...)
+	}
+	slices.Sort(files)
+	return slices.Compact(files)
+}
+
 // compile builds a generation. Its hold on living state ends when the garbage
 // collector finds that no exchange uses it any more.
 func (g *Gateway) compile(c *config.Config, dry bool) (*generation, error) {
@@ -253,8 +269,11 @@ func (g *Gateway) compile(c *config.Config, dry bool) (*generation, error) {
 			return nil, err
 		}
 	}
+	var files []string
+	world.Follow = func(file string) { files = append(files, file) }
 	secured, warnings, wrong := g.secure(c, dry)
 	s, err := snapshot.Compile(world, env, g.o.Registry, g.Health)
+	world.Follow, g.tried = nil, append(g.tried, files...)
 	if len(wrong) > 0 {
 		var others config.Errors
 		if err != nil && !errors.As(err, &others) {
@@ -268,7 +287,7 @@ func (g *Gateway) compile(c *config.Config, dry bool) (*generation, error) {
 		return nil, err
 	}
 	s.Warnings = append(append(s.Warnings, warnings...), proxyWarnings(c)...)
-	gen := &generation{Snapshot: s, world: world, env: env, secured: secured, asked: asked(secured), since: time.Now(), changes: changes, ledger: kept}
+	gen := &generation{Snapshot: s, world: world, env: env, secured: secured, asked: asked(secured), files: files, since: time.Now(), changes: changes, ledger: kept}
 	if !dry {
 		g.worldsMu.Lock()
 		g.worlds[world] = struct{}{}

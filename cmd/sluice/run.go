@@ -181,6 +181,7 @@ func (p *process) start(ctx context.Context) error {
 			return err
 		}
 	}
+	p.follow()
 	o := admin.Options{Gateway: p.gateway, Log: p.log, Sockets: p.sockets, Reload: p.reload}
 	if !c.Admin.Off {
 		o.Address, o.Token = c.Admin.Address, c.Admin.Token.Reveal()
@@ -290,6 +291,7 @@ func (p *process) reload() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c, err := p.apply()
+	p.follow()
 	if err != nil {
 		p.log.Error("the configuration was not reloaded; the running one stays in force", "error", err.Error())
 		return err
@@ -300,6 +302,13 @@ func (p *process) reload() error {
 	}
 	p.log.Info("the configuration was reloaded", "generation", p.gateway.Status().Generation)
 	return nil
+}
+
+// follow has the files watched that the configuration refers to, also those of one that was refused.
+func (p *process) follow() {
+	if s, ok := p.source.(interface{ Follow(files []string) }); ok {
+		s.Follow(p.gateway.Files())
+	}
 }
 
 // configureAdmin moves the admin listener to where the configuration has it.

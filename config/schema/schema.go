@@ -79,6 +79,13 @@ func (g *generator) policies() object {
 func (g *generator) entry(e Entry) object {
 	block := g.ref(e.Type)
 	forms := []any{block, toggles}
+	if short := config.ShorthandOf(e.Type); short != "" {
+		for _, f := range config.Fields(e.Type) {
+			if f.Name == short {
+				forms = append(forms, g.scalar(f.Type, f))
+			}
+		}
+	}
 	if e.AllowList {
 		forms = append(forms, object{"type": "array", "items": block})
 	}

@@ -26,8 +26,11 @@ func (f *face) handle(ctx *fasthttp.RequestCtx) {
 			fail(ctx, fasthttp.StatusForbidden, "foreign_request", why)
 			return
 		}
-	} else if !public && !authorized(&ctx.Request.Header, token) && !f.server.admitTenant(ctx) {
-		ctx.Response.Header.Set(fasthttp.HeaderWWWAuthenticate, `Bearer realm="sluice admin"`)
+	} else if docs := readsDocs(ctx); !public && !authorized(&ctx.Request.Header, token) && !(docs && passwordIs(&ctx.Request.Header, token)) && !f.server.admitTenant(ctx) {
+		if docs {
+			ctx.Response.Header.Add(fasthttp.HeaderWWWAuthenticate, `Basic realm="sluice admin: the token is the password", charset="UTF-8"`)
+		}
+		ctx.Response.Header.Add(fasthttp.HeaderWWWAuthenticate, `Bearer realm="sluice admin"`)
 		fail(ctx, fasthttp.StatusUnauthorized, "token_required", "send the admin token as Authorization: Bearer TOKEN")
 		return
 	}

@@ -60,6 +60,8 @@ func (s *Server) endpoints() []endpoint {
 		{"GET", "/api/limits", "/api/limits?key=", "living rate limits with what remains; key is a prefix", s.limits},
 		{"POST", "/api/explain", "/api/explain", `what would happen to {"method", "url", "headers", "ip", "listener", "consumer"}`, s.explain},
 		{"DELETE", "/api/cache", "/api/cache?url=|prefix=|tag=|route=", "purges cached answers; without a parameter all", s.purge},
+		{"GET", "/docs", "/docs", "the APIs that routes describe, as a page; a browser may send the token as the password", s.docs},
+		{"GET", "/docs/openapi.json", "/docs/openapi.json", "the same as one OpenAPI document", s.mergedDocs},
 		{"GET,POST", "/debug/pprof/{profile:*}", "/debug/pprof/", "profiles of the process", s.pprof},
 	}
 }

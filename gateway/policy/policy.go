@@ -58,7 +58,7 @@ var Order = []Place{
 	{"mtls_auth", Authenticate}, {"forward_auth", Authenticate},
 	{"authorize", Authorize},
 	{"rate_limit", Limit}, {"response_rate_limit", Limit}, {"quota", Limit}, {"concurrency", Limit}, {"bandwidth", Limit},
-	{"waf", Inspect}, {"idempotency", Inspect},
+	{"openapi", Inspect}, {"waf", Inspect}, {"idempotency", Inspect},
 	{"cache", Cache},
 	{"api_version", Transform}, {"request_transform", Transform}, {"response_transform", Transform}, {"mirror", Transform},
 }
@@ -251,12 +251,26 @@ type World struct {
 	Tenants map[string]*exchange.Tenant
 	// Services are those of the generation by name, for what is sent beside the request's own way.
 	Services map[string]*upstream.Service
+	// Follow names a file whose change is a change of the configuration; Describe tells of the API that a route serves. Nil
+	// where nobody wants to know, as for what is built later.
+	Follow   func(file string)
+	Describe func(Document)
 	// DryRun: the generation is only validated; nothing may be opened or started.
 	DryRun bool
 	// Warn collects remarks about settings that work and are unwise.
 	Warn func(path, message string)
 
 	memo memo
+}
+
+// Document is the description of the API that a route serves.
+type Document struct {
+	// Route is the route's name, File what it was read from.
+	Route, File string
+	// Base is what clients write before the document's paths.
+	Base string
+	// JSON is an OpenAPI document that refers to nothing outside of itself.
+	JSON []byte
 }
 
 // Build is one policy being compiled for one place.

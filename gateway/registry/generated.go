@@ -39,6 +39,7 @@ import (
 	"sluice/gateway/policy/jwt"
 	"sluice/gateway/policy/mirror"
 	"sluice/gateway/policy/mtlsauth"
+	"sluice/gateway/policy/openapi"
 	"sluice/gateway/policy/quota"
 	"sluice/gateway/policy/ratelimit"
 	"sluice/gateway/policy/requestsize"
@@ -71,6 +72,7 @@ var policies = []*policy.Definition{
 	jwt.Definition,
 	mirror.Definition,
 	mtlsauth.Definition,
+	openapi.Definition,
 	quota.Definition,
 	ratelimit.Definition,
 	requestsize.Definition,

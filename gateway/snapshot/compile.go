@@ -77,6 +77,11 @@ func Compile(world *policy.World, env *upstream.Environment, registry *Registry,
 			c.Warnings = append(c.Warnings, w)
 		}
 	}
+	world.Describe = func(d policy.Document) {
+		if !slices.ContainsFunc(c.Documents, func(o policy.Document) bool { return o.Route == d.Route }) {
+			c.Documents = append(c.Documents, d)
+		}
+	}
 	for _, p := range world.Config.TrustedProxies {
 		c.trusted = append(c.trusted, p.Prefix)
 	}
@@ -100,6 +105,7 @@ func Compile(world *policy.World, env *upstream.Environment, registry *Registry,
 	// Programs that consumers need later are built from what was checked here;
 	// and the world must not hold on to the snapshot, whose end ends its leases.
 	world.Warn = func(string, string) {}
+	world.Describe = nil
 	if len(c.errs) > 0 {
 		return nil, c.errs.Err()
 	}

@@ -30,6 +30,8 @@ type Snapshot struct {
 	Config *config.Config
 	// Warnings are remarks on settings that work and are unwise.
 	Warnings []Warning
+	// Documents describe the APIs of routes, as far as the configuration has descriptions, in the order of their names.
+	Documents []policy.Document
 
 	table    *router.Table
 	kong     *router.KongTable // in compatibility with Kong, in the place of table

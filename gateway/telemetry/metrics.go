@@ -68,6 +68,8 @@ type Metrics struct {
 	CompressionBytes   *FuncFamily       // no labels
 	WAFRequests        *Family[*Counter] // route; result: passed, detected, blocked or too_large
 	WAFMatches         *Family[*Counter] // route, rule
+	OpenAPIRequests    *Family[*Counter] // route; result: passed, detected, refused or unchecked
+	OpenAPIResponses   *Family[*Counter] // route; result: passed, detected or unchecked
 	TenantRequests     *Family[*Counter] // tenant; code: the class of the status; use Tenant
 	TenantRefused      *Family[*Counter] // tenant, reason; use Tenant
 	TenantBytes        *Family[*Counter] // direction, tenant; use Tenant
@@ -232,6 +234,16 @@ func NewMetrics(o Options) *Metrics {
 		Name:   "sluice_waf_matches_total",
 		Help:   "Matches of rules of the WAF.",
 		Labels: []string{"route", "rule"},
+	})
+	m.OpenAPIRequests = r.Counter(Desc{
+		Name:   "sluice_openapi_requests_total",
+		Help:   "Requests that were held to an OpenAPI document: passed, detected where they would have been refused, refused, or unchecked since the body was too large.",
+		Labels: []string{"route", "result"},
+	})
+	m.OpenAPIResponses = r.Counter(Desc{
+		Name:   "sluice_openapi_responses_total",
+		Help:   "Responses that were compared with an OpenAPI document: passed, detected as different, or unchecked since they were too large or compressed.",
+		Labels: []string{"route", "result"},
 	})
 	m.IdempotencyRequests = r.Counter(Desc{
 		Name:   "sluice_idempotency_requests_total",

@@ -97,6 +97,9 @@ func build(b *action.Build, c *Config) (*action.Action, error) {
 		t.reflected.t = t
 		return &action.Action{Serve: t.serve}, nil
 	}
+	if b.World.Follow != nil {
+		b.World.Follow(c.Descriptors)
+	}
 	set, err := loadDescriptors(c.Descriptors)
 	if err != nil {
 		return nil, config.Errorf("descriptors", "%v", err)
