@@ -36,8 +36,8 @@ test-race: tools-test ## every test with the race detector
 	$(GO) test -race ./...
 	$(GO) test -race -tags loop ./gateway ./gateway/listener
 
-# The race detector needs a C compiler; the test of the demo pastes its curl lines; discovery and configurations in etcd are tested with it, and usage with PostgreSQL.
-tools-test: tools-browser
+# The race detector needs a C compiler; the test of the demo pastes its curl lines; discovery and configurations in etcd are tested with it, and usage with PostgreSQL; promtool judges rules and metrics.
+tools-test: tools-browser $(BIN)/promtool
 	@command -v gcc >/dev/null && command -v curl >/dev/null && command -v etcd >/dev/null || (apt-get update -q && apt-get install -y -q gcc libc6-dev curl etcd-server)
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || (apt-get update -q && apt-get install -y -q --no-install-recommends postgresql)
 
@@ -60,6 +60,13 @@ REQUESTS ?= 10000000
 test-usage: tools-test ## totals of usage against the generator's own, with REQUESTS of 1,000 consumers, over a SIGKILL and with PostgreSQL stopped meanwhile
 	SLUICE_TEST_CONSUMERS=1000 SLUICE_TEST_REQUESTS=$(REQUESTS) $(GO) test -count=1 -timeout 4h -v -run '^TestUsage' ./cmd/sluice
 
+# The program alone, out of Debian's package: the package itself would bring and start a server.
+$(BIN)/promtool:
+	@mkdir -p $(BIN)/deb && rm -f $(BIN)/deb/*
+	@command -v promtool >/dev/null && ln -sf "$$(command -v promtool)" $@ || { apt-get update -q && cd $(BIN)/deb && apt-get download -q prometheus && \
+		dpkg-deb --fsys-tarfile prometheus_*.deb | tar -xO ./usr/bin/promtool > $@ && chmod +x $@; }
+	@rm -rf $(BIN)/deb && $@ --version >/dev/null
+
 lint: check-generate $(BIN)/golangci-lint $(BIN)/govulncheck ## golangci-lint, generated files, known vulnerabilities
 	$(GO) vet ./...
 	$(BIN)/golangci-lint run ./...
@@ -75,20 +82,22 @@ $(BIN)/golangci-lint: bench/tools/go.mod
 $(BIN)/govulncheck: bench/tools/go.mod
 	cd bench/tools && $(GO) build -o $@ golang.org/x/vuln/cmd/govulncheck
 
-generate: ## registry, JSON Schema, configuration reference, the matrix of Kong's fields
+generate: ## registry, JSON Schema, configuration reference, the matrix of Kong's fields, the manual page
+	@mkdir -p $(BIN)
 	$(GO) run ./cmd/generate registry
 	$(GO) run ./cmd/generate reference
 	$(GO) run ./cmd/generate kong
+	$(GO) run ./cmd/sluice man > $(BIN)/sluice.1 && mv $(BIN)/sluice.1 config/deploy/sluice.1
 
 # The generated files are those that the sources give. Compared as copies, so
 # that it works on a tree with other changes too.
 check-generate:
 	@rm -rf $(BIN)/generated && mkdir -p $(BIN)/generated
-	@cp gateway/registry/generated.go config/sluice.schema.json config/README.md $(BIN)/generated/
+	@cp gateway/registry/generated.go config/sluice.schema.json config/README.md config/deploy/sluice.1 $(BIN)/generated/
 	@cp config/kong/README.md $(BIN)/generated/kong.md
 	@$(MAKE) -s generate
 	@cmp -s config/kong/README.md $(BIN)/generated/kong.md || { echo "config/kong/README.md was not up to date; commit what make generate wrote"; exit 1; }
-	@for f in gateway/registry/generated.go config/sluice.schema.json config/README.md; do \
+	@for f in gateway/registry/generated.go config/sluice.schema.json config/README.md config/deploy/sluice.1; do \
 		cmp -s $$f $(BIN)/generated/$$(basename $$f) || { echo "$$f was not up to date; commit what make generate wrote"; exit 1; }; \
 	done
 

@@ -270,9 +270,6 @@ func (k *checker) teamRoute(path string, r *Route, t *Team) {
 	if r.Health != nil && !r.Health.Off() {
 		k.fail(path+".health", "it tells of the services of others and is not for teams")
 	}
-	if r.OpenAPI != "" {
-		k.fail(path+".openapi", "files of the gateway are not for teams")
-	}
 	for _, file := range [...]struct {
 		path  string
 		block *Block
@@ -298,6 +295,10 @@ func (k *checker) teamRoute(path string, r *Route, t *Team) {
 
 func (k *checker) teamPolicies(path string, policies Policies, t *Team) {
 	for _, name := range slices.Sorted(maps.Keys(policies)) {
+		if name == "openapi" && !policies[name].Off() { // also the one that stands on the route itself
+			k.fail(policies[name].Path(), "files of the gateway are not for teams")
+			continue
+		}
 		if !slices.Contains(t.AllowedPolicies, name) {
 			allowed := "none"
 			if len(t.AllowedPolicies) > 0 {

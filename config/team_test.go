@@ -102,6 +102,9 @@ func TestTeamFailure(t *testing.T) {
 	f("pay", `routes: {r: {health: {}}}`, "not for teams")
 	f("pay", `routes: {"a/b": {respond: {}}}`, "the name has a slash")
 	f("pay", "routes: {r: {grpc: {service: x, descriptors: /etc/x}}}", "files of the gateway")
+	f("pay", ok+"routes: {r: {service: api, openapi: /etc/passwd}}", `routes["pay/r"].openapi: files of the gateway`)
+	f("pay", ok+"routes: {r: {service: api, policies: {openapi: {file: /etc/passwd}}}}", "files of the gateway")
+	f("pay", `services: {a: {endpoints: ["http://a:1"], policies: {openapi: /etc/passwd}}}`, "files of the gateway")
 	f("pay", "routes: [", "")
 }
 

@@ -77,7 +77,7 @@ type Gateway struct {
 	broken  atomic.Pointer[map[string]string]    // teams whose files are
 	teams   atomic.Pointer[telemetry.Generation] // series of teams
 	history history
-	tried   []string                             // the files that configurations refer to which were tried since Files was asked; with mu
+	tried   []string // the files that configurations refer to which were tried since Files was asked; with mu
 	stop    chan struct{}
 	chores  sync.WaitGroup
 	repeats repeats

@@ -7,6 +7,8 @@ import (
 	"io"
 	"maps"
 	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -16,19 +18,30 @@ import (
 	"sluice/config"
 	"sluice/config/kong"
 	"sluice/gateway"
+	"sluice/gateway/policy/openapi"
 	"sluice/gateway/registry"
 )
 
 func convertCommand() *cobra.Command {
 	var src configuration
 	var out string
+	var server string
 	var report bool
 	c := &cobra.Command{
-		Use:   "convert kong.yml [-o FILE] [--report]",
-		Short: "a file of Kong as a native configuration",
+		Use:   "convert kong.yml|openapi.yaml [-o FILE] [--report]",
+		Short: "a file of Kong as a native configuration, or one with routes for each path of an OpenAPI document",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			src.path = args[0]
+			if isOpenAPI(src.path) {
+				if report {
+					return usageError{errors.New("--report is for files of Kong; of an OpenAPI document every path becomes a route")}
+				}
+				return convertOpenAPI(c.OutOrStdout(), src.path, out, server)
+			}
+			if server != "" {
+				return usageError{errors.New("--server is for OpenAPI documents")}
+			}
 			text, notes, err := src.convert()
 			if report {
 				where := c.OutOrStdout()
@@ -49,9 +62,53 @@ func convertCommand() *cobra.Command {
 		},
 	}
 	c.Flags().StringVarP(&out, "output", "o", "", "where to write it; default: stdout")
+	c.Flags().StringVar(&server, "server", "", "of an OpenAPI document: where the service is, http://HOST:PORT/BASE, in place of its servers")
 	c.Flags().BoolVar(&report, "report", false, "list what became of each field: kept, mapped, not supported; on stderr, with -o on stdout")
 	src.kongFlag(c)
 	return c
+}
+
+var openAPIKey = regexp.MustCompile(`(?m)^[\s{]*["']?openapi["']?\s*:\s*["']?3`)
+
+// isOpenAPI tells an OpenAPI document, by its first words.
+func isOpenAPI(path string) bool {
+	text, err := os.ReadFile(path)
+	return err == nil && openAPIKey.Match(text)
+}
+
+// convertOpenAPI writes routes for the paths of a document, and makes sure that the gateway would run them.
+func convertOpenAPI(stdout io.Writer, path, out, server string) error {
+	name := path
+	if out != "" && !filepath.IsAbs(path) {
+		dir, err := filepath.Abs(filepath.Dir(out))
+		if err != nil {
+			return err
+		}
+		if name, err = filepath.Abs(path); err != nil {
+			return err
+		}
+		if rel, err := filepath.Rel(dir, name); err == nil {
+			name = rel
+		}
+	}
+	text, err := openapi.Convert(path, name, server)
+	if err != nil {
+		return err
+	}
+	c, err := config.Parse(cmp.Or(out, "routes.yaml"), text, config.Options{})
+	if err != nil {
+		return err
+	}
+	_, done, err := gateway.Compile(gateway.Options{Registry: registry.All()}, c)
+	if err != nil {
+		return err
+	}
+	done()
+	if out == "" {
+		_, err := stdout.Write(text)
+		return err
+	}
+	return os.WriteFile(out, text, 0o644)
 }
 
 // convert translates a file and makes sure that the gateway would run it.

@@ -50,6 +50,7 @@ func run(args []string) int {
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(runCommand(), demoCommand(), validateCommand(), explainCommand(), diffCommand(), convertCommand(), tokenCommand(), schemaCommand(), versionCommand(), topCommand(), keysCommand(), auditCommand())
+	root.AddCommand(manCommand())
 	for _, c := range root.Commands() {
 		if c.HasSubCommands() {
 			for _, sub := range c.Commands() {
@@ -59,6 +60,7 @@ func run(args []string) int {
 		}
 		fromEnvironment(c)
 	}
+	complete(root)
 	root.SetArgs(args)
 	err := root.Execute()
 	if err == nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -60,5 +61,36 @@ func TestOpenAPIDocumentIsWatched(t *testing.T) {
 	}
 	if err := r.Wait(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Of a document come routes that the gateway runs, with the document as what requests must fit.
+func TestConvertOpenAPI(t *testing.T) {
+	text := strings.Replace(document, "paths:", "servers: [{url: \"https://one.example/v1\"}, {url: \"https://two.example/v1\"}, {url: \"http://test.example\"}]\npaths:\n  /files/{name}.{ext}: {get: {parameters: [{name: name, in: path, required: true, schema: {}}, {name: ext, in: path, required: true, schema: {}}], responses: {\"200\": {description: it}}}}\n  /files/{id}/parts: {put: {parameters: [{name: id, in: path, required: true, schema: {}}], responses: {\"200\": {description: it}}}}", 1)
+	described := write(t, "hello.yaml", text)
+	out, err := sluice(t, nil, "convert", described).CombinedOutput()
+	want := `version: 1
+
+services:
+  hello: {protocol: https, endpoints: ["https://one.example", "https://two.example"]}
+
+routes:
+  files-id-parts: {match: {paths: ["/v1/files/{id}/parts"], methods: [PUT]}, service: hello, openapi: {file: "` + described + `"}}
+  files-name-ext: {match: {paths: ["~^/v1/files/[^/]+\\.[^/]+$"], methods: [GET, HEAD]}, service: hello, openapi: {file: "` + described + `"}}
+  hello: {match: {paths: ["=/v1/hello"], methods: [GET, HEAD]}, service: hello, openapi: {file: "` + described + `"}}
+`
+	if err != nil || string(out) != want {
+		t.Fatalf("%v\n%s\nwant\n%s", err, out, want)
+	}
+	native := filepath.Join(filepath.Dir(described), "native.yaml")
+	if out, err := sluice(t, nil, "convert", described, "-o", native, "--server", "http://127.0.0.1:1/x").CombinedOutput(); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	if out, err := sluice(t, nil, "explain", "-c", native, "GET", "http://a/x/hello").CombinedOutput(); err != nil || !strings.Contains(string(out), "openapi") {
+		t.Fatalf("%v %s", err, out)
+	}
+	c := sluice(t, nil, "convert", write(t, "no.yaml", document))
+	if out, _ := c.CombinedOutput(); c.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), "--server") {
+		t.Fatalf("%s", out)
 	}
 }

@@ -269,6 +269,11 @@ func (d *Distribution) Quantile(q float64) time.Duration {
 
 // A histogram that has never been used is not written: ten thousand idle routes would be most of the answer.
 func (h *Histogram) appendTo(dst []byte, name, labels string) []byte {
+	return h.appendEvery(1, dst, name, labels)
+}
+
+// appendEvery is appendTo with every step-th bound behind the first alone, and +Inf; step 1 is all.
+func (h *Histogram) appendEvery(step int, dst []byte, name, labels string) []byte {
 	var counts [101]uint64
 	total, sum := h.read(counts[:])
 	if total == 0 {
@@ -277,6 +282,9 @@ func (h *Histogram) appendTo(dst []byte, name, labels string) []byte {
 	var cumulative uint64
 	for i, le := range h.shape.les {
 		cumulative += counts[i]
+		if step > 1 && (i == 0 || i%step != 0) && i < len(h.shape.bounds) {
+			continue
+		}
 		dst = appendSeries(dst, name, "_bucket", labels, le)
 		dst = strconv.AppendUint(dst, cumulative, 10)
 		dst = append(dst, '\n')

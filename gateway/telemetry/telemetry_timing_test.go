@@ -74,7 +74,12 @@ func BenchmarkWriteTo(b *testing.B) {
 		for i := range routes {
 			r := m.Route(nil, fmt.Sprintf("route-%05d", i), "service")
 			r.Begin()
-			r.Done(&Sample{Method: MethodGet, Code: 200, Duration: time.Millisecond})
+			for _, code := range []int{200, 404, 429, 503} {
+				r.Done(&Sample{Method: MethodGet, Code: code, Duration: time.Millisecond})
+			}
+		}
+		for i := range 10 * routes {
+			m.APIVersionConsumers.With(nil, fmt.Sprintf("consumer-%06d", i), "2").Inc()
 		}
 		b.Run(fmt.Sprint(routes), func(b *testing.B) {
 			b.ReportAllocs()

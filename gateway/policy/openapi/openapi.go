@@ -9,6 +9,8 @@ package openapi
 import (
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -22,7 +24,7 @@ import (
 // parameters, a content type and a body that the document describes, else they get 404, 405, 400 or 415 with the place of what is wrong.
 // Bodies of JSON, forms and plain text are checked, of others the content type alone. `security` in the document is not looked at: policies authenticate.
 type Config struct {
-	// File is the OpenAPI document, of version 3.0 or later, in YAML or JSON. The files that its `$ref`s name belong to it. The gateway reloads when one of them changes.
+	// File is the OpenAPI document, of version 3.0 or later, in YAML or JSON; a relative path starts at the file that names it, or at the working directory. The files that its `$ref`s name belong to it. The gateway reloads when one of them changes.
 	File string `yaml:"file" required:"true"`
 	// Requests is what happens to those that do not fit: `block` refuses them, `detect` lets them pass, counts and logs them, `off` does not look.
 	Requests string `yaml:"requests" default:"block" enum:"block|detect|off"`
@@ -84,7 +86,8 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 	if b.RouteConfig != nil && b.RouteConfig.Streaming && c.Bodies && c.Requests != "off" {
 		return policy.Hooks{}, policy.Wrong("bodies", "the route %s has streaming, so that bodies are not held; write bodies: false to check all but them", b.RouteConfig.Name)
 	}
-	d, err := policy.Once(b.World, "openapi/"+c.File, func() (*description, error) { return load(c.File) })
+	file := locate(b, c.File)
+	d, err := policy.Once(b.World, "openapi/"+file, func() (*description, error) { return load(file) })
 	if b.World.Follow != nil && d != nil {
 		for _, file := range d.files {
 			b.World.Follow(file)
@@ -107,7 +110,7 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 	}
 	g.route = b.Route.Name
 	if b.World.Describe != nil {
-		b.World.Describe(policy.Document{Route: g.route, File: c.File, Base: g.publicBase(b.RouteConfig), JSON: d.json})
+		b.World.Describe(policy.Document{Route: g.route, File: file, Base: g.publicBase(b.RouteConfig), JSON: d.json})
 	}
 	g.log = telemetry.NewLimited(b.World.Log, logEvery)
 	requests := func(result string) *telemetry.Counter {
@@ -123,6 +126,20 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 		hooks.Response = g.response
 	}
 	return hooks, nil
+}
+
+// locate finds a file beside the one that names it, else from the working directory.
+func locate(b *policy.Build, file string) string {
+	if filepath.IsAbs(file) {
+		return file
+	}
+	beside := filepath.Join(filepath.Dir(b.World.Config.Errorf(b.Path, "").Pos.File), file)
+	if _, err := os.Stat(file); err == nil {
+		if _, err := os.Stat(beside); err != nil {
+			return file
+		}
+	}
+	return beside
 }
 
 // placed gives the mistakes of a document the setting that names it.

@@ -148,3 +148,12 @@ func below(path, base string) (rest string, ok bool) {
 	}
 	return rest, true
 }
+
+// all are the paths of the document in the order of their text.
+func (t *table) all() (all []*entry) {
+	for _, entries := range t.bySegments {
+		all = append(all, entries...)
+	}
+	slices.SortFunc(all, func(a, b *entry) int { return strings.Compare(a.template, b.template) })
+	return all
+}
