@@ -368,6 +368,8 @@ routes: {users: {match: {paths: [/users]}, service: users, policies: {cache: {}}
 	}
 	w.want(400, "GET", "/api/stats?top=x", "")
 	now = now.Add(10 * time.Second)
+	f(20, 10, 10, 0)
+	now = now.Add(10 * time.Second)
 	// Quantiles of all are of the window, in which there was nothing.
 	if v := f(20, 10, 10, 0); at(t, v, "total", "latency_ms", "p99") != 0.0 || at(t, v, "routes", 0, "latency_ms", "p99").(float64) <= 0 {
 		t.Error(v)
