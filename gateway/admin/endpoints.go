@@ -55,6 +55,7 @@ func (s *Server) drainEndpoint(ctx *fasthttp.RequestCtx) {
 	case err != nil:
 		fail(ctx, fasthttp.StatusInternalServerError, "internal", err.Error())
 	default:
+		changed(ctx, nil, req)
 		s.log.Info("endpoint", "service", name, "endpoint", req.Endpoint, "draining", *req.Draining)
 		reply(ctx, map[string]any{"service": name, "endpoints": service.Endpoints(now)})
 	}
