@@ -14,7 +14,7 @@ import (
 )
 
 // explain says where a value does not fit and what would, without the value.
-func explain(where string, value any, err error, schema *openapi3.SchemaRef) *fault {
+func explain(where string, err error, schema *openapi3.SchemaRef) *fault {
 	var (
 		all     openapi3.MultiError
 		exact   *jsonschema.ValidationError

@@ -145,7 +145,7 @@ func (op *operation) checkHead(x *exchange.Exchange, values []string) *fault {
 			input.Route = exact
 		}
 		if err := openapi3filter.ValidateParameter(context.Background(), input, p.Parameter); err != nil {
-			return explain(p.where, nil, err, p.Schema)
+			return explain(p.where, err, p.Schema)
 		}
 	}
 	return nil
@@ -273,14 +273,14 @@ func (m *media) checkText(k reading, body []byte, contentType string) *fault {
 		decoded, err := openapi3filter.UrlencodedBodyDecoder(bytes.NewReader(body), http.Header{"Content-Type": {contentType}}, m.schema,
 			func(name string) *openapi3.Encoding { return m.fields.Encoding[name] })
 		if err != nil {
-			return explain("body", nil, err, nil)
+			return explain("body", err, nil)
 		}
 		value = decoded
 	default:
 		value = string(body)
 	}
 	if err := m.check(value); err != nil {
-		return explain("body", value, err, m.schema)
+		return explain("body", err, m.schema)
 	}
 	return nil
 }

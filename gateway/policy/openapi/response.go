@@ -70,7 +70,7 @@ func (g *guard) judge(x *exchange.Exchange, st *state, body []byte) {
 	value, f := decodeJSON(body)
 	if f == nil {
 		if err := st.media.check(value); err != nil {
-			f = explain("body", value, err, st.media.schema)
+			f = explain("body", err, st.media.schema)
 		}
 	}
 	if f != nil {
