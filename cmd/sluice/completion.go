@@ -40,8 +40,12 @@ var files = map[string][]string{
 // complete tells shells what the flags and arguments of every command can be, and adds the command that prints the
 // scripts for them.
 func complete(root *cobra.Command) {
-	for _, c := range root.Commands() {
-		c.Flags().VisitAll(func(f *pflag.Flag) { completeFlag(c, f) })
+	for _, c := range below(root) {
+		c.LocalFlags().VisitAll(func(f *pflag.Flag) {
+			if _, known := c.GetFlagCompletionFunc(f.Name); !known {
+				completeFlag(c, f)
+			}
+		})
 		switch c.Name() {
 		case "explain":
 			c.ValidArgsFunction = func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
@@ -55,7 +59,7 @@ func complete(root *cobra.Command) {
 				return []string{"yaml", "yml", "json"}, cobra.ShellCompDirectiveFilterFileExt
 			}
 		default:
-			if c.ValidArgsFunction == nil && len(c.Commands()) == 0 {
+			if c.ValidArgsFunction == nil && len(c.Commands()) == 0 && !strings.Contains(c.Use, "FILE") {
 				c.ValidArgsFunction = cobra.NoFileCompletions
 			}
 		}
@@ -72,6 +76,14 @@ func complete(root *cobra.Command) {
 			}
 		}
 	}
+}
+
+// below are the commands below another, those with commands of their own before these.
+func below(c *cobra.Command) (all []*cobra.Command) {
+	for _, inner := range c.Commands() {
+		all = append(append(all, inner), below(inner)...)
+	}
+	return all
 }
 
 // wrongUsage has arguments that a command does not take end with the exit code for that.
