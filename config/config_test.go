@@ -293,10 +293,6 @@ func TestNotBuilt(t *testing.T) {
 	}
 	listener := func(s string) string { return `listeners: {a: {address: ":1", ` + s + `}}` }
 	route := func(s string) string { return minimal + `  r: {` + s + `}` }
-	for _, s := range []string{"websocket:"} {
-		name, _, _ := strings.Cut(s, ":")
-		refused(route(s), "routes.r."+name)
-	}
 	refused("state: {redis: {addresses: [\"a:1\"]}}", "state.redis")
 
 	for _, s := range []string{listener("tls: off, http2: true, h2c: true, http3: off, proxy_protocol: require, engine: fasthttp"), "state: {dir: \"\", redis: off}", "plans: {}", "teams:", route("service: users, aggregate: off")} {

@@ -8,15 +8,13 @@ import (
 
 // notYet is every setting of the model that the gateway does not act on yet. It is refused,
 // never ignored. A path has `*` for any name; without values every value is refused that is
-// neither empty nor off, and with `written` an empty block too.
+// neither empty nor off.
 var notYet = []struct {
-	path    string
-	values  []string
-	what    string
-	written bool
+	path   string
+	values []string
+	what   string
 }{
 	{path: "state.redis", what: "shared state in Redis"},
-	{path: "routes.*.websocket", what: "the action websocket", written: true},
 }
 
 // notBuilt reports what the tree sets and the gateway does not do yet.
@@ -25,7 +23,7 @@ func notBuilt(root *node) (errs Errors) {
 		var walk func(n *node, path string, steps []string)
 		walk = func(n *node, path string, steps []string) {
 			if len(steps) == 0 {
-				if n.asks(entry.values, entry.written) {
+				if n.asks(entry.values) {
 					errs = append(errs, &Error{Pos: n.blame(), Path: path, Message: fmt.Sprintf("%s is not built yet; leave it out", entry.what)})
 				}
 				return
@@ -42,12 +40,12 @@ func notBuilt(root *node) (errs Errors) {
 }
 
 // asks tells whether n sets one of the values, or without values anything at all.
-func (n *node) asks(values []string, written bool) bool {
+func (n *node) asks(values []string) bool {
 	switch n.kind {
 	case null:
-		return written
+		return false
 	case mapping:
-		return written || len(n.fields) > 0
+		return len(n.fields) > 0
 	case sequence:
 		return len(n.items) > 0
 	}

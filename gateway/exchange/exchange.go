@@ -33,7 +33,7 @@ const (
 	Proxied
 	// Stored: the cache.
 	Stored
-	// Tunnel: a backend that switched protocols; bytes pass unread.
+	// Tunnel: a backend that switched protocols, or the gateway in its place.
 	Tunnel
 )
 
@@ -179,8 +179,10 @@ type Exchange struct {
 	BytesOut int64
 	// ResizesBody says that a body hook changes the length of the response body.
 	ResizesBody bool
-	// Tunnel relays the connection after a 101 answer; the engine runs it.
+	// Tunnel has the connection after a 101 answer; the engine runs it.
 	Tunnel Tunneler
+	// Sockets bounds what the client may do over a WebSocket; nil where nothing does.
+	Sockets *SocketLimits
 	// Reason says in one word why a request did not pass, or what a policy
 	// that only watches found; for logs and metrics.
 	Reason string
@@ -217,10 +219,13 @@ type ClientConn interface {
 	Interim(head []byte)
 }
 
-// Tunneler relays bytes between a client and a backend that switched protocols.
+// Tunneler is what has a client's connection once that has switched protocols.
 type Tunneler interface {
 	// Run returns when both directions have ended.
 	Run(client net.Conn)
+	// GoAway asks for that because the gateway goes away. It does not wait, and may be called from anywhere, and again, while Run
+	// has not returned.
+	GoAway()
 }
 
 // Route is what hooks may know of the matched route.
@@ -298,7 +303,7 @@ func (x *Exchange) reset() {
 	x.BodyLater, x.Paused = false, false
 	x.ahead.reset()
 	x.Unread, x.Status, x.Verbatim, x.Head, x.Problem, x.RPCStatus = false, 0, false, nil, nil, 0
-	x.BodyLimit, x.Replayable, x.ResizesBody, x.Tunnel = 0, false, false, nil
+	x.BodyLimit, x.Replayable, x.ResizesBody, x.Tunnel, x.Sockets = 0, false, false, nil, nil
 	x.OutlivesClient, x.Until, x.APIVersion, x.CutFrom, x.CutTo = false, 0, "", 0, 0
 	x.Answer, x.Reject, x.Reply, x.CacheResult = Unanswered, nil, nil, ""
 	x.Service, x.Endpoint, x.Attempts, x.UpstreamStatus, x.UpstreamTime = "", "", 0, 0, 0

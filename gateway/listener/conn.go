@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sluice/gateway/exchange"
 	"sluice/gateway/socket"
 )
 
@@ -77,6 +78,11 @@ type conn struct {
 	answers uint32
 	// pacing: how fast to write, nil for a connection that was never told.
 	pacing *pacing
+
+	tunnel struct {
+		sync.Mutex
+		exchange.Tunneler // while it runs
+	}
 
 	once       sync.Once
 	prev, next *conn
@@ -343,6 +349,28 @@ func (c *conn) serving() {
 	c.phase.Store(phaseServing)
 	c.unread = false
 	c.pacing.off()
+}
+
+// run has t run over the connection.
+func (c *conn) run(t exchange.Tunneler) {
+	c.setTunnel(t)
+	defer c.setTunnel(nil)
+	t.Run(c)
+}
+
+func (c *conn) setTunnel(t exchange.Tunneler) {
+	c.tunnel.Lock()
+	defer c.tunnel.Unlock()
+	c.tunnel.Tunneler = t
+}
+
+// goAway tells what runs over the connection that the gateway goes away.
+func (c *conn) goAway() {
+	c.tunnel.Lock()
+	defer c.tunnel.Unlock()
+	if t := c.tunnel.Tunneler; t != nil {
+		t.GoAway()
+	}
 }
 
 // answered notes that an exchange has ended.

@@ -458,12 +458,18 @@ const (
 // freshFor is how long a new connection is taken for one whose request is on its way.
 const freshFor = 5 * time.Second
 
-// CloseIdle closes the connections that have waited for a request since rested ago; it returns how many are left.
+// CloseIdle closes the connections that have waited for a request since rested ago, and tells those that speak another protocol that
+// this is the end; it returns how many are left.
 func (l *Listener) CloseIdle(rested time.Duration) (active int) {
 	now := l.coarse.Load()
 	for _, c := range l.snapshot(nil) {
-		if c.phase.Load() == phaseStreams {
+		switch c.phase.Load() {
+		case phaseStreams:
 			c.mux.goAway()
+			active++
+			continue
+		case phaseTunnel:
+			c.goAway()
 			active++
 			continue
 		}

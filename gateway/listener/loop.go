@@ -82,11 +82,13 @@ func (s *Server) serveLoop(c *conn) {
 		}
 		keep := err == nil
 		for keep {
-			if keep = l.serve(t); t.br.Buffered() == 0 {
+			if keep = l.serve(t); !keep || t.br.Buffered() == 0 {
 				break
 			}
 		}
-		l.giveBack(t)
+		if t.br != nil {
+			l.giveBack(t)
+		}
 		if !keep {
 			return
 		}
@@ -165,7 +167,8 @@ func (l *loop) serve(t *turn) (keep bool) {
 	if x.Answer == exchange.Tunnel && x.Tunnel != nil {
 		c.phase.Store(phaseTunnel)
 		if t.res.Write(t.bw) == nil && t.bw.Flush() == nil {
-			x.Tunnel.Run(&tunnelled{c, t.br})
+			l.letGo(t)
+			c.run(x.Tunnel)
 		}
 		return false
 	}
@@ -253,17 +256,10 @@ func (l *loop) refuse(t *turn, err error) {
 	}
 }
 
-// tunnelled is a client's connection of which the engine had read ahead.
-type tunnelled struct {
-	*conn
-	br *bufio.Reader
-}
-
-func (c *tunnelled) Read(p []byte) (int, error) {
-	if c.br.Buffered() > 0 {
-		return c.br.Read(p)
-	}
-	return c.conn.Read(p)
+// letGo gives the buffers back ahead of what may last for days. strict has kept what came behind the request, so that they are empty.
+func (l *loop) letGo(t *turn) {
+	l.giveBack(&turn{br: t.br, bw: t.bw})
+	t.br, t.bw = nil, nil
 }
 
 // requestBody is the body of a request. strict has found its framing valid.

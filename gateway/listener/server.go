@@ -186,7 +186,7 @@ func (s *Server) begin(c *conn, req *fasthttp.Request, res *fasthttp.Response) (
 
 func (s *Server) answer(ctx *fasthttp.RequestCtx, x *exchange.Exchange, err error) {
 	s.handler.Answer(x, err)
-	if s.draining.Load() {
+	if s.draining.Load() && x.Answer != exchange.Tunnel {
 		ctx.SetConnectionClose()
 	}
 	c := x.Client.(*conn)
@@ -204,7 +204,8 @@ func (s *Server) answer(ctx *fasthttp.RequestCtx, x *exchange.Exchange, err erro
 	case x.Answer == exchange.Tunnel && x.Tunnel != nil:
 		c.phase.Store(phaseTunnel)
 		t := x.Tunnel
-		ctx.Hijack(func(client net.Conn) { t.Run(client) })
+		// strict has kept what came behind the request, so that the engine's buffer is empty.
+		ctx.Hijack(func(net.Conn) { c.run(t) })
 	case ctx.Response.IsBodyStream() && !ctx.Request.Header.IsHTTP11() && ctx.Response.Header.ContentLength() < 0:
 		s.answerUnframed(ctx)
 	}

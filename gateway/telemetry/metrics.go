@@ -95,6 +95,11 @@ type Metrics struct {
 	MirrorDropped     *Family[*Counter] // route, service, reason
 	GraphQLOperations *Family[*Counter] // route; operation, as far as the configuration names it; result: ok, errors or refused
 
+	WebSockets        *Family[*Level]   // route; use Sockets
+	WebSocketMessages *Family[*Counter] // direction, route; use Sockets
+	WebSocketBytes    *Family[*Counter] // direction, route; use Sockets
+	WebSocketCloses   *Family[*Counter] // route; by: client, service or gateway; code; use Sockets
+
 	ConfigReloads    *Family[*Counter] // result: success or failure
 	ConfigLastReload *Gauge            // Unix time in seconds
 	TeamBroken       *FuncFamily       // team: 0 or 1
@@ -109,8 +114,9 @@ type Metrics struct {
 	UsageWrites      *Family[*Counter] // result: success or failure
 	UsageLost        *Counter
 
-	mu     sync.Mutex
-	routes map[routeKey]*RouteMetrics
+	mu      sync.Mutex
+	routes  map[routeKey]*RouteMetrics
+	sockets map[string]*SocketMetrics // by route
 }
 
 type routeKey struct{ route, service string }
@@ -124,7 +130,7 @@ func NewMetrics(o Options) *Metrics {
 		o.OverheadBuckets = OverheadBuckets
 	}
 	r := NewRegistry(o.Registry)
-	m := &Metrics{Registry: r, routes: map[routeKey]*RouteMetrics{}}
+	m := &Metrics{Registry: r, routes: map[routeKey]*RouteMetrics{}, sockets: map[string]*SocketMetrics{}}
 
 	m.Requests = r.Counter(Desc{
 		Name:      "sluice_requests_total",
@@ -344,6 +350,7 @@ func NewMetrics(o Options) *Metrics {
 		Help:   "GraphQL requests by operation, other where the configuration does not name it.",
 		Labels: []string{"route", "operation", "result"},
 	})
+	m.declareSockets(r)
 	m.ConfigReloads = r.Counter(Desc{
 		Name:   "sluice_config_reloads_total",
 		Help:   "Attempts to load a configuration.",

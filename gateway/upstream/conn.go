@@ -331,6 +331,7 @@ type Sweeper struct {
 	mu    sync.Mutex
 	head  Conn // sentinel of a ring
 	calls map[*stream]struct{}
+	watch map[Watched]struct{}
 	stop  chan struct{}
 	done  chan struct{}
 	once  sync.Once
@@ -342,7 +343,7 @@ func NewSweeper(clock *exchange.Clock, tick time.Duration) *Sweeper {
 	if tick <= 0 {
 		tick = 100 * time.Millisecond
 	}
-	s := &Sweeper{clock: clock, tick: tick, calls: make(map[*stream]struct{}), stop: make(chan struct{}), done: make(chan struct{})}
+	s := &Sweeper{clock: clock, tick: tick, calls: make(map[*stream]struct{}), watch: make(map[Watched]struct{}), stop: make(chan struct{}), done: make(chan struct{})}
 	s.head.prev, s.head.next = &s.head, &s.head
 	return s
 }
@@ -357,6 +358,7 @@ func (s *Sweeper) Start() {
 		defer t.Stop()
 		var batch []*Conn
 		var calls []*stream
+		var others []Watched
 		for {
 			select {
 			case <-s.stop:
@@ -365,6 +367,7 @@ func (s *Sweeper) Start() {
 			}
 			batch = s.sweep(batch[:0])
 			calls = s.sweepStreams(calls[:0])
+			others = s.sweepOthers(others[:0])
 		}
 	}()
 }
@@ -397,14 +400,48 @@ func (s *Sweeper) sweepStreams(batch []*stream) []*stream {
 	return batch
 }
 
-// watch and unwatch keep the books of calls over HTTP/2.
-func (s *Sweeper) watch(st *stream) {
+// Watched is something that the sweeper looks at, other than its own connections and calls.
+type Watched interface {
+	// Check is the look. It does not wait.
+	Check(now int64)
+}
+
+// Watch has the sweeper look at w until Unwatch; a look that has begun may end after that.
+func (s *Sweeper) Watch(w Watched) {
+	s.mu.Lock()
+	s.watch[w] = struct{}{}
+	s.mu.Unlock()
+}
+
+// Unwatch ends Watch.
+func (s *Sweeper) Unwatch(w Watched) {
+	s.mu.Lock()
+	delete(s.watch, w)
+	s.mu.Unlock()
+}
+
+func (s *Sweeper) sweepOthers(batch []Watched) []Watched {
+	s.mu.Lock()
+	for w := range s.watch {
+		batch = append(batch, w)
+	}
+	s.mu.Unlock()
+	now := s.now()
+	for _, w := range batch {
+		w.Check(now)
+	}
+	clear(batch)
+	return batch
+}
+
+// enlist and strike keep the books of calls over HTTP/2.
+func (s *Sweeper) enlist(st *stream) {
 	s.mu.Lock()
 	s.calls[st] = struct{}{}
 	s.mu.Unlock()
 }
 
-func (s *Sweeper) unwatch(st *stream) {
+func (s *Sweeper) strike(st *stream) {
 	s.mu.Lock()
 	delete(s.calls, st)
 	s.mu.Unlock()

@@ -229,7 +229,7 @@ func (st *stream) attempt() error {
 	st.ctx, st.cancel = ctx, cancel
 	st.got, st.since, st.asked = false, 0, 0
 	st.mu.Unlock()
-	st.svc.sweeper.watch(st)
+	st.svc.sweeper.enlist(st)
 	conn, err := c.ep.pool.streams.Conn(st.ctx)
 	if err != nil {
 		if errors.Is(err, h2.ErrBusy) {
@@ -491,7 +491,7 @@ func (st *stream) leave() {
 	if st.cancel == nil {
 		return
 	}
-	st.svc.sweeper.unwatch(st)
+	st.svc.sweeper.strike(st)
 	st.mu.Lock()
 	cancel := st.cancel
 	st.cancel = nil

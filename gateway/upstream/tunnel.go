@@ -43,6 +43,9 @@ func (t *Tunnel) Run(client net.Conn) {
 	t.call.endCall(false)
 }
 
+// GoAway implements exchange.Tunneler: what bytes mean is not known here, so that nothing can be said with them.
+func (t *Tunnel) GoAway() {}
+
 // end tells the receiving side that no more will come, and gives it little
 // time to end as well.
 func (t *Tunnel) end(to, next net.Conn) {

@@ -1,0 +1,229 @@
+package websocket
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+
+	"github.com/valyala/fasthttp"
+
+	"sluice/gateway/document"
+	"sluice/gateway/exchange"
+)
+
+// template is a text with places of the client's handshake or request, and of a message.
+type template struct{ parts []part }
+
+// part is a text, or a place if it has one of the others.
+type part struct {
+	text    string
+	request *exchange.Template
+	message *place
+}
+
+// place is in a message: a path in its JSON, or all of it.
+type place struct {
+	whole bool
+	path  document.Path
+}
+
+// parameter is a name with its value.
+type parameter struct {
+	name  string
+	value *template
+}
+
+// scope is what places are filled from.
+type scope struct {
+	x       *exchange.Exchange
+	message []byte
+	json    *document.Value // nil where the message is no JSON
+}
+
+// maxParts bounds a template.
+const maxParts = 32
+
+func (k *compiler) template(setting, text string) *template {
+	t := &template{}
+	for rest := text; rest != ""; {
+		before, after, found := strings.Cut(rest, "${")
+		if before != "" {
+			t.parts = append(t.parts, part{text: before})
+		}
+		if !found {
+			break
+		}
+		name, behind, closed := strings.Cut(after, "}")
+		if !closed {
+			k.wrong(setting, "${%s has no closing brace", name)
+			return t
+		}
+		t.parts = append(t.parts, k.place(setting, name))
+		rest = behind
+	}
+	if len(t.parts) > maxParts {
+		k.wrong(setting, "there are more than %d texts and places in it", maxParts)
+	}
+	return t
+}
+
+// place compiles what stands between the braces.
+func (k *compiler) place(setting, name string) part {
+	if name == "message" {
+		k.reads = true
+		return part{message: &place{whole: true}}
+	}
+	if path, found := strings.CutPrefix(name, "message."); found || strings.HasPrefix(name, "message[") {
+		if !found {
+			path = name[len("message"):]
+		}
+		return part{message: k.message(setting, path)}
+	}
+	t, err := exchange.ParseTemplate("${" + name + "}")
+	if err != nil {
+		k.wrong(setting, "%v, and ${message} and ${message.PATH} with to: http", err)
+		return part{}
+	}
+	k.varies = append(k.varies, t.Varies()...)
+	return part{request: t}
+}
+
+// message compiles a path in messages.
+func (k *compiler) message(setting, text string) *place {
+	k.reads = true
+	p, err := document.ParsePath(text)
+	switch {
+	case err != nil:
+		k.wrong(setting, "%v", err)
+	case p.IsMany():
+		k.wrong(setting, "%q leads to several values", text)
+	}
+	return &place{path: p}
+}
+
+// pathOf compiles the path of a request.
+func (k *compiler) pathOf(setting, text string) *template {
+	t := k.template(setting, text)
+	switch {
+	case !strings.HasPrefix(text, "/"):
+		k.wrong(setting, "must begin with a slash")
+	case slices.ContainsFunc(t.parts, func(p part) bool { return strings.ContainsAny(p.text, "?#") }):
+		k.wrong(setting, "has no query and no fragment; parameters go into query")
+	case slices.ContainsFunc(t.parts, func(p part) bool { return strings.ContainsAny(p.text, "%\\") }):
+		k.wrong(setting, "has an escape; write the characters themselves, the gateway encodes them")
+	case leavesSegment([]byte(text)):
+		k.wrong(setting, "has a segment . or ..; write where it leads to")
+	}
+	return t
+}
+
+var rejectValue = exchange.NewReject(fasthttp.StatusBadRequest, "message_value", "the message has no value, or none that can be used, for the request that is made of it")
+
+func (p *part) isPlace() bool { return p.request != nil || p.message != nil }
+
+// fixed is the text of a template without places.
+func (t *template) fixed() (string, bool) {
+	if slices.ContainsFunc(t.parts, func(p part) bool { return p.isPlace() }) {
+		return "", false
+	}
+	var b strings.Builder
+	for _, p := range t.parts {
+		b.WriteString(p.text)
+	}
+	return b.String(), true
+}
+
+// fill appends the text. filled is false where there are places and all of them are empty; ok is false where a value is no text.
+func (t *template) fill(s *scope, dst []byte) (out []byte, filled, ok bool) {
+	_, filled = t.fixed()
+	for i := range t.parts {
+		p := &t.parts[i]
+		before := len(dst)
+		if dst, ok = p.fill(s, dst); !ok {
+			return dst, false, false
+		}
+		filled = filled || p.isPlace() && len(dst) > before
+	}
+	return dst, filled, true
+}
+
+// segments is fill for a path: no value may be empty, or end the segment that it stands in.
+func (t *template) segments(s *scope, dst []byte) (out []byte, ok bool) {
+	from, places := len(dst), false
+	for i := range t.parts {
+		p := &t.parts[i]
+		before := len(dst)
+		if dst, ok = p.fill(s, dst); !ok {
+			return dst, false
+		}
+		if !p.isPlace() {
+			continue
+		}
+		places = true
+		if value := dst[before:]; len(value) == 0 || slices.ContainsFunc(value, func(c byte) bool { return c == '/' || c == '\\' || c < ' ' || c == 0x7f }) {
+			return dst, false
+		}
+	}
+	return dst, !places || !leavesSegment(dst[from:])
+}
+
+// leavesSegment tells whether a segment of the path is one that leads elsewhere, also for those who cut parameters off.
+func leavesSegment(path []byte) bool {
+	for segment := range bytes.SplitSeq(path, []byte("/")) {
+		if name, _, _ := bytes.Cut(segment, []byte(";")); string(name) == "." || string(name) == ".." {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *part) fill(s *scope, dst []byte) ([]byte, bool) {
+	switch {
+	case p.request != nil:
+		v, _ := p.request.Value(s.x)
+		return append(dst, v...), true
+	case p.message == nil:
+		return append(dst, p.text...), true
+	case p.message.whole:
+		return append(dst, s.message...), true
+	}
+	v := s.at(p.message)
+	if v == nil {
+		return dst, true
+	}
+	switch v.Kind() {
+	case document.Null:
+	case document.Object, document.Array:
+		return dst, false
+	case document.String:
+		text, _ := v.AsString()
+		dst = append(dst, text...)
+	default:
+		dst = append(dst, v.Text()...)
+	}
+	return dst, true
+}
+
+// at is the value at a place, nil where there is none.
+func (s *scope) at(p *place) *document.Value {
+	if s.json == nil || p == nil {
+		return nil
+	}
+	return s.json.Get(p.path)
+}
+
+// payload is fill for a body: one place alone is the JSON of its value.
+func (t *template) payload(s *scope) (body []byte, ok bool) {
+	if len(t.parts) == 1 && t.parts[0].message != nil && !t.parts[0].message.whole {
+		if v := s.at(t.parts[0].message); v != nil {
+			return v.Append(nil), true
+		}
+		return nil, false
+	}
+	body, _, ok = t.fill(s, []byte{})
+	return body, ok
+}
+
+var methods = [...]string{"GET", "POST", "PUT", "PATCH", "DELETE"}
+
+func isMethod(s string) bool { return slices.Contains(methods[:], s) }
