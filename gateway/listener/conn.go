@@ -127,6 +127,14 @@ func (c *conn) Read(p []byte) (int, error) {
 	return c.inspect(p, n, err)
 }
 
+// ReadLater is Read of what has switched protocols, into a buffer that is held only while there may be something to read.
+func (c *conn) ReadLater(b socket.Buffers) (int, error) {
+	if s, ok := c.Conn.(*socket.Conn); ok && len(c.held) == 0 {
+		return s.ReadLater(b)
+	}
+	return c.Read(b.Take())
+}
+
 // inspect shows what was read to strict; it returns what the engine may have of it.
 func (c *conn) inspect(p []byte, n int, err error) (int, error) {
 	passed := c.strict.feed(p[:n])

@@ -57,7 +57,7 @@ var Order = []Place{
 	{"api_key", Authenticate}, {"jwt", Authenticate}, {"basic_auth", Authenticate}, {"hmac_auth", Authenticate},
 	{"mtls_auth", Authenticate}, {"forward_auth", Authenticate},
 	{"authorize", Authorize},
-	{"rate_limit", Limit}, {"response_rate_limit", Limit}, {"quota", Limit}, {"concurrency", Limit}, {"bandwidth", Limit},
+	{"rate_limit", Limit}, {"response_rate_limit", Limit}, {"quota", Limit}, {"concurrency", Limit}, {"bandwidth", Limit}, {"websocket_limit", Limit},
 	{"openapi", Inspect}, {"waf", Inspect}, {"idempotency", Inspect},
 	{"cache", Cache},
 	{"api_version", Transform}, {"request_transform", Transform}, {"response_transform", Transform}, {"mirror", Transform},

@@ -40,6 +40,7 @@ import (
 	"sluice/gateway/policy/responsetransform"
 	"sluice/gateway/policy/tracing"
 	"sluice/gateway/policy/waf"
+	"sluice/gateway/policy/websocketlimit"
 )
 
 var policies = []*policy.Definition{
@@ -70,6 +71,7 @@ var policies = []*policy.Definition{
 	responsetransform.Definition,
 	tracing.Definition,
 	waf.Definition,
+	websocketlimit.Definition,
 }
 
 var actions = []*action.Definition{

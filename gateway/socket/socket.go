@@ -21,9 +21,16 @@ type Conn struct {
 	raw syscall.RawConn
 
 	// What the callbacks do and did; bound once, so that a call allocates nothing.
-	readFn, writeFn, sendFn func(fd uintptr) bool
-	reading, writing        transfer
-	vector                  [2]syscall.Iovec
+	readFn, writeFn, sendFn, laterFn func(fd uintptr) bool
+	reading, writing                 transfer
+	vector                           [2]syscall.Iovec
+	buffers                          Buffers
+}
+
+// Buffers gives a buffer to read into, and takes one back that nothing was read into.
+type Buffers interface {
+	Take() []byte
+	GiveBack()
 }
 
 // transfer is one direction's call.
@@ -105,6 +112,27 @@ func (c *Conn) readOnce(fd uintptr) bool {
 		t.err = errno
 	}
 	return true
+}
+
+// ReadLater is Read into a buffer that is taken only while there may be something to read.
+func (c *Conn) ReadLater(b Buffers) (int, error) {
+	if c.laterFn == nil {
+		c.laterFn = c.readWhenThere
+	}
+	c.buffers = b
+	err := c.raw.Read(c.laterFn)
+	c.buffers = nil
+	return c.finish(err)
+}
+
+func (c *Conn) readWhenThere(fd uintptr) bool {
+	c.reading = transfer{b: c.buffers.Take()}
+	if c.readOnce(fd) {
+		return true
+	}
+	c.reading = transfer{}
+	c.buffers.GiveBack()
+	return false
 }
 
 // ErrNotYet is what TryRead says where a read would have to wait.

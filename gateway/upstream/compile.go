@@ -57,6 +57,7 @@ func Compile(env *Environment, sc *config.Service) (*Service, error) {
 		sweeper:  env.Sweeper,
 		stall:    env.Stall,
 		metrics:  env.Metrics.Service(env.Generation, sc.Name),
+		sockets:  &socketMetrics{metrics: env.Metrics, generation: env.Generation, byRoute: make(map[*exchange.Route]*telemetry.SocketMetrics)},
 	}
 	if !sc.Timeouts.Off {
 		s.response = sc.Timeouts.Response

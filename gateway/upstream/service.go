@@ -41,6 +41,7 @@ type Service struct {
 	rpc      bool // of gRPC
 	sweeper  *Sweeper
 	metrics  telemetry.ServiceMetrics
+	sockets  *socketMetrics
 }
 
 // endpoint is one server of the service.

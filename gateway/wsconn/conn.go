@@ -45,6 +45,8 @@ type Conn struct {
 
 	message atomic.Int64 // when the last one passed
 	asked   atomic.Int64 // when the other side was asked whether it is there, 0: it was not
+	// reading: somebody waits for what comes. interrupted: and does not want to any more.
+	reading, interrupted atomic.Bool
 
 	writing sync.Mutex
 
@@ -97,6 +99,8 @@ func (c *Conn) take() bool { return c.meter.Take(c.limits.Pace, c.clock.Now()) }
 
 // Read returns the next message.
 func (c *Conn) Read() (Message, error) {
+	c.reading.Store(true)
+	defer c.reading.Store(false)
 	kind, r, err := c.ws.NextReader()
 	if err != nil {
 		return Message{}, c.failed(err)
@@ -144,6 +148,7 @@ func (c *Conn) passed() { c.message.Store(c.clock.Now()) }
 func (c *Conn) failed(err error) error {
 	var closed *websocket.CloseError
 	switch {
+	case c.interrupted.Load():
 	case err == errPace:
 		c.end(wswire.Policy, "too many messages", "websocket_rate")
 	case err == websocket.ErrReadLimit:
@@ -208,6 +213,12 @@ func (c *Conn) Write(m Message) error {
 // SetReadDeadline bounds the wait for what comes. No message can be read once it has passed.
 func (c *Conn) SetReadDeadline(t time.Time) { _ = c.wire.SetReadDeadline(t) }
 
+// Interrupt ends a Read, which none follows: what is still to come does not matter. The connection can be written to and closed as ever.
+func (c *Conn) Interrupt() {
+	c.interrupted.Store(true)
+	_ = c.wire.SetReadDeadline(past)
+}
+
 // Close ends the connection, unless it has ended. A reader gets ErrClosed, soon.
 func (c *Conn) Close(code int, reason string) { c.end(code, reason, "") }
 
@@ -225,6 +236,11 @@ func (c *Conn) sayClose(code int, text string) {
 
 // Check implements upstream.Watched.
 func (c *Conn) Check(now int64) {
+	if !c.reading.Load() {
+		// Who is not listened to can not show that it is there.
+		c.wire.last.Store(now)
+		c.asked.Store(0)
+	}
 	if limit := int64(c.limits.Ping); limit > 0 {
 		last, asked := c.wire.last.Load(), c.asked.Load()
 		switch {

@@ -22,7 +22,6 @@ import (
 	"sluice/gateway/telemetry"
 	"sluice/gateway/upstream"
 	"sluice/gateway/wsconn"
-	"sluice/gateway/wswire"
 )
 
 // Config of the action. To pass WebSockets on to a service that speaks them, write `service` on the route instead; the policy `websocket_limit` bounds those.
@@ -86,39 +85,13 @@ type Config struct {
 	// MaxAnswer bounds the service's answer to a message, or a message of it; a larger one is a 502.
 	MaxAnswer config.Size `yaml:"max_answer" default:"1MiB" min:"1"`
 	// Rate bounds the messages of each connection. Off when left out.
-	Rate Rate `yaml:"rate" default:"off"`
+	Rate wsconn.Rate `yaml:"rate" default:"off"`
 	// IdleTimeout closes a connection on which there was no message for this long in either direction, with 1001; 0s: never.
 	IdleTimeout config.Duration `yaml:"idle_timeout" default:"10m"`
 	// Ping asks a client that has said nothing for this long whether it is there. One that says nothing for as long again is not. 0s: never.
 	Ping config.Duration `yaml:"ping" default:"30s"`
 	// MaxConnections bounds the connections that are open on this route, or its requests under way; 0: no bound. Others get 503.
 	MaxConnections int `yaml:"max_connections" default:"0" min:"0"`
-}
-
-// Rate is how many messages a client may send over one connection. More close it with 1008.
-type Rate struct {
-	// Off: as many as it likes.
-	Off bool `yaml:"-"`
-	// Messages in the time `per`, on average; pings and pongs count.
-	Messages int `yaml:"messages" required:"true" min:"1"`
-	// Per is that time.
-	Per config.Duration `yaml:"per" default:"1s" min:"1ms"`
-	// Burst is how many may come at once. Default: messages.
-	Burst int `yaml:"burst" min:"1"`
-}
-
-// Complete fills in the burst.
-func (r *Rate) Complete() {
-	if r.Burst == 0 {
-		r.Burst = r.Messages
-	}
-}
-
-func (r *Rate) pace() wswire.Pace {
-	if r.Off || r.Messages == 0 {
-		return wswire.Pace{}
-	}
-	return wswire.Pace{Interval: max(int64(r.Per)/int64(r.Messages), 1), Burst: int64(r.Burst)}
 }
 
 // Definition is the action websocket.
@@ -213,7 +186,7 @@ func (k *compiler) compile() *bridge {
 		k.requests()
 	}
 	br.server = &wsconn.Server{
-		Limits: exchange.SocketLimits{MaxMessage: int64(c.MaxMessage), Pace: c.Rate.pace(), Idle: c.IdleTimeout, Ping: c.Ping},
+		Limits: exchange.SocketLimits{MaxMessage: int64(c.MaxMessage), Pace: c.Rate.Pace(), Idle: c.IdleTimeout, Ping: c.Ping},
 		Most:   c.MaxConnections, Subprotocols: c.Subprotocols, Faults: br.faults, Route: br.route,
 	}
 	if br.service != nil {

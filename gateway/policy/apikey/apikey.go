@@ -29,6 +29,8 @@ type Config struct {
 	Header config.StringList `yaml:"header" default:"X-API-Key"`
 	// Query parameter that carries the key, or several that may, where no header has one; URLs are often logged, so prefer the header.
 	Query config.StringList `yaml:"query"`
+	// Subprotocol is the name under which a WebSocket carries the key among its subprotocols, where no header or parameter has one: browsers write `new WebSocket(url, ["api-key", key])`, or `"api-key." + key`. Where nobody chooses another subprotocol, that name is the answer.
+	Subprotocol string `yaml:"subprotocol"`
 	// Hide keeps the key from the backend.
 	Hide bool `yaml:"hide" default:"true"`
 	// Anonymous is the consumer that requests without a valid credential are taken for. Default: they are refused.
@@ -53,11 +55,15 @@ type authenticator struct {
 	made          *keys.Store // nil without state.dir
 	consumers     map[string]*exchange.Consumer
 	header, query []string
+	subprotocol   policy.Subprotocol
 	hide          bool
 }
 
 func build(b *policy.Build, c *Config) (policy.Hooks, error) {
-	a := &authenticator{hide: c.Hide, made: b.World.Keys, consumers: b.World.Consumers}
+	a := &authenticator{hide: c.Hide, subprotocol: policy.Subprotocol(c.Subprotocol), made: b.World.Keys, consumers: b.World.Consumers}
+	if err := policy.CheckSubprotocol(c.Subprotocol); err != nil {
+		return policy.Hooks{}, err
+	}
 	for _, name := range c.Header {
 		if name == "" {
 			continue
@@ -72,12 +78,18 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 			a.query = append(a.query, name)
 		}
 	}
-	if len(a.header)+len(a.query) == 0 {
+	if len(a.header)+len(a.query) == 0 && a.subprotocol == "" {
 		return policy.Hooks{}, policy.Wrong("header", "names no place, nor does query; give one of them")
 	}
 	hooks := policy.Hooks{Authenticate: a.authenticate, Challenge: challenge}
 	if c.Hide {
 		hooks.Request = a.conceal
+	}
+	if a.subprotocol != "" {
+		hooks.Response = func(x *exchange.Exchange) error {
+			a.subprotocol.Answer(x)
+			return nil
+		}
 	}
 	if c.Anonymous != "" {
 		if hooks.Anonymous = b.World.Consumers[c.Anonymous]; hooks.Anonymous == nil {
@@ -221,7 +233,8 @@ func (a *authenticator) presented(x *exchange.Exchange) (k []byte, ok bool) {
 			return k, true
 		}
 	}
-	return nil, true
+	k, n := a.subprotocol.Find(x)
+	return k, n <= 1
 }
 
 // conceal keeps keys from the backend, those too that another policy leaves unread.
@@ -235,5 +248,6 @@ func (a *authenticator) conceal(x *exchange.Exchange) error {
 			x.SetUpstreamQuery(x.Keep(kept))
 		}
 	}
+	a.subprotocol.Hide(x)
 	return nil
 }

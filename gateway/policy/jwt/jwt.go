@@ -77,6 +77,8 @@ type From struct {
 	Cookie config.StringList `yaml:"cookie"`
 	// Query parameter that carries it, or several that may; URLs are often logged, so prefer the others.
 	Query config.StringList `yaml:"query"`
+	// Subprotocol is the name under which a WebSocket carries it among its subprotocols, as `bearer`: browsers, which can set no header there, write `new WebSocket(url, ["bearer", token])`, or `"bearer." + token`. The backend sees neither; where it chooses no subprotocol, that name is the answer.
+	Subprotocol string `yaml:"subprotocol"`
 }
 
 // Definition is the policy `jwt`.
@@ -99,6 +101,7 @@ type authenticator struct {
 	consumerClaim string
 	headers       []place
 	cookie, query []string
+	subprotocol   policy.Subprotocol
 	forward       []string // header names, sorted, in the order of Settings.Forward
 	userID        int      // which of them is X-User-ID by sub, -1 if none
 }
@@ -118,7 +121,11 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 		consumerClaim: c.ConsumerClaim,
 		cookie:        written(c.From.Cookie),
 		query:         written(c.From.Query),
+		subprotocol:   policy.Subprotocol(c.From.Subprotocol),
 		userID:        -1,
+	}
+	if err := policy.CheckSubprotocol(c.From.Subprotocol); err != nil {
+		return policy.Hooks{}, policy.Wrong("from", "%v", err)
 	}
 	for _, name := range written(c.From.Header) {
 		if !exchange.IsToken(name) {
@@ -127,10 +134,16 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 		name = textproto.CanonicalMIMEHeaderKey(name)
 		a.headers = append(a.headers, place{name, name == "Authorization"})
 	}
-	if len(a.headers)+len(a.cookie)+len(a.query) == 0 {
-		return policy.Hooks{}, policy.Wrong("from", "names no place; give a header, a cookie or a query parameter")
+	if len(a.headers)+len(a.cookie)+len(a.query) == 0 && a.subprotocol == "" {
+		return policy.Hooks{}, policy.Wrong("from", "names no place; give a header, a cookie, a query parameter or a subprotocol")
 	}
 	hooks := policy.Hooks{Authenticate: a.authenticate, Request: a.strip, Challenge: "Bearer"}
+	if a.subprotocol != "" {
+		hooks.Response = func(x *exchange.Exchange) error {
+			a.subprotocol.Answer(x)
+			return nil
+		}
+	}
 	if c.Anonymous != "" {
 		if hooks.Anonymous = b.World.Consumers[c.Anonymous]; hooks.Anonymous == nil {
 			return policy.Hooks{}, policy.Wrong("anonymous", "there is no consumer %q", c.Anonymous)
@@ -340,6 +353,7 @@ func (a *authenticator) strip(x *exchange.Exchange) error {
 	for _, header := range a.forward {
 		x.ToBackend.Remove(header)
 	}
+	a.subprotocol.Hide(x)
 	return nil
 }
 
@@ -413,6 +427,12 @@ func (a *authenticator) find(x *exchange.Exchange) (token []byte, reason Reason)
 		if len(token) > 0 {
 			return token, 0
 		}
+	}
+	switch token, n := a.subprotocol.Find(x); {
+	case n > 1:
+		return nil, Malformed
+	case n == 1:
+		return token, 0
 	}
 	return nil, Missing
 }
