@@ -219,6 +219,9 @@ func (c *Conn) Interrupt() {
 	_ = c.wire.SetReadDeadline(past)
 }
 
+// Interrupted reports whether Interrupt was called.
+func (c *Conn) Interrupted() bool { return c.interrupted.Load() }
+
 // Close ends the connection, unless it has ended. A reader gets ErrClosed, soon.
 func (c *Conn) Close(code int, reason string) { c.end(code, reason, "") }
 

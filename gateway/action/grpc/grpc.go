@@ -23,12 +23,18 @@ import (
 	"sluice/gateway/exchange"
 	"sluice/gateway/grpcwire"
 	"sluice/gateway/upstream"
+	"sluice/gateway/wsconn"
 )
 
 // Config of the action. Paths are matched against the rules of the methods as the backend would get them, after `strip_prefix` and
 // `rewrite`. Answers of methods that stream are newline-delimited JSON, server-sent events or an array, by `Accept`
 // (`application/x-ndjson`, `text/event-stream`, `application/json`, the default); methods that take a stream take `application/x-ndjson`,
-// a message a line. Statuses of gRPC become those of HTTP as google/rpc/code.proto maps them, with `code` and `details` in the problem.
+// a message a line.
+//
+// Any method may be called over WebSocket: the path of the handshake is matched as that of a GET, else of a POST, PUT, PATCH or DELETE; every message is one of the client's, in JSON, and so is every one of the answer.
+// An empty message ends the client's part. The close code is 1000, or 4000 and the status of gRPC, as 4005 for NOT_FOUND, behind a message `{"error": …}` with the problem. The policy `websocket_limit` bounds such calls.
+//
+// Statuses of gRPC become those of HTTP as google/rpc/code.proto maps them, with `code` and `details` in the problem.
 type Config struct {
 	// Service that is called; its protocol is `grpc`, `grpcs` or `h2c`.
 	Service string `yaml:"service" required:"true"`
@@ -80,6 +86,9 @@ type transcoder struct {
 
 	fixed     *schema
 	reflected reflected
+
+	sockets *wsconn.Server
+	pool    *exchange.Pool // of calls over WebSocket
 }
 
 func build(b *action.Build, c *Config) (*action.Action, error) {
@@ -93,9 +102,17 @@ func build(b *action.Build, c *Config) (*action.Action, error) {
 	if !t.service.SpeaksHTTP2() {
 		return nil, config.Errorf("service", "the service %q does not speak HTTP/2, which gRPC needs; write protocol: grpc or grpcs on it", c.Service)
 	}
+	if err := t.openSockets(b); err != nil {
+		return nil, err
+	}
+	a := &action.Action{
+		Serve: t.serve,
+		Start: func() { t.sockets.Group.Own(t) },
+		Stop:  func() { t.sockets.Group.Disown(t) },
+	}
 	if c.Reflection {
 		t.reflected.t = t
-		return &action.Action{Serve: t.serve}, nil
+		return a, nil
 	}
 	if b.World.Follow != nil {
 		b.World.Follow(c.Descriptors)
@@ -113,7 +130,7 @@ func build(b *action.Build, c *Config) (*action.Action, error) {
 	for _, w := range t.fixed.warnings {
 		b.World.Warn(b.Path+".descriptors", w)
 	}
-	return &action.Action{Serve: t.serve}, nil
+	return a, nil
 }
 
 // Rejections of this package. Those that tell what a client did wrong are made for it.
@@ -122,7 +139,6 @@ var (
 	rejectHTTP     = exchange.NewReject(fasthttp.StatusMethodNotAllowed, "method_not_allowed", "the method is not allowed here")
 	rejectLarge    = exchange.NewReject(fasthttp.StatusRequestEntityTooLarge, "message_too_large", "the message is too large")
 	rejectEncoding = exchange.NewReject(fasthttp.StatusUnsupportedMediaType, "unsupported_encoding", "the request body is encoded; send it as it is, without Content-Encoding")
-	rejectUpgrade  = exchange.NewReject(fasthttp.StatusNotImplemented, "upgrade_not_supported", "calls are not made over WebSockets; send a message a line as application/x-ndjson, and read the answers the same way")
 	rejectAnswer   = exchange.NewReject(fasthttp.StatusBadGateway, "upstream_malformed", "the service did not answer with a valid message")
 	rejectTooMuch  = exchange.NewReject(fasthttp.StatusBadGateway, "upstream_message_too_large", "the service answered with a message that is too large")
 	rejectNoSchema = exchange.NewReject(fasthttp.StatusServiceUnavailable, "no_descriptors", "the service did not tell its methods", exchange.Header("Retry-After", "1"))
@@ -144,8 +160,8 @@ func (t *transcoder) serve(x *exchange.Exchange) error {
 	if err != nil {
 		return err
 	}
-	if x.HasField(exchange.KindUpgrade) {
-		return rejectUpgrade
+	if x.IsWebSocket() {
+		return t.serveSocket(x, s, b, segments)
 	}
 	if v := x.RequestHeader(fasthttp.HeaderContentEncoding); len(v) > 0 && !exchange.EqualFold(v, "identity") && x.HasBody() {
 		return rejectEncoding
@@ -205,11 +221,17 @@ func (t *transcoder) find(x *exchange.Exchange) (*schema, *binding, []string, er
 			return nil, nil, nil, err
 		}
 	}
-	b, segments, allowed := s.table.find(method, path)
+	find := func() (*binding, []string, []string) {
+		if x.IsWebSocket() {
+			return s.ofHandshake(path)
+		}
+		return s.table.find(method, path)
+	}
+	b, segments, allowed := find()
 	if b == nil && t.fixed == nil {
 		if newer, err := t.reflected.schema(true); err == nil && newer != s {
 			s = newer
-			b, segments, allowed = s.table.find(method, path)
+			b, segments, allowed = find()
 		}
 	}
 	switch {
