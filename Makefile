@@ -157,6 +157,15 @@ cache-suite: ## the public HTTP cache test suite through a running sluice, into 
 
 scan-tls: ## testssl.sh at a TLS listener; fails above LOW; into bench/results
 	$(GO) run ./bench/scan
+
+.PHONY: graphql-audit tools-node
+graphql-audit: tools-node ## the audit of npm's graphql-http at a GraphQL facade; fails on any MUST or SHOULD
+	cd bench/tools/graphql && npm ci
+	$(GO) run ./bench/graphql
+
+tools-node:
+	@command -v node >/dev/null && command -v npm >/dev/null || (apt-get update -q && apt-get install -y -q --no-install-recommends nodejs npm)
+
 .PHONY: loadtest loadtest-smoke loadtest-prove
 SCENARIO ?= smoke
 DURATION ?= 2m

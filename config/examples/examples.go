@@ -1,9 +1,14 @@
 // Package examples holds configurations that run; tests send requests through each.
 package examples
 
-import _ "embed"
+import "embed"
 
 // Demo is what `sluice demo` runs.
 //
 //go:embed demo.yaml
 var Demo []byte
+
+// GraphQL is graphql.yaml with the schema beside it.
+//
+//go:embed graphql.yaml shop.graphql
+var GraphQL embed.FS

@@ -532,3 +532,53 @@ func TestAggregate(t *testing.T) {
 	f("/pages/9", 404, "", `{"error":"unknown"}`)
 	f("/overview", 200, "", `{"items":[{"id":7,"orders":[]},{"id":8,"orders":[{"user":8,"n":1},{"user":8,"n":2}]}]}`)
 }
+
+func TestGraphQL(t *testing.T) {
+	var calls atomic.Int64
+	service := func(answers map[string]string) string {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			calls.Add(1)
+			body, _ := io.ReadAll(r.Body)
+			answer, known := answers[r.Method+" "+r.URL.String()+string(body)]
+			w.Header().Set("Content-Type", "application/json")
+			if !known {
+				t.Logf("%s %s%s", r.Method, r.URL, body)
+				w.WriteHeader(http.StatusNotFound)
+			}
+			_, _ = io.WriteString(w, answer)
+		}))
+		t.Cleanup(s.Close)
+		return strings.TrimPrefix(s.URL, "http://")
+	}
+	users := service(map[string]string{"GET /users?limit=2": `[{"id":7,"name":"Ann"},{"id":8,"name":"Bob"}]`, "GET /users/7": `{"id":7,"name":"Ann"}`})
+	orders := service(map[string]string{
+		"GET /orders?users=7%2C8": `[{"id":1,"user":7,"total":9.5,"status":"OPEN"}]`, "GET /orders/1": `{"id":1,"user":7,"total":9.5,"status":"OPEN"}`,
+		`POST /orders{"products":["p1"],"user":"7"}`: `{"id":2,"user":7,"total":1,"status":"OPEN"}`,
+	})
+	catalogue := service(map[string]string{
+		`POST /graphql{"query":"query Product($id: ID!) { product(id: $id) { id name price } }","operationName":"Product","variables":{"id":"7"}}`: `{"data":{"product":{"id":"7","name":"Lamp","price":10}}}`,
+	})
+	_, url := run(t, "graphql.yaml", map[string]string{"user-service:8080": users, "order-service:8080": orders, "catalogue-service:8080": catalogue})
+	ask := func(query, want string) {
+		t.Helper()
+		body, _ := json.Marshal(map[string]string{"query": query})
+		res, err := http.Post(url+"/graphql", "application/json", strings.NewReader(string(body)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, _ := io.ReadAll(res.Body)
+		_ = res.Body.Close()
+		if strings.TrimSpace(string(got)) != want {
+			t.Errorf("%s: %s %s", query, res.Status, got)
+		}
+	}
+	ask("query Overview { users(first: 2) { name orders { id total } } }", `{"data":{"users":[{"name":"Ann","orders":[{"id":"1","total":9.5}]},{"name":"Bob","orders":[]}]}}`)
+	if n := calls.Load(); n != 2 {
+		t.Errorf("%d calls, want one for the users and one for the orders of all of them", n)
+	}
+	ask("{ order(id: 1) { status user { name } } user(id: 9) { name } }", `{"data":{"order":{"status":"OPEN","user":{"name":"Ann"}},"user":null}}`)
+	ask(`mutation { createOrder(input: {user: "7", products: ["p1"]}) { id } }`, `{"data":{"createOrder":{"id":"2"}}}`)
+	if res, body := get(t, url+"/products/7"); res.StatusCode != 200 || strings.TrimSpace(body) != `{"id":"7","name":"Lamp","price":10}` {
+		t.Errorf("%s %s", res.Status, body)
+	}
+}

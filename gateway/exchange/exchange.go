@@ -163,6 +163,8 @@ type Exchange struct {
 	Reply *Reply
 	// RPCStatus is the status of gRPC that the client is told plus one; 0 where the call was none.
 	RPCStatus uint8
+	// Operation is the name of the operation that a request of GraphQL asks for, "" where it has none.
+	Operation string
 	// CacheResult is "" where no cache was asked, else hit, miss, stale, bypass or revalidated.
 	CacheResult string
 	// Service and Endpoint name the backend that answered last.
@@ -304,6 +306,7 @@ func (x *Exchange) reset() {
 	x.ahead.reset()
 	x.Unread, x.Status, x.Verbatim, x.Head, x.Problem, x.RPCStatus = false, 0, false, nil, nil, 0
 	x.BodyLimit, x.Replayable, x.ResizesBody, x.Tunnel, x.Sockets = 0, false, false, nil, nil
+	x.Operation = ""
 	x.OutlivesClient, x.Until, x.APIVersion, x.CutFrom, x.CutTo = false, 0, "", 0, 0
 	x.Answer, x.Reject, x.Reply, x.CacheResult = Unanswered, nil, nil, ""
 	x.Service, x.Endpoint, x.Attempts, x.UpstreamStatus, x.UpstreamTime = "", "", 0, 0, 0

@@ -32,6 +32,7 @@ type Record struct {
 	Tenant    string
 	Reason    string // why the gateway answered itself; a fixed word
 	RPCStatus uint8  // the status of gRPC plus one; 0: no call of gRPC
+	Operation string // of GraphQL, by name; "" for others
 	TraceID   []byte // empty where requests are not traced
 	Referer   []byte // without query and fragment
 	UserAgent []byte
@@ -158,15 +159,15 @@ func maxLine(r *Record) int {
 	text := 0
 	for _, n := range [...]int{
 		len(r.RequestID), len(r.Method), len(r.Host), len(r.Path), len(r.Protocol), len(r.Route), len(r.Service),
-		len(r.Endpoint), len(r.Consumer), len(r.Tenant), len(r.Reason), len(r.TraceID), len(r.Referer), len(r.UserAgent),
+		len(r.Endpoint), len(r.Consumer), len(r.Tenant), len(r.Reason), len(r.Operation), len(r.TraceID), len(r.Referer), len(r.UserAgent),
 	} {
 		text += min(n, maxField)
 	}
 	return fixed + 6*text // a byte becomes \u00xx at worst
 }
 
-// appendJSON writes an object with the same keys in the same order always; behind them stand grpc_status for calls of gRPC and
-// trace_id where requests are traced. Text that is not UTF-8 has \ufffd in its place, and what a terminal could take for a command
+// appendJSON writes an object with the same keys in the same order always; behind them stand grpc_status for calls of gRPC, operation for
+// requests of GraphQL that name theirs, and trace_id where requests are traced. Text that is not UTF-8 has \ufffd in its place, and what a terminal could take for a command
 // is escaped.
 func appendJSON(dst []byte, r *Record, hide fields) []byte {
 	dst = append(dst, `{"time":"`...)
@@ -205,6 +206,9 @@ func appendJSON(dst []byte, r *Record, hide fields) []byte {
 	dst = append(dst, '"')
 	if r.RPCStatus > 0 {
 		dst = strconv.AppendUint(append(dst, `,"grpc_status":`...), uint64(r.RPCStatus-1), 10)
+	}
+	if r.Operation != "" {
+		dst = append(appendJSONField(dst, `,"operation":"`, r.Operation, 0), '"')
 	}
 	if len(r.TraceID) > 0 {
 		dst = append(appendJSONField(dst, `,"trace_id":"`, r.TraceID, 0), '"')

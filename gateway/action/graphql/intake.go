@@ -49,7 +49,7 @@ func (i *intake) take(x *exchange.Exchange) (*taken, error) {
 	if in.op, refused = d.choose(r.operation); refused != nil {
 		return in, refused
 	}
-	in.document = d
+	in.document, x.Operation = d, in.op.Name
 	if r.isGet && in.op.Operation == ast.Mutation {
 		return in, rejectMutation
 	}

@@ -24,6 +24,7 @@ type stored struct {
 	service   *upstream.Service
 	path      string
 	prefix    []byte // of the body, up to the variables
+	name      string // of the operation
 	safe      bool
 	variables []bound
 	takesBody bool
@@ -58,7 +59,7 @@ func (k *compiler) stored() (*action.Action, error) {
 	if op == nil {
 		return nil, k.errs
 	}
-	s.safe = op.Operation == ast.Query
+	s.safe, s.name = op.Operation == ast.Query, op.Name
 	body := append([]byte(`{"query":`), appendJSON(nil, k.c.Operation)...)
 	if op.Name != "" {
 		body = append(append(body, `,"operationName":`...), appendJSON(nil, op.Name)...)
@@ -135,6 +136,7 @@ var (
 )
 
 func (s *stored) serve(x *exchange.Exchange) error {
+	x.Operation = s.name
 	values, err := s.values(x)
 	if err != nil {
 		return err

@@ -26,6 +26,7 @@ import (
 
 // Config are the settings of the policy `access_log`. Lines are written within a second; SIGUSR1 opens the files anew, for log rotation. What waits for an output is
 // bounded: lines beyond are dropped, and counted in sluice_access_log_dropped_total as those are that an output did not take.
+// Lines of JSON have `grpc_status` for calls of gRPC, `operation` for requests of GraphQL that name theirs, and `trace_id` where requests are traced.
 // A client that leaves before anything of its answer was sent is logged with status 499; one that leaves later with the status it was sent,
 // the bytes that went out, and the reason `client_gone`.
 type Config struct {
@@ -327,7 +328,7 @@ func (l *logger) done(x *exchange.Exchange) {
 		Method: x.Method(), Host: x.Host, Path: x.Path, Protocol: protocol(x),
 		Status: x.Status, BytesIn: x.BytesIn, BytesOut: x.BytesOut,
 		Duration: time.Duration(x.Ended - x.Start), Upstream: -1,
-		Service: x.Service, Endpoint: x.Endpoint, Reason: x.Reason, RPCStatus: x.RPCStatus, TraceID: x.TraceID,
+		Service: x.Service, Endpoint: x.Endpoint, Reason: x.Reason, RPCStatus: x.RPCStatus, Operation: x.Operation, TraceID: x.TraceID,
 		Referer: x.RequestHeader("Referer"), UserAgent: x.RequestHeader("User-Agent"),
 	}
 	if r.Path == nil { // unusable: as it came, without the query
