@@ -126,7 +126,7 @@ func (s *Store) Peek(now int64, key []byte, limits []Limit, cost int64, out []Re
 func (s *Store) Return(now int64, key []byte, limits []Limit, cost int64) {
 	check(limits, cost, len(limits))
 	var long [MaxKeyLen + 1]byte
-	key = shorten(key, &long)
+	key = Shorten(key, &long)
 	sh, tag := s.shard(key)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -161,7 +161,7 @@ func (s *Store) settle(now int64, key []byte, limits []Limit, cost int64, maxWai
 //go:noinline
 func (s *Store) settleLong(now int64, key []byte, limits []Limit, cost int64, maxWait time.Duration, debit bool, out []Result) bool {
 	var long [MaxKeyLen + 1]byte
-	return s.settleKey(now, shorten(key, &long), limits, cost, maxWait, debit, out)
+	return s.settleKey(now, Shorten(key, &long), limits, cost, maxWait, debit, out)
 }
 
 func (s *Store) settleKey(now int64, key []byte, limits []Limit, cost int64, maxWait time.Duration, debit bool, out []Result) bool {
@@ -293,9 +293,9 @@ func (s *Store) shard(key []byte) (sh *shard, tag uint32) {
 	return &s.shards[h>>s.shift], uint32(h)
 }
 
-// shorten gives a key the form in which it is stored. A shortened key is longer than any other, so that no client can
+// Shorten gives a key the form in which it is stored. A shortened key is longer than any other, so that no client can
 // send another's shortened form as its own.
-func shorten(key []byte, buf *[MaxKeyLen + 1]byte) []byte {
+func Shorten(key []byte, buf *[MaxKeyLen + 1]byte) []byte {
 	if len(key) <= MaxKeyLen {
 		return key
 	}

@@ -265,7 +265,7 @@ func TestLongKeys(t *testing.T) {
 	}
 	// What is stored for a long key is not the key of anyone else.
 	var buf [MaxKeyLen + 1]byte
-	if stored := shorten(bytes.Repeat([]byte("z"), 1000), &buf); bytes.Equal(stored, shorten(bytes.Clone(stored), new([MaxKeyLen + 1]byte))) {
+	if stored := Shorten(bytes.Repeat([]byte("z"), 1000), &buf); bytes.Equal(stored, Shorten(bytes.Clone(stored), new([MaxKeyLen + 1]byte))) {
 		t.Error("a shortened key can be sent as a key")
 	}
 }

@@ -1,0 +1,514 @@
+package cluster
+
+import (
+	"container/heap"
+	"context"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+const (
+	// lease is for how long what is lent may be used.
+	lease = 5 * time.Second
+	// renewal is how long before that it is renewed.
+	renewal = 2 * time.Second
+	// horizon is for how long what is fetched is to last, at the rate of late.
+	horizon = 50 * time.Millisecond
+	// settling is how fast the rate follows what is asked for.
+	settling = 100 * time.Millisecond
+	// idle is after how long without a request everything is given back.
+	idle = time.Second
+	// keepAlone is for how long an instance goes on alone after the store is back, so that all have noticed.
+	keepAlone = 200 * time.Millisecond
+	// retry is the pause after a call that failed.
+	retry = 50 * time.Millisecond
+	// hungry bounds the pauses of an instance that was given less than it wants; a quarter of what a bucket holds is earned in less.
+	hungryMost, hungryLeast = 5 * time.Millisecond, time.Millisecond
+	// maxLoans is how many buckets one call is about, maxLoanFlushes how many calls are under way.
+	maxLoans, maxLoanFlushes = 256, 16
+	// rejoinAtOnce is how many buckets rejoin in a millisecond.
+	rejoinAtOnce = 50
+	longestStay  = 30 * time.Second
+	// untoldPart is the part of a bucket that is used at most before the store is told: until then nothing is earned in its place.
+	untoldPart = 32
+)
+
+// loan is what is asked of the store for one bucket.
+type loan struct {
+	b                *bucket
+	op               string
+	limits           *Limits
+	owe              int64
+	held, give, want int64
+	sent             time.Time
+	asked            int64
+	command
+}
+
+// run fetches what is used up, and gives back what is not.
+func (l *Limiter) run() {
+	t := time.NewTimer(time.Hour)
+	defer t.Stop()
+	for {
+		select {
+		case <-l.store.ctx.Done():
+			return
+		case b := <-l.pokes:
+			l.schedule(b, 0)
+		case <-l.wake:
+		case <-t.C:
+		}
+		now := l.store.o.Now()
+		loans, next := l.turn(now)
+		for len(loans) > 0 {
+			some := loans[:min(len(loans), maxLoans)]
+			loans = loans[len(some):]
+			if l.flushes.Add(1) > maxLoanFlushes {
+				l.flushes.Add(-1)
+				l.putOff(some, now)
+				continue
+			}
+			l.store.done.Go(func() {
+				defer l.flushes.Add(-1)
+				l.settle(some)
+			})
+		}
+		t.Reset(time.Duration(min(max(next-now, int64(100*time.Microsecond)), int64(time.Hour))))
+	}
+}
+
+// turn returns what is to be asked for the buckets that are due, and when the next one is.
+func (l *Limiter) turn(now int64) (loans []*loan, next int64) {
+	for more := true; more; {
+		select {
+		case b := <-l.pokes:
+			l.schedule(b, 0)
+		default:
+			more = false
+		}
+	}
+	var due []*bucket
+	l.mu.Lock()
+	for len(l.agenda) > 0 && l.agenda[0].due <= now {
+		due = append(due, heap.Pop(&l.agenda).(*bucket))
+	}
+	next = math.MaxInt64
+	if len(l.agenda) > 0 {
+		next = l.agenda[0].due
+	}
+	l.mu.Unlock()
+	if next == math.MaxInt64 {
+		next = now + int64(time.Hour)
+	}
+	fleet, up := l.store.fleet.Load(), l.store.up.Load()
+	for _, b := range due {
+		b.guard.Lock()
+		o, at := l.plan(b, now, fleet, up)
+		b.guard.Unlock()
+		switch {
+		case o != nil:
+			loans = append(loans, o)
+		case at != 0:
+			l.schedule(b, at)
+			next = min(next, at)
+		}
+	}
+	return loans, next
+}
+
+// plan decides what is asked for a bucket, or when to look at it again. The caller holds its guard.
+func (l *Limiter) plan(b *bucket, now int64, fleet *fleet, up bool) (o *loan, at int64) {
+	switch {
+	case b.busy:
+		return nil, 0 // looked at again when the call ends
+	case !up:
+		b.asked = false
+		return nil, 0 // and when the store is back
+	}
+	b.measure(now)
+	o = &loan{b: b, limits: b.limits, asked: now}
+	var owe [MaxWindows]float64
+	quiet := now-b.used >= int64(idle)
+	switch {
+	case b.alone:
+		part := 1 / float64(fleet.most)
+		b.refill(now, part, l.store.o.Wall)
+		o.op = "rejoin"
+		if b.limits.strict || l.Strict(b.limits) {
+			o.op = "pay"
+		} else {
+			o.held, o.give = max(0, b.least()), b.brought
+		}
+		for i := range b.meters {
+			owe[i] = max(0, b.limits.room(&b.limits.windows[i], part)-b.meters[i].tokens)
+			if o.op == "rejoin" {
+				owe[i] = math.Ceil(owe[i])
+			}
+		}
+	case !b.told:
+		o.op = "claim"
+		if b.lapsed {
+			o.give = b.held // debited before
+		} else {
+			b.unpaid += b.taken
+		}
+		o.held = max(0, b.held)
+		if b.recall && quiet {
+			o.held, b.held = 0, 0
+		} else {
+			o.want = b.target() - b.held
+		}
+	case quiet && !b.recall:
+		o.op, o.give = "release", b.held
+	default:
+		o.op, o.held = "sync", b.held
+		target := b.target()
+		switch {
+		case b.recall && quiet:
+			o.give = b.held
+		case b.recall:
+			o.give = max(0, b.held-target)
+		case b.held < b.low || b.asked:
+			o.want = target - b.held
+		case now < b.until-int64(renewal):
+			return nil, b.later()
+		}
+		o.held -= o.give
+		b.held -= o.give
+	}
+	b.recall = false
+	o.want = max(0, o.want)
+	if o.op != "rejoin" && o.op != "pay" {
+		o.owe = b.unpaid
+		for i := range b.meters {
+			owe[i] = float64(o.owe)
+		}
+	}
+	b.asked, b.busy, b.taken = true, true, 0
+	share := b.limits.share(fleet.least)
+	o.command = command{&limitScript, b.name, b.limits.args([]string{
+		l.store.scriptNow(), o.op, l.store.id, fleet.ids, number(share), number(o.held), number(o.give), number(o.want), number(b.limits.cost), number(lease.Microseconds()),
+	}, &owe)}
+	return o, 0
+}
+
+func number(n int64) string { return strconv.FormatInt(n, 10) }
+
+// measure brings the rate up to date.
+func (b *bucket) measure(now int64) {
+	if now-b.rated < int64(horizon)/5 && b.rate > 0 {
+		return
+	}
+	passed := float64(max(now-b.rated, int64(horizon)/5))
+	weight := passed / (passed + float64(settling))
+	if b.rate == 0 {
+		weight = 1
+	}
+	b.rate += weight * (float64(b.demand)/passed - b.rate)
+	b.demand, b.rated = 0, now
+}
+
+// target is how much is to be held: what is used until the next call has been answered twice, and a request more.
+func (b *bucket) target() int64 {
+	cost := b.limits.cost
+	n := int64(b.rate*float64(horizon)) + 2*cost
+	return n - n%cost
+}
+
+// settle asks the store and applies what it says.
+func (l *Limiter) settle(loans []*loan) {
+	ctx, cancel := context.WithTimeout(l.store.ctx, max(patience, l.store.o.Timeout))
+	defer cancel()
+	commands := make([]command, len(loans))
+	sent := time.Now()
+	for i, o := range loans {
+		commands[i], o.sent = o.command, sent
+	}
+	watch := l.store.watch(sent)
+	results := l.store.exec(ctx, commands)
+	watch.Stop()
+	now := l.store.o.Now()
+	for i, r := range results {
+		a, err := readLoan(r, loans[i].limits)
+		l.store.observe("lend", sent, err)
+		l.store.fault(err)
+		if err != nil {
+			l.fail(loans[i], now)
+		} else {
+			l.apply(loans[i], a, now)
+		}
+	}
+}
+
+// reply is what the script says of a bucket.
+type reply struct {
+	granted, keep int64
+	forgotten     bool
+	untold, out   int64
+	tokens        [MaxWindows]float64
+}
+
+func readLoan(r rueidis.RedisResult, limits *Limits) (a reply, err error) {
+	all, err := r.ToArray()
+	if err != nil || len(all) != 5+len(limits.windows) {
+		return a, cmpErr(err)
+	}
+	var numbers [5]int64
+	for i := range numbers {
+		if numbers[i], err = all[i].AsInt64(); err != nil {
+			return a, err
+		}
+	}
+	a.granted, a.keep, a.forgotten, a.untold, a.out = numbers[0], numbers[1], numbers[2] == 1, numbers[3], numbers[4]
+	for i := range limits.windows {
+		if a.tokens[i], err = all[5+i].AsFloat64(); err != nil {
+			return a, err
+		}
+	}
+	return a, nil
+}
+
+// apply takes up what the store has said.
+func (l *Limiter) apply(o *loan, a reply, now int64) {
+	b := o.b
+	b.guard.Lock()
+	b.busy = false
+	used := b.taken // while the call was under way
+	at := int64(0)
+	switch {
+	case b.limits != o.limits || b.alone && o.op != "rejoin" && o.op != "pay":
+		// Other limits or other times have begun meanwhile: what was granted lapses.
+		b.asked = false
+		if o.op == "release" {
+			b.told, b.held = false, 0
+		}
+		b.guard.Unlock()
+		l.schedule(b, now+int64(retry))
+		return
+	case o.op == "pay":
+		l.end(b)
+		return
+	case o.op == "release":
+		b.unpaid -= o.owe
+		if a.forgotten && used == 0 && b.unpaid == 0 {
+			l.end(b)
+			return
+		}
+		b.unpaid += used
+		b.taken = 0
+		b.held = 0
+		if a.forgotten {
+			// Requests came while it was given back: it begins anew with its share.
+			b.told, b.ask, b.held = false, math.MaxInt64, max(0, o.give-used)
+			at = now
+		}
+	case o.op == "sync":
+		b.unpaid -= o.owe
+		b.held += a.granted
+	default:
+		mine := a.keep + a.granted
+		b.unpaid = max(0, used-mine)
+		b.held = max(0, mine-used)
+		b.told, b.alone, b.lapsed = true, false, false
+	}
+	if o.op != "release" || !a.forgotten {
+		b.until = o.asked + int64(lease)
+		for i := range b.meters {
+			b.meters[i].tokens = a.tokens[i] + float64(b.held)
+		}
+		b.at = max(b.at, now)
+		b.turn()
+	}
+	short := a.granted < o.want
+	call := short && (a.untold > 0 || a.out > 0) && now >= b.called+b.calls
+	if call {
+		b.called, b.calls = now, min(max(2*b.calls, int64(20*time.Millisecond)), int64(2*time.Second))
+	} else if !short {
+		b.calls = 0
+	}
+	if at == 0 {
+		at = l.next(b, o, a, now, short, call)
+	}
+	b.guard.Unlock()
+	l.schedule(b, at)
+	if call {
+		l.store.events.send("recall", o.limits.id+"\n"+b.name)
+	}
+}
+
+// next decides when a bucket is looked at again. The caller holds its guard.
+func (l *Limiter) next(b *bucket, o *loan, a reply, now int64, short, call bool) int64 {
+	target := b.target()
+	b.low = max(b.limits.cost, target/2)
+	b.ask = max(b.low, b.held-int64(b.limits.least/untoldPart))
+	recent := now-b.used < int64(idle)
+	switch {
+	case b.recall, b.unpaid > 0:
+		b.asked = true
+		return now + int64(hungryLeast)
+	case o.op == "release":
+		// Its share can not be kept for it yet.
+		b.asked, b.low, b.ask = false, b.limits.cost, b.limits.cost
+		b.waits = min(max(2*b.waits, int64(idle)), int64(longestStay))
+		return now + b.waits
+	case short && recent && b.held < b.low:
+		b.asked = true
+		if call {
+			return now + int64(hungryLeast)
+		}
+		return now + b.pause(a, b.limits.share(l.store.fleet.Load().least))
+	case !recent:
+		// Others may be in want of what was given back: it is not claimed at once.
+		b.asked, b.waits = false, max(b.waits, int64(idle))
+		return now + b.waits
+	}
+	b.waits = 0
+	if b.held < b.low {
+		b.asked = true
+		return now
+	}
+	b.asked = false
+	return b.later()
+}
+
+// later is when to look at a bucket that has what it needs: to renew what it holds, or to give it back.
+func (b *bucket) later() int64 { return min(b.used+int64(idle), b.until-int64(renewal)) }
+
+// pause is how long one that was given too little waits before it asks again: until there is something to be given.
+func (b *bucket) pause(a reply, share int64) int64 {
+	pause := int64(hungryMost)
+	for i := range b.meters {
+		w := &b.limits.windows[i]
+		free := a.tokens[i] - float64(share*a.untold)
+		if !w.fixed {
+			pause = min(pause, max(int64(hungryLeast), int64(w.capacity/4*w.each)))
+		}
+		if cost := float64(b.limits.cost); free < cost {
+			wait := float64(b.meters[i].over - b.at)
+			if !w.fixed {
+				wait = (cost - free) * w.each
+			}
+			if a.untold == 0 {
+				pause = max(pause, int64(min(wait, float64(idle))))
+			}
+		}
+	}
+	return pause
+}
+
+// fail is what becomes of a bucket whose call has failed. What it was to be given lapses; it asks again.
+func (l *Limiter) fail(o *loan, now int64) {
+	b := o.b
+	b.guard.Lock()
+	b.busy, b.asked = false, false
+	if o.op == "release" {
+		// Whether it was given back is not known.
+		b.unpaid += b.taken
+		b.taken, b.held, b.told = 0, 0, false
+	}
+	b.guard.Unlock()
+	l.schedule(b, now+int64(retry))
+}
+
+// end forgets a bucket that says nothing any more, and unlocks its guard.
+func (l *Limiter) end(b *bucket) {
+	if b.key == "" {
+		b.guard.Unlock()
+		l.mu.Lock()
+		b.gone = true
+		l.agenda.drop(b)
+		if l.byName[b.name] == b {
+			delete(l.byName, b.name)
+		}
+		l.mu.Unlock()
+		return
+	}
+	sh := l.shard([]byte(b.key))
+	if sh.buckets[b.key] == b {
+		l.forget(sh, b)
+	}
+	b.guard.Unlock()
+}
+
+// putOff looks at buckets again a little later.
+func (l *Limiter) putOff(loans []*loan, now int64) {
+	for _, o := range loans {
+		l.fail(o, now)
+	}
+}
+
+// recover is called when the store is back. Instances that have served alone tell of it, once all have noticed.
+func (l *Limiter) recover() {
+	at := l.store.o.Now() + int64(keepAlone)
+	l.mu.Lock()
+	all := make([]*bucket, 0, len(l.byName))
+	for _, b := range l.byName {
+		all = append(all, b)
+	}
+	l.mu.Unlock()
+	for n, b := range all {
+		b.guard.Lock()
+		b.asked = true
+		b.guard.Unlock()
+		l.schedule(b, at+int64(n/rejoinAtOnce)*int64(time.Millisecond))
+	}
+}
+
+// recalled is called when another instance is in want of what this one holds, or may hold without having told of it.
+func (l *Limiter) recalled(id, name string) {
+	now := l.store.o.Now()
+	l.mu.Lock()
+	b := l.byName[name]
+	blocks := l.blocks[id]
+	if b == nil && len(blocks) > 0 {
+		limits := blocks[len(blocks)-1]
+		b = &bucket{name: name, guard: &l.strays, limits: limits, meters: make([]meter, len(limits.windows)), at: now, rated: now, recall: true, asked: true, used: now - int64(idle), index: -1}
+		l.byName[name] = b
+		l.mu.Unlock()
+		l.schedule(b, now)
+		return
+	}
+	l.mu.Unlock()
+	if b == nil {
+		return
+	}
+	b.guard.Lock()
+	b.recall = true
+	b.guard.Unlock()
+	l.schedule(b, now)
+}
+
+// returnAll gives everything back, as far as there is time.
+func (l *Limiter) returnAll() {
+	ctx, cancel := context.WithTimeout(l.store.ctx, max(l.store.o.Timeout, 500*time.Millisecond))
+	defer cancel()
+	now, fleet := l.store.o.Now(), l.store.fleet.Load()
+	var commands []command
+	for i := range l.shards {
+		sh := &l.shards[i]
+		sh.mu.Lock()
+		for _, b := range sh.buckets {
+			if b.busy || !b.told && !b.alone && b.taken == 0 {
+				continue
+			}
+			if b.told && !b.alone {
+				b.used = now - int64(idle)
+			}
+			if o, _ := l.plan(b, now, fleet, true); o != nil {
+				if o.op == "rejoin" || o.op == "claim" { // tells what was used, and keeps nothing
+					o.args[5], o.args[7] = "0", "0"
+				}
+				commands = append(commands, o.command)
+			}
+		}
+		sh.mu.Unlock()
+	}
+	for len(commands) > 0 && ctx.Err() == nil {
+		n := min(len(commands), maxLoans)
+		l.store.exec(ctx, commands[:n])
+		commands = commands[n:]
+	}
+}

@@ -1,0 +1,130 @@
+package cluster
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"math"
+	"strconv"
+	"time"
+
+	"sluice/gateway/limiter"
+)
+
+// MaxWindows is how many windows one key can have.
+const MaxWindows = 6
+
+// Window is one limit of a key: a bucket that earns Requests in Per, evenly, and holds Burst at most, or Requests in a window of the
+// clock.
+type Window struct {
+	Requests int64
+	Per      time.Duration
+	Burst    int64
+	// ByClock has Requests counted in windows Clock in the place of a bucket.
+	ByClock bool
+	Clock   limiter.Window
+}
+
+// Limits are the windows of all keys of one kind, which are charged together or not at all. They are immutable.
+type Limits struct {
+	id      string // the same on all instances that have the same block
+	cost    int64
+	strict  bool
+	least   float64 // the smallest capacity
+	windows []window
+}
+
+// window is a compiled Window.
+type window struct {
+	name     string
+	kind     string
+	fixed    bool
+	clock    limiter.Window
+	capacity float64
+	rate     float64 // tokens in a nanosecond
+	each     float64 // nanoseconds for a token
+}
+
+var clockNames = [...]string{"second", "minute", "hour", "day", "month", "year"}
+
+// strictBelow is how many requests a bucket has to have room for, so that they are lent: of fewer every one counts.
+const strictBelow = 20
+
+// NewLimits compiles windows. prefix is what the keys begin with; cost is what a request takes. strict has every request counted in the store.
+func NewLimits(prefix string, windows []Window, cost int64, strict bool) *Limits {
+	if len(windows) == 0 || len(windows) > MaxWindows || cost < 1 {
+		panic("BUG: cluster: 1 to MaxWindows windows and a cost of at least 1")
+	}
+	sum := sha256.Sum256([]byte(prefix))
+	l := &Limits{id: hex.EncodeToString(sum[:8]), cost: cost, strict: strict, least: math.MaxFloat64}
+	seen := make(map[string]int)
+	for _, w := range windows {
+		c := window{kind: "bucket", capacity: float64(w.Burst), rate: float64(w.Requests) / float64(w.Per), each: float64(w.Per) / float64(w.Requests)}
+		if w.Burst == 0 {
+			c.capacity = float64(w.Requests)
+		}
+		c.name = "w" + w.Per.String()
+		if w.ByClock {
+			c = window{kind: clockNames[w.Clock], fixed: true, clock: w.Clock, capacity: float64(w.Requests)}
+			c.name = "w" + c.kind
+		}
+		if n := seen[c.name]; n > 0 {
+			seen[c.name]++
+			c.name += "#" + strconv.Itoa(n)
+		} else {
+			seen[c.name] = 1
+		}
+		l.least = min(l.least, c.capacity)
+		l.windows = append(l.windows, c)
+	}
+	return l
+}
+
+// Len is the number of windows.
+func (l *Limits) Len() int { return len(l.windows) }
+
+// Strict reports whether every request is counted in the store: it was asked for, or there are too few to be lent to so many instances.
+func (s *Limiter) Strict(l *Limits) bool {
+	return l.strict || l.small() || l.least < float64(2*l.cost)*float64(s.store.fleet.Load().most)
+}
+
+// small reports whether a bucket holds too little to be lent, however many instances there are.
+func (l *Limits) small() bool { return l.least < float64(strictBelow*l.cost) }
+
+// MayWait reports whether requests may have to wait for the store: those whose bucket may turn out to be too small to be lent are
+// counted in it.
+func (l *Limits) MayWait() bool { return l.strict || l.least < float64(strictBelow*strictBelow*l.cost) }
+
+// share is what an instance may use of a full bucket before it has told of it, where there are n.
+func (l *Limits) share(n int) int64 {
+	part := int64(l.least / float64(n))
+	return part - part%l.cost
+}
+
+// args are the arguments of the script that say what the windows are. owe is what is to be debited from each, nil for the same of all.
+func (l *Limits) args(dst []string, owe *[MaxWindows]float64) []string {
+	for i := range l.windows {
+		w := &l.windows[i]
+		rate := "0"
+		if !w.fixed {
+			rate = strconv.FormatFloat(w.rate*1000, 'g', -1, 64)
+		}
+		dst = append(dst, w.name, w.kind, strconv.FormatFloat(w.capacity, 'f', 0, 64), rate, strconv.FormatFloat(owe[i], 'f', -1, 64))
+	}
+	return dst
+}
+
+// ends is when the window of the clock that holds a time is over, on the monotonic clock.
+func (w *window) ends(now int64, wall time.Time) int64 {
+	start := w.clock.Start(wall.Unix())
+	next := start + w.clock.Seconds()
+	if w.clock >= limiter.Month {
+		next = w.clock.Start(start + w.clock.Seconds() + 2*86400)
+	}
+	return now + time.Unix(next, 0).Sub(wall).Nanoseconds()
+}
+
+// meter is what a window of one key holds, as far as this instance knows.
+type meter struct {
+	tokens float64
+	over   int64 // when a window of the clock ends
+}
