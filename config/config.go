@@ -190,7 +190,7 @@ type State struct {
 	Dir string `yaml:"dir"`
 	// Usage is where it is kept who uses what. It is on with `dir`, or with `store: postgres`.
 	Usage Usage `yaml:"usage"`
-	// Redis shares limits, quotas and idempotency between gateways. Off when left out: they live in memory.
+	// Redis shares limits, quotas, idempotency keys and purges of caches between gateways. Off when left out: they live in memory.
 	Redis Redis `yaml:"redis" default:"off"`
 }
 
@@ -226,14 +226,55 @@ type UsageRetention struct {
 // Kept tells whether usage is kept with this state.
 func (s *State) Kept() bool { return !s.Usage.Off && (s.Dir != "" || s.Usage.Store == "postgres") }
 
-// Redis is a store shared between gateways.
+// Redis is a store that gateways share: Redis, Valkey, or another server that speaks its protocol and runs its scripts. Without it a gateway
+// goes on alone, as `on_failure` says; it starts without it too.
 type Redis struct {
 	// Off: state lives in memory.
 	Off bool `yaml:"-"`
-	// Addresses of the servers, `host:port`.
+	// Addresses, `host:port`: of the server, of some nodes of a cluster, which is found out by asking, or with `sentinel` of the sentinels.
 	Addresses []string `yaml:"addresses" required:"true"`
-	// Timeout of one command.
-	Timeout Duration `yaml:"timeout" default:"50ms" min:"1ms"`
-	// OnFailure is what happens while the store is gone: limit by this gateway alone, allow, or deny.
+	// Username to authenticate with. Default: that of a server with a password alone.
+	Username string `yaml:"username"`
+	// Password to authenticate with.
+	Password Secret `yaml:"password"`
+	// DB is the number of the database; a cluster has 0 alone.
+	DB int `yaml:"db" default:"0" min:"0" max:"65535"`
+	// TLS encrypts the connection. Off when left out; `on` verifies the server by the system's authorities.
+	TLS RedisTLS `yaml:"tls" default:"off"`
+	// Sentinel finds the server by asking sentinels. Off when left out.
+	Sentinel RedisSentinel `yaml:"sentinel" default:"off"`
+	// Prefix of all keys. Gateways with the same prefix share their state.
+	Prefix string `yaml:"prefix" default:"sluice" required:"true"`
+	// Timeout of a call, and how long a request waits at most where it has to. A store that needs longer counts as gone.
+	Timeout Duration `yaml:"timeout" default:"50ms" min:"1ms" max:"10s"`
+	// OnFailure is what happens while the store is gone. `local`: each gateway has its part of every limit and quota, by how many there were, and remembers idempotency keys by itself; `allow`: nothing is limited, and keys are not looked at; `deny`: what would have to be counted is refused with 503.
 	OnFailure string `yaml:"on_failure" enum:"local|allow|deny" default:"local"`
+}
+
+// RedisTLS is how the store is spoken to over TLS.
+type RedisTLS struct {
+	// Off: the connection is plain text.
+	Off bool `yaml:"-"`
+	// CA is the file of the authorities to verify against, PEM, or the PEM itself. Default: the system's.
+	CA string `yaml:"ca"`
+	// Cert is the file of the client certificate, PEM, or the PEM itself.
+	Cert string `yaml:"cert"`
+	// Key is the file of the client certificate's key, PEM, or the PEM itself.
+	Key string `yaml:"key"`
+	// ServerName to verify and to send by SNI. Default: the host of the address.
+	ServerName string `yaml:"server_name"`
+	// InsecureSkipVerify accepts any certificate.
+	InsecureSkipVerify bool `yaml:"insecure_skip_verify" default:"false"`
+}
+
+// RedisSentinel finds the server by asking sentinels.
+type RedisSentinel struct {
+	// Off: the addresses are those of servers.
+	Off bool `yaml:"-"`
+	// Master is the name under which the sentinels watch the server.
+	Master string `yaml:"master" required:"true"`
+	// Username to authenticate to sentinels with.
+	Username string `yaml:"username"`
+	// Password to authenticate to sentinels with.
+	Password Secret `yaml:"password"`
 }

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -72,6 +71,8 @@ func TestDefaults(t *testing.T) {
 	equal(t, "admin", c.Admin, Admin{Address: "127.0.0.1:9901"})
 	equal(t, "limits", c.Limits, Limits{MaxHeaderSize: 32 << 10, MaxBodySize: 10 << 20, HeaderTimeout: 10 * time.Second, StallTimeout: 30 * time.Second, IdleTimeout: 75 * time.Second})
 	equal(t, "redis", c.State.Redis.Off, true)
+	r := parse(t, minimal+"\nstate: {redis: {addresses: [\"a:1\"]}}", Options{}).State.Redis
+	equal(t, "redis", r, Redis{Addresses: []string{"a:1"}, TLS: RedisTLS{Off: true}, Sentinel: RedisSentinel{Off: true}, Prefix: "sluice", Timeout: 50 * time.Millisecond, OnFailure: "local"})
 	s := c.Services["users"]
 	equal(t, "balancer", s.LoadBalancer, LoadBalancer{Strategy: "peak_ewma"})
 	equal(t, "health check", s.HealthCheck, HealthCheck{Off: true})
@@ -282,18 +283,10 @@ func TestLoadDirectory(t *testing.T) {
 	}
 }
 
-func TestNotBuilt(t *testing.T) {
-	refused := func(text, path string) {
-		t.Helper()
-		_, err := Parse("f", []byte(text), Options{})
-		errs, _ := err.(Errors)
-		if !slices.ContainsFunc(errs, func(e *Error) bool { return e.Path == path && strings.Contains(e.Message, "not built yet") }) {
-			t.Errorf("%s: got %v, want %s refused", text, err, path)
-		}
-	}
+// What is off or empty asks for nothing.
+func TestOff(t *testing.T) {
 	listener := func(s string) string { return `listeners: {a: {address: ":1", ` + s + `}}` }
 	route := func(s string) string { return minimal + `  r: {` + s + `}` }
-	refused("state: {redis: {addresses: [\"a:1\"]}}", "state.redis")
 
 	for _, s := range []string{listener("tls: off, http2: true, h2c: true, http3: off, proxy_protocol: require, engine: fasthttp"), "state: {dir: \"\", redis: off}", "plans: {}", "teams:", route("service: users, aggregate: off")} {
 		parse(t, s, Options{})
@@ -310,6 +303,7 @@ policies:
   request_transform: {add: {headers: {Authorization: "Bearer ` + secret + `", X-Api-Key: ` + secret + `, X-Plain: plain}}}
   other: [{api_keys: [{id: x, value: ` + secret + `}], client_secret: ` + secret + `, PASSWORD: ` + secret + `}]
 consumers: {alice: {jwt: [{issuer: i, secret: ` + secret + `}]}}
+state: {redis: {addresses: ["a:1"], username: u, password: "` + secret + `", sentinel: {master: m, username: u, password: ` + secret + `}}}
 `
 	c := parse(t, text, Options{Environ: []string{"JWT_SECRET=" + secret}, Set: []string{"limits.max_connections=5", "policies.jwt.token=" + secret}})
 	data, err := json.Marshal(c.View())

@@ -3,8 +3,6 @@ package config
 import (
 	_ "embed"
 	"reflect"
-	"slices"
-	"strings"
 )
 
 //go:embed sluice.schema.json
@@ -55,18 +53,3 @@ func ShorthandOf(t reflect.Type) string { return shorthand(t) }
 
 // IsScalar tells whether a value of type t is written as one text.
 func IsScalar(t reflect.Type) bool { return isScalar(t) }
-
-// NotBuilt says which part of a setting is refused for now: "" for none, "not built yet"
-// for all, or with the values that are. The path has * for names, as services.*.protocol.
-func NotBuilt(path string) string {
-	for _, entry := range notYet {
-		values := slices.DeleteFunc(slices.Clone(entry.values), func(v string) bool { return v == "on" || v == "yes" })
-		if entry.path == path && len(values) > 0 {
-			return "not built yet: " + strings.Join(values, ", ")
-		}
-		if entry.path == path || len(entry.values) == 0 && strings.HasPrefix(path, entry.path+".") {
-			return "not built yet"
-		}
-	}
-	return ""
-}

@@ -152,7 +152,6 @@ func (l *loader) finish() (*Config, error) {
 	if listeners := l.root.child("listeners"); listeners == nil || listeners.kind == null {
 		l.root.put("listeners", defaultListeners())
 	}
-	l.errs = l.errs.following(notBuilt(l.root))
 
 	c, d := &Config{}, decoder{}
 	d.value(l.root, reflect.ValueOf(c).Elem(), "", &tags{})

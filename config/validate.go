@@ -39,6 +39,7 @@ func (c *Config) check() Errors {
 	k.tenants()
 	k.teams()
 	k.usage()
+	k.redis("state.redis", &c.State.Redis)
 	return k.errs
 }
 

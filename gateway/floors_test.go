@@ -11,11 +11,10 @@ import (
 // what stands on a line above it. Leaves of one line never import each other.
 var floors = [][]string{
 	{"gateway/stripe", "gateway/socket", "gateway/grpcwire", "gateway/upstream/h2", "gateway/resident", "gateway/handover", "gateway/etcd"},
-	"github.com/fasthttp/websocket": "gateway/wsconn",
 	{"gateway/lifetime", "gateway/limiter", "gateway/breaker", "gateway/cache", "gateway/certs", "gateway/acme", "gateway/coding", "gateway/document", "gateway/upstream/balance"},
 	{"gateway/keys", "gateway/chain", "gateway/usage"},
 	{"gateway/ledger"},
-	{"gateway/convert"},
+	{"gateway/convert", "gateway/cluster"},
 	{"config"},
 	{"gateway/exchange"},
 	{"gateway/telemetry", "gateway/source"},
@@ -57,6 +56,7 @@ var heavy = map[string]string{
 	"github.com/getkin/kin-openapi":                     "gateway/policy/openapi",
 	"github.com/santhosh-tekuri/jsonschema":             "gateway/policy/openapi",
 	"github.com/fasthttp/websocket":                     "gateway/wsconn",
+	"github.com/redis/rueidis":                          "gateway/cluster",
 }
 
 func TestImportsGoUpwards(t *testing.T) {

@@ -272,6 +272,13 @@ func (g *Gateway) compile(c *config.Config, dry bool) (*generation, error) {
 	var files []string
 	world.Follow = func(file string) { files = append(files, file) }
 	secured, warnings, wrong := g.secure(c, dry)
+	if err := g.share(world, &c.State.Redis); err != nil {
+		var located *config.Error
+		if !errors.As(err, &located) {
+			located = c.Errorf("state.redis", "%v", err)
+		}
+		wrong = append(wrong, located)
+	}
 	s, err := snapshot.Compile(world, env, g.o.Registry, g.Health)
 	world.Follow, g.tried = nil, append(g.tried, files...)
 	if len(wrong) > 0 {

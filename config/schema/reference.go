@@ -50,16 +50,16 @@ func (r *reference) settings() string {
 		block := blockOf(f.Type)
 		text := r.docs.field(f.Owner, f.GoName, f.Name)
 		if block == nil {
-			r.row(&single, f, f.Name, f.Name)
+			r.row(&single, f, f.Name)
 			continue
 		}
-		name, path := f.Name, f.Name
+		name := f.Name
 		if f.Type.Kind() == reflect.Map {
-			name, path = name+".NAME", path+".*"
+			name += ".NAME"
 		}
-		fmt.Fprintf(&sections, "\n### `%s`\n\n%s%s\n\n", name, text, notBuilt(path, f.Name))
+		fmt.Fprintf(&sections, "\n### `%s`\n\n%s\n\n", name, text)
 		heading(&sections)
-		r.rows(&sections, block, "", path, nil)
+		r.rows(&sections, block, "", nil)
 	}
 	return single.String() + sections.String()
 }
@@ -84,7 +84,7 @@ func (r *reference) entries(entries []Entry) string {
 			continue
 		}
 		heading(&b)
-		r.rows(&b, e.Type, "", "", nil)
+		r.rows(&b, e.Type, "", nil)
 		b.WriteString("\n")
 	}
 	return strings.TrimSuffix(b.String(), "\n")
@@ -95,14 +95,9 @@ func heading(w io.Writer) {
 }
 
 // rows writes the settings of a block, and those of the blocks in it behind their names.
-// path is the setting in the model, with * for names.
-func (r *reference) rows(w io.Writer, t reflect.Type, prefix, path string, above []reflect.Type) {
+func (r *reference) rows(w io.Writer, t reflect.Type, prefix string, above []reflect.Type) {
 	for _, f := range config.Fields(t) {
-		at := f.Name
-		if path != "" {
-			at = path + "." + f.Name
-		}
-		r.row(w, f, prefix+f.Name, at)
+		r.row(w, f, prefix+f.Name)
 		block := blockOf(f.Type)
 		if block == nil || slices.Contains(above, block) {
 			continue
@@ -110,15 +105,15 @@ func (r *reference) rows(w io.Writer, t reflect.Type, prefix, path string, above
 		inner := prefix + f.Name
 		switch f.Type.Kind() {
 		case reflect.Map:
-			inner, at = inner+".KEY", at+".*"
+			inner += ".KEY"
 		case reflect.Slice:
 			inner += "[]"
 		}
-		r.rows(w, block, inner+".", at, append(above, t))
+		r.rows(w, block, inner+".", append(above, t))
 	}
 }
 
-func (r *reference) row(w io.Writer, f config.Field, name, path string) {
+func (r *reference) row(w io.Writer, f config.Field, name string) {
 	preset := ""
 	switch {
 	case f.Default != "":
@@ -136,18 +131,7 @@ func (r *reference) row(w io.Writer, f config.Field, name, path string) {
 	if f.Max != "" && f.Max != f.Min {
 		text += " At most " + f.Max + "."
 	}
-	text += notBuilt(path, "")
 	fmt.Fprintf(w, "| `%s` | %s | %s | %s |\n", name, kindOf(f), preset, strings.ReplaceAll(text, "|", `\|`))
-}
-
-// notBuilt is a remark about a setting that is refused for now.
-func notBuilt(paths ...string) string {
-	for _, path := range paths {
-		if remark := config.NotBuilt(path); remark != "" {
-			return " *" + upperFirst(remark) + ".*"
-		}
-	}
-	return ""
 }
 
 // blockOf is the struct that a setting holds, directly, by name or in a list; nil for none.

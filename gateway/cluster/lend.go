@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// lease is for how long what is lent may be used.
-	lease = 5 * time.Second
+	// validFor is for how long a lot may be used.
+	validFor = 5 * time.Second
 	// renewal is how long before that it is renewed.
 	renewal = 2 * time.Second
 	// horizon is for how long what is fetched is to last, at the rate of late.
@@ -28,7 +28,7 @@ const (
 	// hungry bounds the pauses of an instance that was given less than it wants; a quarter of what a bucket holds is earned in less.
 	hungryMost, hungryLeast = 5 * time.Millisecond, time.Millisecond
 	// maxLoans is how many buckets one call is about, maxLoanFlushes how many calls are under way.
-	maxLoans, maxLoanFlushes = 256, 16
+	maxLoans, maxLoanFlushes = 256, 4
 	// rejoinAtOnce is how many buckets rejoin in a millisecond.
 	rejoinAtOnce = 50
 	longestStay  = 30 * time.Second
@@ -62,26 +62,36 @@ func (l *Limiter) run() {
 		case <-t.C:
 		}
 		now := l.store.o.Now()
-		loans, next := l.turn(now)
+		room := (maxLoanFlushes - int(l.flushes.Load())) * maxLoans
+		loans, next := l.turn(now, room)
 		for len(loans) > 0 {
 			some := loans[:min(len(loans), maxLoans)]
 			loans = loans[len(some):]
-			if l.flushes.Add(1) > maxLoanFlushes {
-				l.flushes.Add(-1)
-				l.putOff(some, now)
-				continue
-			}
+			l.flushes.Add(1)
 			l.store.done.Go(func() {
-				defer l.flushes.Add(-1)
 				l.settle(some)
+				l.flushes.Add(-1)
+				l.rouse()
 			})
+		}
+		if l.flushes.Load() >= maxLoanFlushes {
+			next = now + int64(time.Hour) // the end of a flush rouses
 		}
 		t.Reset(time.Duration(min(max(next-now, int64(100*time.Microsecond)), int64(time.Hour))))
 	}
 }
 
-// turn returns what is to be asked for the buckets that are due, and when the next one is.
-func (l *Limiter) turn(now int64) (loans []*loan, next int64) {
+// rouse has run look again.
+func (l *Limiter) rouse() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// turn returns what is to be asked for the buckets that are due, of which it takes up as many as there is room for, and when the next
+// one is.
+func (l *Limiter) turn(now int64, room int) (loans []*loan, next int64) {
 	for more := true; more; {
 		select {
 		case b := <-l.pokes:
@@ -92,7 +102,7 @@ func (l *Limiter) turn(now int64) (loans []*loan, next int64) {
 	}
 	var due []*bucket
 	l.mu.Lock()
-	for len(l.agenda) > 0 && l.agenda[0].due <= now {
+	for len(due) < room && len(l.agenda) > 0 && l.agenda[0].due <= now {
 		due = append(due, heap.Pop(&l.agenda).(*bucket))
 	}
 	next = math.MaxInt64
@@ -148,6 +158,16 @@ func (l *Limiter) plan(b *bucket, now int64, fleet *fleet, up bool) (o *loan, at
 				owe[i] = math.Ceil(owe[i])
 			}
 		}
+	case quiet && !b.recall:
+		o.op = "release"
+		switch {
+		case b.told:
+			o.give = b.held
+		case !b.lapsed:
+			b.unpaid += b.taken
+		}
+	case !b.told && !b.lapsed && b.held >= b.ask && !b.recall && !b.asked && now < b.until-int64(renewal):
+		return nil, b.later() // as little as it has used can wait
 	case !b.told:
 		o.op = "claim"
 		if b.lapsed {
@@ -155,14 +175,15 @@ func (l *Limiter) plan(b *bucket, now int64, fleet *fleet, up bool) (o *loan, at
 		} else {
 			b.unpaid += b.taken
 		}
-		o.held = max(0, b.held)
-		if b.recall && quiet {
-			o.held, b.held = 0, 0
-		} else {
+		switch {
+		case b.recall && quiet:
+			b.held = 0
+		case b.recall:
+			b.held = min(b.held, b.target())
+		default:
 			o.want = b.target() - b.held
 		}
-	case quiet && !b.recall:
-		o.op, o.give = "release", b.held
+		o.held = max(0, b.held)
 	default:
 		o.op, o.held = "sync", b.held
 		target := b.target()
@@ -171,7 +192,7 @@ func (l *Limiter) plan(b *bucket, now int64, fleet *fleet, up bool) (o *loan, at
 			o.give = b.held
 		case b.recall:
 			o.give = max(0, b.held-target)
-		case b.held < b.low || b.asked:
+		case b.held < b.ask || b.asked:
 			o.want = target - b.held
 		case now < b.until-int64(renewal):
 			return nil, b.later()
@@ -190,7 +211,7 @@ func (l *Limiter) plan(b *bucket, now int64, fleet *fleet, up bool) (o *loan, at
 	b.asked, b.busy, b.taken = true, true, 0
 	share := b.limits.share(fleet.least)
 	o.command = command{&limitScript, b.name, b.limits.args([]string{
-		l.store.scriptNow(), o.op, l.store.id, fleet.ids, number(share), number(o.held), number(o.give), number(o.want), number(b.limits.cost), number(lease.Microseconds()),
+		l.store.scriptNow(), o.op, l.store.id, fleet.ids, number(share), number(o.held), number(o.give), number(o.want), number(b.limits.cost), number(validFor.Microseconds()),
 	}, &owe)}
 	return o, 0
 }
@@ -300,9 +321,11 @@ func (l *Limiter) apply(o *loan, a reply, now int64) {
 		b.unpaid += used
 		b.taken = 0
 		b.held = 0
+		b.told, b.lapsed = !a.forgotten, false
 		if a.forgotten {
-			// Requests came while it was given back: it begins anew with its share.
-			b.told, b.ask, b.held = false, math.MaxInt64, max(0, o.give-used)
+			// Requests came meanwhile: it begins anew, with its share.
+			b.held = max(0, b.limits.share(l.store.fleet.Load().most)-used)
+			b.ask = math.MaxInt64
 			at = now
 		}
 	case o.op == "sync":
@@ -315,7 +338,7 @@ func (l *Limiter) apply(o *loan, a reply, now int64) {
 		b.told, b.alone, b.lapsed = true, false, false
 	}
 	if o.op != "release" || !a.forgotten {
-		b.until = o.asked + int64(lease)
+		b.until = o.asked + int64(validFor)
 		for i := range b.meters {
 			b.meters[i].tokens = a.tokens[i] + float64(b.held)
 		}
@@ -404,7 +427,7 @@ func (l *Limiter) fail(o *loan, now int64) {
 	b := o.b
 	b.guard.Lock()
 	b.busy, b.asked = false, false
-	if o.op == "release" {
+	if o.op == "release" && b.told {
 		// Whether it was given back is not known.
 		b.unpaid += b.taken
 		b.taken, b.held, b.told = 0, 0, false
@@ -431,13 +454,6 @@ func (l *Limiter) end(b *bucket) {
 		l.forget(sh, b)
 	}
 	b.guard.Unlock()
-}
-
-// putOff looks at buckets again a little later.
-func (l *Limiter) putOff(loans []*loan, now int64) {
-	for _, o := range loans {
-		l.fail(o, now)
-	}
 }
 
 // recover is called when the store is back. Instances that have served alone tell of it, once all have noticed.

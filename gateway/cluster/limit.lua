@@ -15,7 +15,7 @@ end
 -- op: take (by a request that waits), pay (what is owed, as far as there is any), claim (I have told of nothing so far), rejoin (I
 -- have served on my own), sync, release (I hold none any more, and want my share to be kept for me).
 local op, me, live, share = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-local held, give, want, cost, lease = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+local held, give, want, cost, valid = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 
 local f, gone, out, told, mine = {}, {}, 0, 0, 0
 local all = redis.call('HGETALL', KEYS[1])
@@ -125,13 +125,13 @@ elseif op ~= 'take' and op ~= 'pay' then
   -- Who holds none is remembered for longer: it must not serve from its share before it is kept for it again.
   local has = keep + granted
   set[#set + 1] = 'm' .. me
-  set[#set + 1] = string.format('%.0f %.0f', has, now + (has > 0 and lease or 6e7))
+  set[#set + 1] = string.format('%.0f %.0f', has, now + (has > 0 and valid or 6e7))
 end
 if full and out == 0 and told == 0 then
   redis.call('DEL', KEYS[1])
 else
   redis.call(unpack(set))
   if #gone > 0 then redis.call('HDEL', KEYS[1], unpack(gone)) end
-  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', latest / 1000 + lease / 1000 + 1000))
+  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', latest / 1000 + valid / 1000 + 1000))
 end
 return { granted, keep, forgotten, untold, out, unpack(tokens) }

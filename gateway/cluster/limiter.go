@@ -98,7 +98,7 @@ func (l *Limiter) Register(limits *Limits) (forget func()) {
 // the store.
 func (l *Limiter) Take(now int64, key []byte, limits *Limits, out []limiter.Result) Verdict {
 	if len(key) > limiter.MaxKeyLen {
-		return l.withLong(key, func(key []byte) Verdict { return l.take(now, key, limits, out, true) })
+		return l.takeLong(now, key, limits, out, true)
 	}
 	return l.take(now, key, limits, out, true)
 }
@@ -106,17 +106,17 @@ func (l *Limiter) Take(now int64, key []byte, limits *Limits, out []limiter.Resu
 // Peek says what Take would, and takes nothing.
 func (l *Limiter) Peek(now int64, key []byte, limits *Limits, out []limiter.Result) Verdict {
 	if len(key) > limiter.MaxKeyLen {
-		return l.withLong(key, func(key []byte) Verdict { return l.take(now, key, limits, out, false) })
+		return l.takeLong(now, key, limits, out, false)
 	}
 	return l.take(now, key, limits, out, false)
 }
 
-// withLong stands apart so that its buffer burdens no other call's stack.
+// takeLong stands apart so that its buffer burdens no other call's stack.
 //
 //go:noinline
-func (l *Limiter) withLong(key []byte, f func(key []byte) Verdict) Verdict {
+func (l *Limiter) takeLong(now int64, key []byte, limits *Limits, out []limiter.Result, debit bool) Verdict {
 	var long [limiter.MaxKeyLen + 1]byte
-	return f(limiter.Shorten(key, &long))
+	return l.take(now, limiter.Shorten(key, &long), limits, out, debit)
 }
 
 func (l *Limiter) take(now int64, key []byte, limits *Limits, out []limiter.Result, debit bool) Verdict {
@@ -175,14 +175,8 @@ func (b *bucket) take(now int64, out []limiter.Result, debit bool) Verdict {
 
 // Return gives back what Take took.
 func (l *Limiter) Return(key []byte, limits *Limits) {
-	if len(key) > limiter.MaxKeyLen {
-		l.withLong(key, func(key []byte) Verdict { l.giveBack(key, limits); return Passed })
-		return
-	}
-	l.giveBack(key, limits)
-}
-
-func (l *Limiter) giveBack(key []byte, limits *Limits) {
+	var long [limiter.MaxKeyLen + 1]byte
+	key = limiter.Shorten(key, &long)
 	sh := l.shard(key)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -232,9 +226,9 @@ func (l *Limiter) takeAnew(sh *shard, b *bucket, now int64, key []byte, limits *
 		b.demand += limits.cost
 		b.tell(now, 1, out)
 		b.refuse(now, 1, out)
-		v = Refused
+		v, b.ask = Refused, math.MaxInt64
 	}
-	if (b.held < b.ask || !b.told) && !b.asked {
+	if b.held < b.ask && !b.asked {
 		l.poke(b)
 	}
 	return v
@@ -278,8 +272,9 @@ func (l *Limiter) open(sh *shard, now int64, key []byte, limits *Limits, fleet *
 	}
 	b := &bucket{
 		key: string(key), name: l.name(key), guard: &sh.mu, limits: limits, meters: make([]meter, len(limits.windows)), at: now,
-		held: limits.share(fleet.most), until: now + int64(lease), ask: math.MaxInt64, rated: now, index: -1,
+		held: limits.share(fleet.most), until: now + int64(validFor), used: now, rated: now, index: -1,
 	}
+	b.ask = b.held - int64(limits.least/untoldPart)
 	part := float64(1)
 	if b.alone = !up; b.alone {
 		part = 1 / float64(fleet.most)
@@ -298,10 +293,13 @@ func (l *Limiter) open(sh *shard, now int64, key []byte, limits *Limits, fleet *
 	if stray := l.byName[b.name]; stray != nil {
 		stray.gone = true
 		l.agenda.drop(stray)
-		b.held = 0
+		b.held, b.ask = 0, math.MaxInt64
 	}
 	l.byName[b.name] = b
 	l.mu.Unlock()
+	if up {
+		l.schedule(b, now+int64(idle))
+	}
 	return b
 }
 
@@ -435,9 +433,6 @@ func (l *Limiter) schedule(b *bucket, due int64) {
 		heap.Push(&l.agenda, b)
 	}
 	if l.agenda[0] == b {
-		select {
-		case l.wake <- struct{}{}:
-		default:
-		}
+		l.rouse()
 	}
 }

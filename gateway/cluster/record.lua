@@ -5,7 +5,7 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local op, claim = ARGV[1], ARGV[2]
 local r = redis.call('HMGET', KEYS[1], 'f', 'c', 'u', 'a')
 local print, holder, til, answer = r[1], r[2], r[3], r[4]
-if op == 'begin' then -- fingerprint, lease in ms, ttl in ms
+if op == 'begin' then -- fingerprint, for how long a claim holds in ms, ttl in ms
   if not print then
     redis.call('HSET', KEYS[1], 'f', ARGV[3], 'c', claim, 'u', string.format('%.0f', now + ARGV[4]))
     redis.call('PEXPIRE', KEYS[1], ARGV[5])
@@ -27,7 +27,7 @@ elseif op == 'put' then -- fingerprint, ttl in ms, answer: what was carried out 
   return { 'ok' }
 elseif holder ~= claim then
   return { 'gone' }
-elseif op == 'renew' then -- lease in ms
+elseif op == 'renew' then -- for how long a claim holds in ms
   redis.call('HSET', KEYS[1], 'u', string.format('%.0f', now + ARGV[3]))
 elseif op == 'complete' then -- ttl in ms, answer
   redis.call('HDEL', KEYS[1], 'c', 'u')

@@ -69,7 +69,7 @@ func (l *Limiter) ReturnStrict(key []byte, limits *Limits) {
 func (l *Limiter) strictly(op string, key []byte, limits *Limits, give, want int64) command {
 	var long [limiter.MaxKeyLen + 1]byte
 	return command{&limitScript, l.name(limiter.Shorten(key, &long)), limits.args([]string{
-		l.store.scriptNow(), op, l.store.id, l.store.id, "0", "0", number(give), number(want), number(limits.cost), number(lease.Microseconds()),
+		l.store.scriptNow(), op, l.store.id, l.store.id, "0", "0", number(give), number(want), number(limits.cost), number(validFor.Microseconds()),
 	}, &[MaxWindows]float64{})}
 }
 

@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"sluice/config"
+	"sluice/gateway/cluster"
 	"sluice/gateway/exchange"
 	"sluice/gateway/keys"
 	"sluice/gateway/lifetime"
@@ -237,6 +238,8 @@ type World struct {
 	// Living holds state that outlives generations; Leases collects this generation's hold on it.
 	Living *lifetime.Pool[string, any]
 	Leases *lifetime.Set
+	// Cluster is the store that instances share. Nil: there is none, or nothing may be opened.
+	Cluster *cluster.Store
 	// Consumers are the consumers of the generation by name.
 	Consumers map[string]*exchange.Consumer
 	// Repeat lets a Request hook have its request fetched once more, in the background: a copy goes on behind the hook, after
@@ -272,6 +275,9 @@ type Document struct {
 	// JSON is an OpenAPI document that refers to nothing outside of itself.
 	JSON []byte
 }
+
+// Shared reports whether limits, quotas and records are shared with other instances.
+func (w *World) Shared() bool { return !w.Config.State.Redis.Off }
 
 // Build is one policy being compiled for one place.
 type Build struct {

@@ -12,12 +12,20 @@ import (
 	"sluice/gateway/action/respond"
 	"sluice/gateway/action/split"
 	"sluice/gateway/action/websocket"
+	"sluice/gateway/discovery"
+	fromconsul "sluice/gateway/discovery/consul"
+	fromdns "sluice/gateway/discovery/dns"
+	frometcd "sluice/gateway/discovery/etcd"
+	fromfile "sluice/gateway/discovery/file"
+	fromkubernetes "sluice/gateway/discovery/kubernetes"
 	"sluice/gateway/policy"
 	"sluice/gateway/policy/accesslog"
 	"sluice/gateway/policy/apikey"
 	"sluice/gateway/policy/apiversion"
+	"sluice/gateway/policy/audit"
 	"sluice/gateway/policy/authguard"
 	"sluice/gateway/policy/authorize"
+	"sluice/gateway/policy/bandwidth"
 	"sluice/gateway/policy/basicauth"
 	"sluice/gateway/policy/botfilter"
 	"sluice/gateway/policy/cache"
@@ -32,6 +40,7 @@ import (
 	"sluice/gateway/policy/jwt"
 	"sluice/gateway/policy/mirror"
 	"sluice/gateway/policy/mtlsauth"
+	"sluice/gateway/policy/openapi"
 	"sluice/gateway/policy/quota"
 	"sluice/gateway/policy/ratelimit"
 	"sluice/gateway/policy/requestsize"
@@ -47,8 +56,10 @@ var policies = []*policy.Definition{
 	accesslog.Definition,
 	apikey.Definition,
 	apiversion.Definition,
+	audit.Definition,
 	authguard.Definition,
 	authorize.Definition,
+	bandwidth.Definition,
 	basicauth.Definition,
 	botfilter.Definition,
 	cache.Definition,
@@ -63,6 +74,7 @@ var policies = []*policy.Definition{
 	jwt.Definition,
 	mirror.Definition,
 	mtlsauth.Definition,
+	openapi.Definition,
 	quota.Definition,
 	ratelimit.Definition,
 	requestsize.Definition,
@@ -83,4 +95,12 @@ var actions = []*action.Definition{
 	respond.Definition,
 	split.Definition,
 	websocket.Definition,
+}
+
+var sources = []*discovery.Definition{
+	fromconsul.Definition,
+	fromdns.Definition,
+	frometcd.Definition,
+	fromfile.Definition,
+	fromkubernetes.Definition,
 }

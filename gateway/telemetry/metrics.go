@@ -74,7 +74,7 @@ type Metrics struct {
 	TenantRefused      *Family[*Counter] // tenant, reason; use Tenant
 	TenantBytes        *Family[*Counter] // direction, tenant; use Tenant
 
-	IdempotencyRequests *Family[*Counter] // route; result: first, replayed, in_flight, reused, lost, missing, malformed, too_large or full
+	IdempotencyRequests *Family[*Counter] // route; result: first, replayed, in_flight, reused, lost, missing, malformed, too_large, full, unguarded or unavailable
 	IdempotencyBytes    *FuncFamily       // no labels
 	APIVersionRequests  *Family[*Counter] // route, version
 	APIVersionConsumers *Family[*Counter] // consumer, version
@@ -95,10 +95,15 @@ type Metrics struct {
 	MirrorDropped     *Family[*Counter] // route, service, reason
 	GraphQLOperations *Family[*Counter] // route; operation, as far as the configuration names it; result: ok, errors or refused
 
-	WebSockets        *Family[*Level]   // route; use Sockets
-	WebSocketMessages *Family[*Counter] // direction, route; use Sockets
-	WebSocketBytes    *Family[*Counter] // direction, route; use Sockets
-	WebSocketCloses   *Family[*Counter] // route; by: client, service or gateway; code; use Sockets
+	WebSockets        *Family[*Level]     // route; use Sockets
+	WebSocketMessages *Family[*Counter]   // direction, route; use Sockets
+	WebSocketBytes    *Family[*Counter]   // direction, route; use Sockets
+	WebSocketCloses   *Family[*Counter]   // route; by: client, service or gateway; code; use Sockets
+	StoreUp           *FuncFamily         // no labels: 0 or 1
+	StoreInstances    *FuncFamily         // no labels
+	StoreLent         *FuncFamily         // no labels
+	StoreCalls        *Family[*Counter]   // call; result: ok or error
+	StoreDuration     *Family[*Histogram] // call
 
 	ConfigReloads    *Family[*Counter] // result: success or failure
 	ConfigLastReload *Gauge            // Unix time in seconds
@@ -351,6 +356,28 @@ func NewMetrics(o Options) *Metrics {
 		Labels: []string{"route", "operation", "result"},
 	})
 	m.declareSockets(r)
+	m.StoreUp = r.GaugeFunc(Desc{
+		Name: "sluice_store_up",
+		Help: "Whether the shared store answers: 1 yes, 0 the gateway goes on as on_failure says.",
+	})
+	m.StoreInstances = r.GaugeFunc(Desc{
+		Name: "sluice_store_instances",
+		Help: "Gateways that share the store, as far as this one knows.",
+	})
+	m.StoreLent = r.GaugeFunc(Desc{
+		Name: "sluice_store_lent_keys",
+		Help: "Keys of shared limits of which this gateway holds tokens, or has lately.",
+	})
+	m.StoreCalls = r.Counter(Desc{
+		Name:   "sluice_store_calls_total",
+		Help:   "Calls of the shared store: beat (I am here), lend (tokens ahead, in the background), take and return (strict limits), quota, record (idempotency), publish, purge.",
+		Labels: []string{"call", "result"},
+	})
+	m.StoreDuration = r.Histogram(Desc{
+		Name:   "sluice_store_call_duration_seconds",
+		Help:   "Time from a call of the shared store to its answer, or until it was given up.",
+		Labels: []string{"call"},
+	}, o.OverheadBuckets)
 	m.ConfigReloads = r.Counter(Desc{
 		Name:   "sluice_config_reloads_total",
 		Help:   "Attempts to load a configuration.",

@@ -50,7 +50,7 @@ type builder struct {
 func newBuilder(env *Environment, sc *config.Service) (b *builder, err error) {
 	b = &builder{env: env, config: sc}
 	b.group = env.living("group", sc.Name, func() any { return balance.NewGroup(sc.Name) }).(*balance.Group)
-	if b.tls, b.tlsIdentity, err = clientTLS(sc); err != nil {
+	if b.tls, b.tlsIdentity, err = ClientTLS(&sc.TLS); err != nil {
 		return nil, err
 	}
 	strategy, ok := balance.ParseStrategy(sc.LoadBalancer.Strategy)

@@ -137,11 +137,10 @@ func compileBreaker(env *Environment, identity, service, endpoint string, c conf
 	return b
 }
 
-// clientTLS builds the TLS settings of a service, and an identity that changes
-// when they or the contents of their files do.
-func clientTLS(sc *config.Service) (*tls.Config, string, error) {
+// ClientTLS builds the TLS settings of a client, and an identity that changes
+// when they or the contents of their files do. Its errors begin with the setting.
+func ClientTLS(t *config.ServiceTLS) (*tls.Config, string, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(64)}
-	t := sc.TLS
 	if t.Off {
 		return c, "tls", nil
 	}

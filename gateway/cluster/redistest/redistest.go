@@ -31,7 +31,13 @@ type Server struct {
 // Start runs a server with these arguments, which are Redis's own, until the test ends. It keeps nothing on disk.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
-	s := &Server{Address: FreeAddress(t), t: t, dir: t.TempDir(), args: args}
+	return StartAt(t, FreeAddress(t), args...)
+}
+
+// StartAt is Start at an address that was found free before.
+func StartAt(t testing.TB, address string, args ...string) *Server {
+	t.Helper()
+	s := &Server{Address: address, t: t, dir: t.TempDir(), args: args}
 	s.run()
 	t.Cleanup(s.Kill)
 	return s

@@ -9,6 +9,8 @@
 // (502 and 504 of the gateway). Where it has answered and the answer can not be kept, since it is larger than max_response, streams
 // without end, broke off, or there is no room, the key stays used: a repetition gets 409 rather than a second payment.
 // An answer is waited for and recorded also if the client leaves meanwhile.
+//
+// With a shared store all this holds for all instances together. A key whose instance is gone in the middle of its request stays used.
 package idempotency
 
 import (
@@ -48,7 +50,7 @@ type Config struct {
 	MaxBody config.Size `yaml:"max_body" default:"1MiB" min:"1" max:"64MiB"`
 	// MaxResponse is the largest body of an answer that is recorded. With a larger one the key stays used, and a repetition gets 409.
 	MaxResponse config.Size `yaml:"max_response" default:"256KiB" min:"1" max:"64MiB"`
-	// MaxSize bounds the memory of all keys under this block. No key is forgotten for a new one before its time: when there is no room, requests with new keys get 503.
+	// MaxSize bounds the memory of all keys under this block; with `state.redis` that is Redis's to bound, whose `maxmemory-policy` has to be `noeviction`. No key is forgotten for a new one before its time: when there is no room, requests with new keys get 503.
 	MaxSize config.Size `yaml:"max_size" default:"64MiB" min:"64KiB"`
 	// Link to the documentation that a client is pointed to when something is wrong with its key.
 	Link string `yaml:"link" default:"https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/"`
@@ -88,10 +90,10 @@ type guard struct {
 	maxBody, maxResponse  int
 	maxSize               int64
 
-	missing, malformed, tooLarge, inFlight, reused, lost, full *exchange.Reject
+	missing, malformed, tooLarge, inFlight, reused, lost, full, unavailable *exchange.Reject
 
 	counts struct {
-		first, replayed, inFlight, reused, lost, missing, malformed, tooLarge, full *telemetry.Counter
+		first, replayed, inFlight, reused, lost, missing, malformed, tooLarge, full, unguarded, unavailable *telemetry.Counter
 	}
 }
 
@@ -118,6 +120,9 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 		return policy.Hooks{}, err
 	}
 	g.store, g.waiters = records, &shared.waiters
+	if s := b.World.Cluster; s != nil {
+		g.store = &Shared{store: s, alone: records, ttl: c.TTL}
+	}
 	g.count(b.World, shared)
 	return policy.Hooks{Request: g.request, Response: g.response, Done: g.done, Blocking: true}, nil
 }
@@ -142,6 +147,8 @@ func (g *guard) reject(c *Config) {
 		"this "+c.Header+" was used for another request; a repetition has the same method, path, query, type, API version, body and credentials, and another operation has a key of its own", link()...)
 	g.lost = exchange.NewReject(fasthttp.StatusConflict, "idempotency_answer_lost",
 		"a request with this "+c.Header+" was carried out, and its answer was not kept; look up what has become of it", link()...)
+	g.unavailable = exchange.NewReject(fasthttp.StatusServiceUnavailable, "idempotency_unavailable",
+		"what has become of this "+c.Header+" can not be looked up; try again later", link(exchange.Header("Retry-After", "1"))...)
 	g.full = exchange.NewReject(fasthttp.StatusServiceUnavailable, "idempotency_full",
 		"no more keys can be remembered for now; try again later")
 }
@@ -157,6 +164,7 @@ func (g *guard) count(w *policy.World, s *shared) {
 	c := &g.counts
 	c.first, c.replayed, c.inFlight, c.reused, c.lost = with("first"), with("replayed"), with("in_flight"), with("reused"), with("lost")
 	c.missing, c.malformed, c.tooLarge, c.full = with("missing"), with("malformed"), with("too_large"), with("full")
+	c.unguarded, c.unavailable = with("unguarded"), with("unavailable")
 }
 
 // maxWaiting bounds the requests that wait for another's answer, in the whole process.

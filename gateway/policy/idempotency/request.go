@@ -132,6 +132,12 @@ func (g *guard) begin(st *state, x *exchange.Exchange) error {
 		case Reused:
 			g.counts.reused.Inc()
 			return g.reused
+		case Unguarded:
+			g.counts.unguarded.Inc()
+			return nil
+		case Unavailable:
+			g.counts.unavailable.Inc()
+			return g.unavailable
 		case Full:
 			g.counts.full.Inc()
 			x.ToClient.Set("Retry-After", x.Keep(strconv.AppendInt(x.Scratch(), seconds(f.FreeIn), 10)))

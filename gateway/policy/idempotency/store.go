@@ -21,8 +21,10 @@ type Store interface {
 
 // Claim is the right to settle a key.
 type Claim struct {
-	key    Key
-	number uint64 // 0: no claim
+	key         Key
+	fingerprint Fingerprint
+	number      uint64 // 0: no claim
+	shared      string // the claim's name in the store that instances share, "" for one of this instance alone
 }
 
 // Outcome is what Begin found.
@@ -42,6 +44,10 @@ const (
 	Reused
 	// Full: there is no room for another key.
 	Full
+	// Unguarded: nobody can be asked, and the request is to be carried out all the same.
+	Unguarded
+	// Unavailable: nobody can be asked, and the request is not to be carried out.
+	Unavailable
 )
 
 // Finding is what Begin found.
@@ -121,7 +127,15 @@ func (m *Memory) Begin(key Key, fingerprint Fingerprint, now, maxSize int64) Fin
 	m.last++
 	m.records[key] = &record{key: key, fingerprint: fingerprint, claim: m.last}
 	m.size += recordSize
-	return Finding{Outcome: Claimed, Claim: Claim{key, m.last}}
+	return Finding{Outcome: Claimed, Claim: Claim{key: key, fingerprint: fingerprint, number: m.last}}
+}
+
+// Has reports whether the key is known.
+func (m *Memory) Has(key Key, now int64) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.expire(now)
+	return m.records[key] != nil
 }
 
 func (r *record) find(fingerprint Fingerprint) Finding {

@@ -14,6 +14,7 @@ import (
 	_ "time/tzdata" // timezones on machines that have no files of them
 
 	"sluice/config"
+	"sluice/gateway/cluster"
 	"sluice/gateway/exchange"
 	"sluice/gateway/policy"
 	"sluice/gateway/telemetry"
@@ -35,7 +36,7 @@ type Config struct {
 	By string `yaml:"by" default:"consumer"`
 	// Weight is how much of the quota a request takes.
 	Weight int64 `yaml:"weight" default:"1" min:"1" max:"1000000000000"`
-	// Durable counts outlive the process. They are kept in `state.dir`, without which this is refused. They are written every second, and when the gateway ends: one that is killed forgets the last second. The others are in memory, and a restart forgets them.
+	// Durable counts outlive the process. They are kept in `state.dir`, without which this is refused. With `state.redis` all counts are in Redis, exact for all gateways together, each request waits for it, and this says nothing. They are written every second, and when the gateway ends: one that is killed forgets the last second. The others are in memory, and a restart forgets them.
 	Durable bool `yaml:"durable"`
 }
 
@@ -74,6 +75,7 @@ const maxWindows = 4
 // quota is a compiled block.
 type quota struct {
 	state   *State
+	shared  *cluster.Store // nil where counts are this instance's alone
 	windows []window
 	limited *telemetry.Counter
 }
@@ -97,6 +99,9 @@ func build(b *policy.Build, cs []*Config) (policy.Hooks, error) {
 	q := &quota{limited: b.World.Metrics.RateLimited.With(b.World.Generation, b.Route.Name, "quota"), windows: make([]window, len(cs))}
 	if err := q.compile(b, cs); err != nil {
 		return policy.Hooks{}, err
+	}
+	if b.World.Shared() {
+		return q.buildShared(b)
 	}
 	dir := b.World.Config.State.Dir
 	durable := slices.ContainsFunc(cs, func(c *Config) bool { return c.Durable })
@@ -125,6 +130,23 @@ func build(b *policy.Build, cs []*Config) (policy.Hooks, error) {
 			return policy.Hooks{}, config.Errors{b.World.Config.Errorf("state.dir", "durable quotas can not be kept here: %v", err)}
 		}
 	}
+	b.World.Leases.Add(q.state.register(b.Scope, q.windows))
+	return hooks, nil
+}
+
+// buildShared is for counts in the store that instances share, which outlive them as long as it keeps what it is given.
+func (q *quota) buildShared(b *policy.Build) (policy.Hooks, error) {
+	hooks := policy.Hooks{Request: q.requestShared, Blocking: true}
+	if b.World.DryRun {
+		return hooks, nil
+	}
+	var err error
+	q.state, err = policy.LivingAs(b.World, "quota", func() (*State, error) { return newState(b.World.Clock, b.World.Log), nil })
+	if err != nil {
+		return policy.Hooks{}, err
+	}
+	q.shared = b.World.Cluster
+	q.state.share(q.shared)
 	b.World.Leases.Add(q.state.register(b.Scope, q.windows))
 	return hooks, nil
 }
@@ -196,6 +218,10 @@ func (q *quota) request(x *exchange.Exchange) error {
 	if failed < 0 {
 		return nil
 	}
+	return q.refuse(x, &left, &periods, now)
+}
+
+func (q *quota) refuse(x *exchange.Exchange, left *[maxWindows]int64, periods *[maxWindows]*period, now int64) error {
 	q.limited.Inc()
 	var end int64
 	for i := range q.windows {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"sluice/gateway/cluster"
 	"sluice/gateway/exchange"
 	"sluice/gateway/policy"
 )
@@ -33,6 +34,7 @@ type State struct {
 	mu     sync.Mutex
 	scopes map[string][]*scope // by scope; the youngest generation's is the last
 	loaded map[string]bool     // folders whose counts this process knows
+	stores map[*cluster.Store]bool
 }
 
 // scope is what one generation says of the windows of a block, for Inspect.
@@ -49,7 +51,8 @@ type shard struct {
 type count struct {
 	key        string
 	start, end int64 // of its period
-	used       int64
+	used       int64 // with a shared store, by all instances as far as it has told
+	owed       int64 // used since by this one, without the store
 	requests   int64 // of the window, when it was charged last
 	durable    bool
 	dirty      bool
@@ -57,7 +60,7 @@ type count struct {
 }
 
 func newState(clock *exchange.Clock, log *slog.Logger) *State {
-	s := &State{seed: maphash.MakeSeed(), clock: clock, log: log, scopes: map[string][]*scope{}, loaded: map[string]bool{}}
+	s := &State{seed: maphash.MakeSeed(), clock: clock, log: log, scopes: map[string][]*scope{}, loaded: map[string]bool{}, stores: map[*cluster.Store]bool{}}
 	for i := range s.shards {
 		s.shards[i].counts = make(map[string]*count)
 	}
@@ -258,7 +261,7 @@ func (s *State) Inspect(q policy.LimitQuery) []policy.LimitEntry {
 			}
 			list.Add(policy.LimitEntry{Policy: "quota", Scope: name, Tenant: tenant, Key: who, Windows: []policy.LimitWindow{{
 				Name: strings.Trim(w.name, `"`), Requests: requests, Per: float64(p.end - p.start), Burst: requests, Period: w.calendar.unit,
-				Used: c.used, Remaining: max(0, requests-c.used), Reset: float64(p.end - now),
+				Used: c.used + c.owed, Remaining: max(0, requests-c.used-c.owed), Reset: float64(p.end - now),
 			}}})
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"sluice/config"
+	"sluice/gateway/cluster"
 	"sluice/gateway/exchange"
 	"sluice/gateway/limiter"
 	"sluice/gateway/policy"
@@ -18,10 +19,13 @@ var windowNames = []string{"second", "minute", "hour", "day", "month", "year"}
 // fixed is a compiled block of windows by the clock.
 type fixed struct {
 	counters *counters
-	key      policy.Key
-	limits   []limiter.Count
-	policy   []byte // of RateLimit-Policy
-	names    []string
+	// cluster and shared take the place of counters where these are shared with other instances.
+	cluster *cluster.Limiter
+	shared  *cluster.Limits
+	key     policy.Key
+	limits  []limiter.Count
+	policy  []byte // of RateLimit-Policy
+	names   []string
 	// kong are the names of the headers for each limit, nil where it is not Kong's headers that are sent.
 	kong    []kongNames
 	quiet   bool
@@ -46,7 +50,7 @@ func (c *Config) validateFixed() []error {
 		name string
 		set  bool
 	}{
-		{"per", c.Per != 0}, {"burst", c.Burst != 0 && c.Burst != c.Requests}, {"cost", c.Cost != 1}, {"excess", c.Excess != "reject"}, {"shadow", c.Shadow}, {"mode", c.Mode != "leased"},
+		{"per", c.Per != 0}, {"burst", c.Burst != 0 && c.Burst != c.Requests}, {"cost", c.Cost != 1}, {"excess", c.Excess != "reject"}, {"shadow", c.Shadow},
 	} {
 		if s.set {
 			errs = append(errs, config.Errorf(s.name, "a window by the clock counts requests and refuses the others; leave it out"))
@@ -68,6 +72,8 @@ func buildFixed(b *policy.Build, cs []*Config) (policy.Hooks, error) {
 			return policy.Hooks{}, errors.New("has windows by the clock and buckets in one list; write window or per in all of them")
 		case c.By != cs[0].By:
 			return policy.Hooks{}, errors.New("counts windows by the clock by different things; write the same by in all of them")
+		case c.Mode != cs[0].Mode:
+			return policy.Hooks{}, errors.New("counts windows by the clock in different modes; write the same mode in all of them")
 		case c.Headers != cs[0].Headers:
 			return policy.Hooks{}, errors.New("sends different headers; write the same headers in all elements")
 		}
@@ -93,7 +99,20 @@ func buildFixed(b *policy.Build, cs []*Config) (policy.Hooks, error) {
 	f.policy = announced
 	f.limited = b.World.Metrics.RateLimited.With(b.World.Generation, b.Route.Name, "rate_limit")
 	hooks := policy.Hooks{Request: f.request}
+	if b.World.Shared() {
+		windows := make([]cluster.Window, len(f.limits))
+		for i, l := range f.limits {
+			windows[i] = cluster.Window{Requests: l.Limit, ByClock: true, Clock: l.Window}
+		}
+		f.shared = cluster.NewLimits(f.key.Prefix, windows, 1, cs[0].Mode == "strict")
+		hooks.Request, hooks.Blocking = f.requestShared, f.shared.MayWait()
+	}
 	if b.World.DryRun {
+		return hooks, nil
+	}
+	if s := b.World.Cluster; s != nil {
+		f.cluster = s.Limiter()
+		b.World.Leases.Add(f.cluster.Register(f.shared))
 		return hooks, nil
 	}
 	f.counters, err = policy.LivingAs(b.World, "rate_limit/windows", func() (*counters, error) {
@@ -107,8 +126,12 @@ func (f *fixed) request(x *exchange.Exchange) error {
 	var remaining [maxWindows]int64
 	unix := x.Arrived.Unix()
 	stop := f.counters.Take(unix, f.key.Append(key[:0], x), f.limits, remaining[:])
-	reset := f.say(x, unix, remaining[:len(f.limits)])
-	if stop < 0 {
+	return f.answer(x, unix, remaining[:len(f.limits)], stop < 0)
+}
+
+func (f *fixed) answer(x *exchange.Exchange, unix int64, remaining []int64, passed bool) error {
+	reset := f.say(x, unix, remaining)
+	if passed {
 		return nil
 	}
 	f.limited.Inc()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"sluice/config"
+	"sluice/gateway/cluster"
 	"sluice/gateway/exchange"
 	"sluice/gateway/limiter"
 	"sluice/gateway/policy"
@@ -42,7 +43,7 @@ type Config struct {
 	MaxDelay config.Duration `yaml:"max_delay" default:"1s" max:"1m"`
 	// Shadow counts requests over the limit and lets them pass, to try a limit out. The client is told nothing of it.
 	Shadow bool `yaml:"shadow"`
-	// Mode of a limit that several gateways share through Redis: `leased` takes tokens ahead in small lots, `strict` asks for each request. Without Redis both are local.
+	// Mode of a limit that gateways share through `state.redis`. `leased`: each takes tokens ahead, in lots that last 50 ms at its rate and become single ones as the bucket runs empty, so that no request waits for Redis; together they never pass more than the limit, and of a full bucket what each has used since it told of it, a 32nd at most, is not earned back yet. `strict`: every request is counted in Redis, and waits for it up to `state.redis.timeout`; so are those of a bucket of less than 20 requests, or 2 for each gateway, of which nothing can be lent. Without Redis both are local.
 	Mode string `yaml:"mode" enum:"leased|strict" default:"leased"`
 }
 
@@ -90,8 +91,9 @@ const maxWindows = 8
 // limit is a compiled block.
 type limit struct {
 	state   *State
-	groups  []group // those that refuse first, shadows last
-	windows int     // of the groups that refuse
+	cluster *cluster.Limiter // nil where buckets are this instance's alone
+	groups  []group          // those that refuse first, shadows last
+	windows int              // of the groups that refuse
 	names   []string
 	policy  []byte // the value of RateLimit-Policy, nil where every window is a shadow
 	limited *telemetry.Counter
@@ -105,7 +107,9 @@ type group struct {
 	maxDelay time.Duration // 0: excess is rejected
 	limits   []limiter.Limit
 	names    []string
-	first    int // its place among the windows of all groups
+	first    int             // its place among the windows of all groups
+	strict   bool            // every request is counted in the store
+	shared   *cluster.Limits // nil where the bucket is this instance's alone
 }
 
 var (
@@ -131,8 +135,12 @@ func build(b *policy.Build, cs []*Config) (policy.Hooks, error) {
 		return policy.Hooks{}, err
 	}
 	hooks := policy.Hooks{Request: l.request}
+	if b.World.Shared() {
+		hooks.Request = l.requestShared
+	}
 	for i := range l.groups {
-		hooks.Blocking = hooks.Blocking || l.groups[i].maxDelay > 0
+		g := &l.groups[i]
+		hooks.Blocking = hooks.Blocking || g.maxDelay > 0 || g.shared != nil && g.shared.MayWait()
 	}
 	if b.World.DryRun {
 		return hooks, nil
@@ -145,7 +153,13 @@ func build(b *policy.Build, cs []*Config) (policy.Hooks, error) {
 	if err != nil {
 		return policy.Hooks{}, err
 	}
-	b.World.Leases.Add(l.state.register(b.Scope, l.groups))
+	if s := b.World.Cluster; s != nil {
+		l.cluster = s.Limiter()
+		for i := range l.groups {
+			b.World.Leases.Add(l.cluster.Register(l.groups[i].shared))
+		}
+	}
+	b.World.Leases.Add(l.state.register(b.Scope, l.groups, l.cluster))
 	return hooks, nil
 }
 
@@ -180,12 +194,12 @@ func (l *limit) compile(b *policy.Build, cs []*Config, names []string) error {
 		if err != nil {
 			panic("BUG: Validate let by " + c.By + " pass")
 		}
-		g := group{key: policy.Key{By: by}, cost: c.Cost, shadow: c.Shadow}
+		g := group{key: policy.Key{By: by}, cost: c.Cost, shadow: c.Shadow, strict: c.Mode == "strict" && b.World.Shared()}
 		if c.Excess == "delay" {
 			g.maxDelay = c.MaxDelay
 		}
 		at := slices.IndexFunc(l.groups, func(have group) bool {
-			return have.key.By == by && have.cost == g.cost && have.shadow == g.shadow && have.maxDelay == g.maxDelay
+			return have.key.By == by && have.cost == g.cost && have.shadow == g.shadow && have.maxDelay == g.maxDelay && have.strict == g.strict
 		})
 		if at < 0 {
 			at = len(l.groups)
@@ -213,6 +227,9 @@ func (l *limit) compile(b *policy.Build, cs []*Config, names []string) error {
 			more = "#" + strconv.Itoa(n)
 		}
 		g.key = b.Key(g.key.By, more)
+		if b.World.Shared() {
+			g.sharedWith(g.limits, g.strict)
+		}
 		g.first = len(l.names)
 		if g.shadow {
 			continue
@@ -250,26 +267,35 @@ func (l *limit) request(x *exchange.Exchange) error {
 	var results [maxWindows]limiter.Result
 	now := x.Clock.Now()
 	passed, wait := l.charge(x, now, &results)
-	if l.policy != nil {
-		x.ToClient.Set("RateLimit-Policy", l.policy)
-		x.ToClient.Set("RateLimit", x.Keep(l.appendStanding(x.Scratch(), results[:l.windows])))
-	}
+	l.tell(x, &results)
 	if !passed {
-		l.limited.Inc()
-		var retry time.Duration
-		for i := range results[:l.windows] {
-			if r := &results[i]; !r.Allowed {
-				retry = max(retry, r.RetryAfter)
-			}
-		}
-		x.ToClient.Set("Retry-After", x.Keep(strconv.AppendInt(x.Scratch(), seconds(retry), 10)))
-		return rejectExcess
+		return l.refuse(x, &results)
 	}
 	l.count(x, now)
 	if wait > 0 {
 		return l.delay(x, now, wait)
 	}
 	return nil
+}
+
+// tell tells the client where it stands.
+func (l *limit) tell(x *exchange.Exchange, results *[maxWindows]limiter.Result) {
+	if l.policy != nil {
+		x.ToClient.Set("RateLimit-Policy", l.policy)
+		x.ToClient.Set("RateLimit", x.Keep(l.appendStanding(x.Scratch(), results[:l.windows])))
+	}
+}
+
+func (l *limit) refuse(x *exchange.Exchange, results *[maxWindows]limiter.Result) error {
+	l.limited.Inc()
+	var retry time.Duration
+	for i := range results[:l.windows] {
+		if r := &results[i]; !r.Allowed {
+			retry = max(retry, r.RetryAfter)
+		}
+	}
+	x.ToClient.Set("Retry-After", x.Keep(strconv.AppendInt(x.Scratch(), seconds(retry), 10)))
+	return rejectExcess
 }
 
 // charge debits all groups that refuse, or none: where there is more than one, all are asked before the first is charged, and

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"sluice/gateway/cluster"
 	"sluice/gateway/exchange"
 	"sluice/gateway/limiter"
 	"sluice/gateway/policy"
@@ -29,7 +30,10 @@ type State struct {
 }
 
 // scope is what one generation says of the windows of a block, for Inspect.
-type scope struct{ groups []group }
+type scope struct {
+	groups  []group
+	cluster *cluster.Limiter // nil where the buckets are this instance's alone
+}
 
 func newState() *State {
 	return &State{
@@ -62,8 +66,8 @@ func (s *State) Close() {
 }
 
 // register tells Inspect of a block, until forget is called. A block compiled for several routes is registered by each.
-func (s *State) register(name string, groups []group) (forget func()) {
-	mine := &scope{groups}
+func (s *State) register(name string, groups []group, shared *cluster.Limiter) (forget func()) {
+	mine := &scope{groups, shared}
 	s.mu.Lock()
 	s.scopes[name] = append(s.scopes[name], mine)
 	s.mu.Unlock()
@@ -91,9 +95,13 @@ func (s *State) Inspect(q policy.LimitQuery) []policy.LimitEntry {
 		*group
 	}
 	groups := make(map[string]named) // by prefix; the youngest generation's
+	shared := make(map[*cluster.Limiter]struct{})
 	s.mu.Lock()
 	for name, all := range s.scopes {
 		for _, sc := range all {
+			if sc.cluster != nil {
+				shared[sc.cluster] = struct{}{}
+			}
 			for i := range sc.groups {
 				groups[sc.groups[i].key.Prefix] = named{name, &sc.groups[i]}
 			}
@@ -101,24 +109,37 @@ func (s *State) Inspect(q policy.LimitQuery) []policy.LimitEntry {
 	}
 	s.mu.Unlock()
 	list := policy.NewLimitList(q)
-	s.store.Range(nil, limiter.DefaultMaxKeys, func(e limiter.Entry) bool {
-		g, rest, ok := policy.SplitKey(string(e.Key), groups)
+	add := func(key []byte, windows func(g *group) []policy.LimitWindow) {
+		g, rest, ok := policy.SplitKey(string(key), groups)
 		if !ok {
-			return true
+			return
 		}
 		if tenant, who := g.key.Show(rest); list.Wants(tenant, who) {
-			list.Add(policy.LimitEntry{Policy: "rate_limit", Scope: g.scope, Tenant: tenant, Key: who, Windows: s.windows(q.Now, g.group, e.Key)})
+			list.Add(policy.LimitEntry{Policy: "rate_limit", Scope: g.scope, Tenant: tenant, Key: who, Windows: windows(g.group)})
 		}
+	}
+	s.store.Range(nil, limiter.DefaultMaxKeys, func(e limiter.Entry) bool {
+		add(e.Key, func(g *group) []policy.LimitWindow { return s.windows(q.Now, g, e.Key) })
 		return true
 	})
+	for l := range shared {
+		l.Each(q.Now, func(key []byte, _ *cluster.Limits, _ int64, out []limiter.Result) bool {
+			add(key, func(g *group) []policy.LimitWindow { return g.standing(out) })
+			return true
+		})
+	}
 	return list.Entries()
 }
 
 func (s *State) windows(now int64, g *group, key []byte) []policy.LimitWindow {
 	var out [limiter.MaxWindows]limiter.Result
 	s.store.Peek(now, key, g.limits, 0, out[:])
+	return g.standing(out[:])
+}
+
+func (g *group) standing(out []limiter.Result) []policy.LimitWindow {
 	ws := make([]policy.LimitWindow, len(g.limits))
-	for i, l := range g.limits {
+	for i, l := range g.limits[:min(len(g.limits), len(out))] {
 		burst := l.Burst
 		if burst == 0 {
 			burst = l.Requests

@@ -1,0 +1,85 @@
+package quota
+
+import (
+	"testing"
+	"time"
+
+	"sluice/gateway/cluster"
+	"sluice/gateway/cluster/redistest"
+	"sluice/gateway/policy/policytest"
+)
+
+func sharing(t testing.TB, server *redistest.Server, timeout string, onFailure cluster.OnFailure) (*policytest.World, *cluster.Store) {
+	w := policytest.New(t, "state: {redis: {addresses: ['a:1'], timeout: "+timeout+"}}")
+	return w, w.Share(t, server.Address, onFailure)
+}
+
+// Two instances count together; of several windows all are charged or none.
+func TestShared(t *testing.T) {
+	server := redistest.Start(t)
+	a, _ := sharing(t, server, "10s", cluster.Local)
+	b, _ := sharing(t, server, "10s", cluster.Local)
+	const settings = "[{requests: 3, per: year, by: global, durable: true}, {requests: 1, per: month, by: header:X-Org}]"
+	ha, hb := a.MustBuild(t, Definition, settings), b.MustBuild(t, Definition, settings)
+	const announced = `"year";q=3;w=31536000, "month";q=1;w=2678400`
+	f := func(got, want answer) {
+		t.Helper()
+		want.policy = announced
+		if got != want {
+			t.Errorf("got %+v\nwant %+v", got, want)
+		}
+	}
+	f(send(t, ha, a.Exchange("/", "X-Org: a")), answer{"ok", `"year";r=2;t=30297600, "month";r=0;t=1440000`, "", ""})
+	f(send(t, hb, b.Exchange("/", "X-Org: a")), answer{"429", `"year";r=2;t=30297600, "month";r=0;t=1440000`, "", "1440000"})
+	f(send(t, hb, b.Exchange("/", "X-Org: b")), answer{"ok", `"year";r=1;t=30297600, "month";r=0;t=1440000`, "", ""})
+	f(send(t, ha, a.Exchange("/", "X-Org: c")), answer{"ok", `"year";r=0;t=30297600, "month";r=0;t=1440000`, "", ""})
+	f(send(t, ha, a.Exchange("/", "X-Org: d")), answer{"429", `"year";r=0;t=30297600, "month";r=1;t=1440000`, "", "30297600"})
+	// A new period is a new count.
+	a.Advance(17 * 24 * time.Hour)
+	if got := send(t, ha, a.Exchange("/", "X-Org: a")); got.verdict != "429" || got.standing != `"year";r=0;t=28828800, "month";r=1;t=1180800` {
+		t.Errorf("%+v", got)
+	}
+	if len(a.Warnings()) > 0 {
+		t.Error(a.Warnings())
+	}
+}
+
+// Alone an instance has its part of what was left, and the store hears of it afterwards.
+func TestSharedWithoutTheStore(t *testing.T) {
+	server := redistest.Start(t)
+	w, s := sharing(t, server, "200ms", cluster.Local)
+	other, _ := sharing(t, server, "200ms", cluster.Local)
+	h := w.MustBuild(t, Definition, "{requests: 20, per: year, by: global}")
+	soon := func(what string, ok func() bool) {
+		t.Helper()
+		for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal(what)
+			}
+		}
+	}
+	soon("they do not find each other", func() bool { return s.Instances() == 2 })
+	for range 4 {
+		soon("the store does not answer", s.Up)
+		if got := send(t, h, w.Exchange("/")); got.verdict != "ok" {
+			t.Fatalf("%+v", got)
+		}
+	}
+	server.Pause()
+	soon("it is not noticed", func() bool { return !s.Up() })
+	passed := 0
+	for range 20 {
+		if send(t, h, w.Exchange("/")).verdict == "ok" {
+			passed++
+		}
+	}
+	if passed != 8 { // half of what was left
+		t.Errorf("%d passed", passed)
+	}
+	server.Resume()
+	ho := other.MustBuild(t, Definition, "{requests: 20, per: year, by: global}")
+	soon("the other instance does not see what was used", func() bool {
+		got := send(t, ho, other.Exchange("/"))
+		return got.verdict == "429"
+	})
+}
