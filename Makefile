@@ -26,8 +26,8 @@ test: tools-test ## all tests, against both engines; with the race detector thos
 	$(GO) test -race -tags loop -run '$(RACED)' ./gateway
 	cd loadtest && $(GO) test -race ./...
 
-# Packages whose code runs on one goroutine, the gateway as a whole, and what a browser looks at; and its tests where goroutines meet.
-ALONE := gateway|dashboard|waf|router|config|kong|schema|examples|document|convert|transform|coding|compare|corpus|instructions
+# Packages whose code runs on one goroutine, the command, whose tests start processes, the gateway as a whole, and what a browser looks at; and its tests where goroutines meet.
+ALONE := sluice|gateway|dashboard|waf|router|config|kong|schema|examples|document|convert|transform|coding|compare|corpus|instructions
 # What the engine loop has no part in: it speaks HTTP/1.1 without TLS.
 ANYWAY := HTTP2|HTTP3|Obtain|Renew|Authority|SharedStorage|Challenge
 RACED ?= Stream|Upgrade|Abort|Drain|Pipeline|Reload|Stale|Coalesc|Mirror|Idempotency

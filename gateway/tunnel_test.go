@@ -68,9 +68,10 @@ func unmask(t *testing.T, wire string) (before string, first byte, payload strin
 	for at := 0; at < len(wire); {
 		n := int(wire[at+1] & 0x7f)
 		head := 6
-		if n == 126 {
+		switch n {
+		case 126:
 			n, head = int(wire[at+2])<<8|int(wire[at+3]), 8
-		} else if n == 127 {
+		case 127:
 			n, head = int(wire[at+6])<<24|int(wire[at+7])<<16|int(wire[at+8])<<8|int(wire[at+9]), 14
 		}
 		if wire[at+1]&0x80 == 0 {

@@ -59,7 +59,7 @@ func (a *adminClient) send(ctx context.Context, method, path string, body any) (
 	if res.StatusCode/100 == 2 {
 		return res.Body, nil
 	}
-	defer res.Body.Close()
+	defer func() { _ = res.Body.Close() }()
 	var problem struct {
 		Type   string `json:"type"`
 		Detail string `json:"detail"`

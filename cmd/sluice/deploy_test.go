@@ -157,7 +157,7 @@ func TestUnit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	options, err := unit.Deserialize(bytes.NewReader(text))
+	options, err := unit.DeserializeOptions(bytes.NewReader(text))
 	if err != nil {
 		t.Fatal(err)
 	}

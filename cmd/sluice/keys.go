@@ -100,7 +100,7 @@ func jsonFlag(c *cobra.Command, asJSON *bool) {
 
 // showNewKey prints the key alone on standard output, so that a script can take it, and all else on standard error.
 func showNewKey(c *cobra.Command, answer io.ReadCloser, consumer string, asJSON bool) error {
-	defer answer.Close()
+	defer func() { _ = answer.Close() }()
 	text, err := io.ReadAll(answer)
 	if err != nil {
 		return err
@@ -134,7 +134,7 @@ func keysList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			defer answer.Close()
+			defer func() { _ = answer.Close() }()
 			if asJSON {
 				_, err = io.Copy(c.OutOrStdout(), answer)
 				return err

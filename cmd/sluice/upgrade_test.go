@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -90,7 +91,9 @@ func TestUpgrade(t *testing.T) {
 			}
 		})
 	}
-	unix := &http.Transport{Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", socket) }}
+	unix := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}
 	ask("kept", &http.Client{Transport: &http.Transport{}}, "http://"+tcp+"/hello")
 	ask("new", &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, "http://"+tcp+"/hello")
 	ask("unix", &http.Client{Transport: unix}, "http://x/hello")

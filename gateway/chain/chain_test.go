@@ -158,7 +158,7 @@ func TestCrash(t *testing.T) {
 		t.Errorf("%s", text)
 	}
 	// A last record that was changed is nothing to go on from.
-	if err := os.WriteFile(path, bytes.Replace(text, []byte(`"n":0,"prev":"`), []byte(`"n":9,"prev":"`), -1), 0o600); err != nil {
+	if err := os.WriteFile(path, bytes.ReplaceAll(text, []byte(`"n":0,"prev":"`), []byte(`"n":9,"prev":"`)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Open(path, options()); err == nil || !strings.Contains(err.Error(), "was changed") {

@@ -216,7 +216,7 @@ func Start(ctx context.Context, sockets []Socket) (pid int, life io.Closer, err 
 		if err := raw.Control(func(of uintptr) { fd, dupErr = unix.FcntlInt(of, unix.F_DUPFD_CLOEXEC, 0) }); err != nil || dupErr != nil {
 			return 0, nil, fmt.Errorf("%s: %w", s.Key, errors.Join(err, dupErr))
 		}
-		defer unix.Close(fd)
+		defer func() { _ = unix.Close(fd) }()
 		files = append(files, uintptr(fd))
 	}
 	given, err := json.Marshal(sockets)

@@ -366,7 +366,7 @@ func (l *Ledger) lock(ctx context.Context, tx *sql.Tx) (seq uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer rows.Close()
+	defer func() { _ = rows.Close() }()
 	found := false
 	for rows.Next() {
 		var run string

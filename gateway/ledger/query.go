@@ -90,7 +90,7 @@ func (l *Ledger) Query(ctx context.Context, q Query) ([]*Usage, error) {
 	if err != nil {
 		return nil, l.explain(err)
 	}
-	defer rows.Close()
+	defer func() { _ = rows.Close() }()
 	type group struct {
 		at int64
 		usage.Key
@@ -166,7 +166,7 @@ func (l *Ledger) Gaps(ctx context.Context, from, to time.Time) ([]Gap, error) {
 	if err != nil {
 		return nil, l.explain(err)
 	}
-	defer rows.Close()
+	defer func() { _ = rows.Close() }()
 	var gaps []Gap
 	for rows.Next() {
 		var g Gap

@@ -128,15 +128,15 @@ func (r *request) endStream(err error) {
 		return
 	}
 	var reject *exchange.Reject
-	switch {
-	case err == io.EOF:
+	switch err {
+	case io.EOF:
 		if r.br.bodyAlone {
 			return
 		}
 		b := append(append([]byte(`{"id":`), r.id...), `,"end":true}`...)
 		_ = r.conn.Write(wsconn.Message{Text: true, Data: b})
 		return
-	case err == errEventTooLarge:
+	case errEventTooLarge:
 		reject = rejectLarge
 	default:
 		reject = exchange.NewReject(fasthttp.StatusBadGateway, "upstream_truncated", "the service's events could not be read to their end")

@@ -80,7 +80,7 @@ type piece struct {
 
 // pass copies one direction. When it ends both do.
 func (p *Proxy) pass(to, from net.Conn) {
-	defer to.Close()
+	defer func() { _ = to.Close() }()
 	pieces := make(chan piece, 1024)
 	p.all.Go(func() {
 		defer close(pieces)

@@ -118,7 +118,7 @@ func (s *Server) Do(args ...string) string {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	_ = c.SetDeadline(time.Now().Add(patience))
 	fmt.Fprintf(c, "*%d\r\n", len(args))
 	for _, a := range args {
@@ -138,6 +138,6 @@ func FreeAddress(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	return l.Addr().String()
 }
