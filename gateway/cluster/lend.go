@@ -50,6 +50,7 @@ type loan struct {
 
 // run fetches what is used up, and gives back what is not.
 func (l *Limiter) run() {
+	defer close(l.ended)
 	t := time.NewTimer(time.Hour)
 	defer t.Stop()
 	for {
@@ -60,6 +61,9 @@ func (l *Limiter) run() {
 			l.schedule(b, 0)
 		case <-l.wake:
 		case <-t.C:
+		}
+		if l.closing.Load() {
+			return
 		}
 		now := l.store.o.Now()
 		room := (maxLoanFlushes - int(l.flushes.Load())) * maxLoans
@@ -147,7 +151,7 @@ func (l *Limiter) plan(b *bucket, now int64, fleet *fleet, up bool) (o *loan, at
 		part := 1 / float64(fleet.most)
 		b.refill(now, part, l.store.o.Wall)
 		o.op = "rejoin"
-		if b.limits.strict || l.Strict(b.limits) {
+		if l.Strict(b.limits) {
 			o.op = "pay"
 		} else {
 			o.held, o.give = max(0, b.least()), b.brought
@@ -501,6 +505,15 @@ func (l *Limiter) recalled(id, name string) {
 func (l *Limiter) returnAll() {
 	ctx, cancel := context.WithTimeout(l.store.ctx, max(l.store.o.Timeout, 500*time.Millisecond))
 	defer cancel()
+	l.closing.Store(true)
+	l.rouse()
+	select {
+	case <-l.ended:
+	case <-ctx.Done():
+	}
+	for l.flushes.Load() > 0 && ctx.Err() == nil {
+		time.Sleep(time.Millisecond) // what is under way may be lent to this instance
+	}
 	now, fleet := l.store.o.Now(), l.store.fleet.Load()
 	var commands []command
 	for i := range l.shards {
@@ -510,8 +523,8 @@ func (l *Limiter) returnAll() {
 			if b.busy || !b.told && !b.alone && b.taken == 0 {
 				continue
 			}
-			if b.told && !b.alone {
-				b.used = now - int64(idle)
+			if !b.alone {
+				b.used = now - int64(idle) // what it has used is told, what it holds given back
 			}
 			if o, _ := l.plan(b, now, fleet, true); o != nil {
 				if o.op == "rejoin" || o.op == "claim" { // tells what was used, and keeps nothing

@@ -41,6 +41,8 @@ type Limiter struct {
 	pokes   chan *bucket // have run low
 	wake    chan struct{}
 	flushes atomic.Int64 // under way
+	closing atomic.Bool
+	ended   chan struct{} // closed when run has ended
 
 	mu     sync.Mutex
 	byName map[string]*bucket
@@ -65,7 +67,7 @@ type shard struct {
 
 func newLimiter(s *Store) *Limiter {
 	l := &Limiter{
-		store: s, seed: maphash.MakeSeed(), pokes: make(chan *bucket, 4096), wake: make(chan struct{}, 1),
+		store: s, seed: maphash.MakeSeed(), pokes: make(chan *bucket, 4096), wake: make(chan struct{}, 1), ended: make(chan struct{}),
 		byName: make(map[string]*bucket), blocks: make(map[string][]*Limits),
 	}
 	for i := range l.shards {

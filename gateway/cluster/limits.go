@@ -28,7 +28,7 @@ type Window struct {
 type Limits struct {
 	id      string // the same on all instances that have the same block
 	cost    int64
-	strict  bool
+	lends   int     // to how many instances at most
 	least   float64 // the smallest capacity
 	windows []window
 }
@@ -46,8 +46,13 @@ type window struct {
 
 var clockNames = [...]string{"second", "minute", "hour", "day", "month", "year"}
 
-// strictBelow is how many requests a bucket has to have room for, so that they are lent: of fewer every one counts.
-const strictBelow = 20
+const (
+	// strictBelow is how many requests a bucket has to have room for, so that they are lent, and lent how many it has to have for each
+	// instance: of fewer every one counts.
+	strictBelow, lent = 20, 2
+	// manyInstances is how many a bucket is thought to be shared by at most, where it is lent whatever their number.
+	manyInstances = 200
+)
 
 // NewLimits compiles windows. prefix is what the keys begin with; cost is what a request takes. strict has every request counted in the store.
 func NewLimits(prefix string, windows []Window, cost int64, strict bool) *Limits {
@@ -55,7 +60,7 @@ func NewLimits(prefix string, windows []Window, cost int64, strict bool) *Limits
 		panic("BUG: cluster: 1 to MaxWindows windows and a cost of at least 1")
 	}
 	sum := sha256.Sum256([]byte(prefix))
-	l := &Limits{id: hex.EncodeToString(sum[:8]), cost: cost, strict: strict, least: math.MaxFloat64}
+	l := &Limits{id: hex.EncodeToString(sum[:8]), cost: cost, least: math.MaxFloat64}
 	seen := make(map[string]int)
 	for _, w := range windows {
 		c := window{kind: "bucket", capacity: float64(w.Burst), rate: float64(w.Requests) / float64(w.Per), each: float64(w.Per) / float64(w.Requests)}
@@ -76,6 +81,9 @@ func NewLimits(prefix string, windows []Window, cost int64, strict bool) *Limits
 		l.least = min(l.least, c.capacity)
 		l.windows = append(l.windows, c)
 	}
+	if !strict && l.least >= float64(strictBelow*cost) {
+		l.lends = int(min(l.least/float64(lent*cost), 1<<30))
+	}
 	return l
 }
 
@@ -83,16 +91,10 @@ func NewLimits(prefix string, windows []Window, cost int64, strict bool) *Limits
 func (l *Limits) Len() int { return len(l.windows) }
 
 // Strict reports whether every request is counted in the store: it was asked for, or there are too few to be lent to so many instances.
-func (s *Limiter) Strict(l *Limits) bool {
-	return l.strict || l.small() || l.least < float64(2*l.cost)*float64(s.store.fleet.Load().most)
-}
+func (s *Limiter) Strict(l *Limits) bool { return s.store.fleet.Load().most > l.lends }
 
-// small reports whether a bucket holds too little to be lent, however many instances there are.
-func (l *Limits) small() bool { return l.least < float64(strictBelow*l.cost) }
-
-// MayWait reports whether requests may have to wait for the store: those whose bucket may turn out to be too small to be lent are
-// counted in it.
-func (l *Limits) MayWait() bool { return l.strict || l.least < float64(strictBelow*strictBelow*l.cost) }
+// MayWait reports whether requests may have to wait for the store: also those of a bucket that is lent, if it is too small for many instances.
+func (l *Limits) MayWait() bool { return l.lends < manyInstances }
 
 // share is what an instance may use of a full bucket before it has told of it, where there are n.
 func (l *Limits) share(n int) int64 {

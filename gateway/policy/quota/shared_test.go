@@ -36,7 +36,7 @@ func TestShared(t *testing.T) {
 	f(send(t, ha, a.Exchange("/", "X-Org: d")), answer{"429", `"year";r=0;t=30297600, "month";r=1;t=1440000`, "", "30297600"})
 	// A new period is a new count.
 	a.Advance(17 * 24 * time.Hour)
-	if got := send(t, ha, a.Exchange("/", "X-Org: a")); got.verdict != "429" || got.standing != `"year";r=0;t=28828800, "month";r=1;t=1180800` {
+	if got := send(t, ha, a.Exchange("/", "X-Org: a")); got.verdict != "429" || got.standing != `"year";r=0;t=28828800, "month";r=1;t=2390400` {
 		t.Errorf("%+v", got)
 	}
 	if len(a.Warnings()) > 0 {
