@@ -245,7 +245,7 @@ type Redis struct {
 	Sentinel RedisSentinel `yaml:"sentinel" default:"off"`
 	// Prefix of all keys. Gateways with the same prefix share their state.
 	Prefix string `yaml:"prefix" default:"sluice" required:"true"`
-	// Timeout of a call, and how long a request waits at most where it has to. A store that needs longer counts as gone.
+	// Timeout of a call, and how long a request waits at most where it has to. A store that answers nothing in time for four of these counts as gone.
 	Timeout Duration `yaml:"timeout" default:"50ms" min:"1ms" max:"10s"`
 	// OnFailure is what happens while the store is gone. `local`: each gateway has its part of every limit and quota, by how many there were, and remembers idempotency keys by itself; `allow`: nothing is limited, and keys are not looked at; `deny`: what would have to be counted is refused with 503.
 	OnFailure string `yaml:"on_failure" enum:"local|allow|deny" default:"local"`

@@ -66,9 +66,6 @@ func (s *Store) ask(op string, commands ...command) []rueidis.RedisResult {
 			results[i] = rueidis.NewErrorResult(errLate)
 		}
 	}
-	if late && s.answered.Load() < int64(sent.Sub(s.begun)) {
-		s.down(errLate)
-	}
 	return results
 }
 
@@ -122,6 +119,7 @@ func (s *Store) flush(batch []*call) {
 	for i, c := range batch {
 		commands[i] = c.command
 	}
+	defer s.watch(time.Now())()
 	for i, r := range s.exec(ctx, commands) {
 		c := batch[i]
 		err := r.Error()

@@ -49,7 +49,7 @@ type Options struct {
 
 	// Prefix of all keys. Instances with the same one share their state.
 	Prefix string
-	// Timeout of a call. A store that needs longer counts as gone.
+	// Timeout of a call. A store that answers nothing in time for a while counts as gone.
 	Timeout   time.Duration
 	OnFailure OnFailure
 

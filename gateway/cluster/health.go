@@ -47,9 +47,8 @@ func (s *Store) beat() {
 	ctx, cancel := context.WithTimeout(s.ctx, patience)
 	defer cancel()
 	sent := time.Now()
-	watch := s.watch(sent)
+	defer s.watch(sent)()
 	res := s.exec(ctx, []command{{&beatScript, s.key("{instances}"), []string{s.id, strconv.FormatInt(stay.Milliseconds(), 10), "0"}}})[0]
-	watch.Stop()
 	joined, ids, err := readBeat(res)
 	s.observe("beat", sent, err)
 	if err != nil {
@@ -116,13 +115,23 @@ func (s *Store) observe(op string, sent time.Time, err error) {
 	s.o.Observe(op, took, err)
 }
 
-// watch takes the store for gone if nothing is heard of it within the timeout.
-func (s *Store) watch(sent time.Time) *time.Timer {
-	return time.AfterFunc(s.o.Timeout, func() {
-		if s.answered.Load() < int64(sent.Sub(s.begun)) {
+// silence is for how many timeouts nothing is answered in time before the store counts as gone. One answer that is late is no reason to leave
+// the others: requests that wait give up by themselves, and what is lent lasts for longer.
+const silence = 4
+
+// watch takes the store for gone if from a call on nothing is answered in time. ended is called when the call has.
+func (s *Store) watch(sent time.Time) (ended func()) {
+	unanswered := func() bool { return s.answered.Load() < int64(sent.Sub(s.begun)) }
+	t := time.AfterFunc(silence*s.o.Timeout, func() {
+		if unanswered() {
 			s.down(errLate)
 		}
 	})
+	return func() {
+		if !unanswered() {
+			t.Stop()
+		}
+	}
 }
 
 // fault tells what an error says of the store as a whole.

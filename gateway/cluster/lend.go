@@ -15,8 +15,12 @@ const (
 	validFor = 5 * time.Second
 	// renewal is how long before that it is renewed.
 	renewal = 2 * time.Second
-	// horizon is for how long what is fetched is to last, at the rate of late.
-	horizon = 50 * time.Millisecond
+	// lasts is for how many timeouts what is fetched is to last, at the rate of late: half of it lasts until a store that is silent counts as
+	// gone. The horizon that this gives is bounded.
+	lasts             = 2 * silence
+	shortest, longest = 100 * time.Millisecond, time.Second
+	// rating is the least time over which a rate is taken.
+	rating = 10 * time.Millisecond
 	// settling is how fast the rate follows what is asked for.
 	settling = 100 * time.Millisecond
 	// idle is after how long without a request everything is given back.
@@ -183,14 +187,14 @@ func (l *Limiter) plan(b *bucket, now int64, fleet *fleet, up bool) (o *loan, at
 		case b.recall && quiet:
 			b.held = 0
 		case b.recall:
-			b.held = min(b.held, b.target())
+			b.held = min(b.held, l.target(b))
 		default:
-			o.want = b.target() - b.held
+			o.want = l.target(b) - b.held
 		}
 		o.held = max(0, b.held)
 	default:
 		o.op, o.held = "sync", b.held
-		target := b.target()
+		target := l.target(b)
 		switch {
 		case b.recall && quiet:
 			o.give = b.held
@@ -224,10 +228,10 @@ func number(n int64) string { return strconv.FormatInt(n, 10) }
 
 // measure brings the rate up to date.
 func (b *bucket) measure(now int64) {
-	if now-b.rated < int64(horizon)/5 && b.rate > 0 {
+	if now-b.rated < int64(rating) && b.rate > 0 {
 		return
 	}
-	passed := float64(max(now-b.rated, int64(horizon)/5))
+	passed := float64(max(now-b.rated, int64(rating)))
 	weight := passed / (passed + float64(settling))
 	if b.rate == 0 {
 		weight = 1
@@ -236,10 +240,10 @@ func (b *bucket) measure(now int64) {
 	b.demand, b.rated = 0, now
 }
 
-// target is how much is to be held: what is used until the next call has been answered twice, and a request more.
-func (b *bucket) target() int64 {
+// target is how much is to be held: what is used within the horizon, though no more than half of the share, and two requests more.
+func (l *Limiter) target(b *bucket) int64 {
 	cost := b.limits.cost
-	n := int64(b.rate*float64(horizon)) + 2*cost
+	n := min(int64(b.rate*float64(l.horizon)), b.limits.share(l.store.fleet.Load().most)/2) + 2*cost
 	return n - n%cost
 }
 
@@ -252,9 +256,8 @@ func (l *Limiter) settle(loans []*loan) {
 	for i, o := range loans {
 		commands[i], o.sent = o.command, sent
 	}
-	watch := l.store.watch(sent)
+	defer l.store.watch(sent)()
 	results := l.store.exec(ctx, commands)
-	watch.Stop()
 	now := l.store.o.Now()
 	for i, r := range results {
 		a, err := readLoan(r, loans[i].limits)
@@ -368,7 +371,7 @@ func (l *Limiter) apply(o *loan, a reply, now int64) {
 
 // next decides when a bucket is looked at again. The caller holds its guard.
 func (l *Limiter) next(b *bucket, o *loan, a reply, now int64, short, call bool) int64 {
-	target := b.target()
+	target := l.target(b)
 	b.low = max(b.limits.cost, target/2)
 	b.ask = max(b.low, b.held-int64(b.limits.least/untoldPart))
 	recent := now-b.used < int64(idle)

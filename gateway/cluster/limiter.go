@@ -33,7 +33,9 @@ const (
 // Limiter are limits that instances share. A request takes from what was lent to this instance before; what is used up is fetched anew in
 // the background. All methods may be called concurrently; now is a reading of Options.Now.
 type Limiter struct {
-	store  *Store
+	store   *Store
+	horizon time.Duration // for which what is fetched is to last
+
 	seed   maphash.Seed
 	shards [shards]shard
 	size   atomic.Int64
@@ -67,7 +69,7 @@ type shard struct {
 
 func newLimiter(s *Store) *Limiter {
 	l := &Limiter{
-		store: s, seed: maphash.MakeSeed(), pokes: make(chan *bucket, 4096), wake: make(chan struct{}, 1), ended: make(chan struct{}),
+		store: s, horizon: min(max(lasts*s.o.Timeout, shortest), longest), seed: maphash.MakeSeed(), pokes: make(chan *bucket, 4096), wake: make(chan struct{}, 1), ended: make(chan struct{}),
 		byName: make(map[string]*bucket), blocks: make(map[string][]*Limits),
 	}
 	for i := range l.shards {

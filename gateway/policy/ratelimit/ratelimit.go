@@ -43,7 +43,7 @@ type Config struct {
 	MaxDelay config.Duration `yaml:"max_delay" default:"1s" max:"1m"`
 	// Shadow counts requests over the limit and lets them pass, to try a limit out. The client is told nothing of it.
 	Shadow bool `yaml:"shadow"`
-	// Mode of a limit that gateways share through `state.redis`. `leased`: each takes tokens ahead, in lots that last 50 ms at its rate and become single ones as the bucket runs empty, so that no request waits for Redis; together they never pass more than the limit, and of a full bucket what each has used since it told of it, a 32nd at most, is not earned back yet. `strict`: every request is counted in Redis, and waits for it up to `state.redis.timeout`; so are those of a bucket of less than 20 requests, or 2 for each gateway, of which nothing can be lent. Without Redis both are local.
+	// Mode of a limit that gateways share through `state.redis`. `leased`: each takes tokens ahead, in lots that last eight of `state.redis.timeout` at its rate and become single ones as the bucket runs empty, so that no request waits for Redis; together they never pass more than the limit, and of a full bucket what each has used since it told of it, a 32nd at most, is not earned back yet. `strict`: every request is counted in Redis, and waits for it up to `state.redis.timeout`; so are those of a bucket of less than 20 requests, or 2 for each gateway, of which nothing can be lent. Without Redis both are local.
 	Mode string `yaml:"mode" enum:"leased|strict" default:"leased"`
 }
 
