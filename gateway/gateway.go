@@ -32,6 +32,7 @@ import (
 	"sluice/gateway/telemetry"
 	"sluice/gateway/upstream"
 	"sluice/gateway/usage"
+	"sluice/gateway/wswire"
 )
 
 // Options of a gateway. Registry is required.
@@ -617,11 +618,11 @@ func (g *Gateway) drainServerUntil(ctx context.Context, s *listener.Server) {
 	s.StopAccepting()
 	t := time.NewTicker(10 * time.Millisecond)
 	defer t.Stop()
-	rested := time.Duration(0)
+	rested, code := time.Duration(0), wswire.GoingAway
 	if g.left.Load() {
-		rested = partingRest
+		rested, code = partingRest, wswire.Restart // another process serves on
 	}
-	for s.Listener().CloseIdle(rested) > 0 {
+	for s.Listener().CloseIdle(rested, code) > 0 {
 		select {
 		case <-ctx.Done():
 			g.log.Warn("drain timeout: closing connections that are still in use", "listener", s.Listener().Name())

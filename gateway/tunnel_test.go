@@ -215,6 +215,25 @@ func TestTunnelDrain(t *testing.T) {
 	}
 }
 
+// Where another process has taken over, both ends are told that they may connect anew at once.
+func TestTunnelHandover(t *testing.T) {
+	s, w := hears(t)
+	g := passing(t, s, "")
+	c := g.raw()
+	g.Leave()
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		g.Shutdown(ctx)
+	}()
+	c.frame(0x88, "\x03\xf4")
+	c.send(maskedFrame(0x88, "\x03\xf4"))
+	c.ended()
+	if before, first, payload := unmask(t, w.heard(t)); before != "" || first != 0x88 || payload != "\x03\xf4" {
+		t.Errorf("%x %x %x", before, first, payload)
+	}
+}
+
 // Who ends it first, and how, is counted; its close frame arrives whole, in whatever pieces it comes.
 func TestTunnelCloses(t *testing.T) {
 	var says string

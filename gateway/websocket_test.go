@@ -144,12 +144,14 @@ func TestMessagesBecomeRequests(t *testing.T) {
 	f(`{"method":"POST","to":"bytes","body":1}`, `{"id":4,"status":200,"body_base64":"/wA="}`)
 	f(`{"method":"POST","to":"nothing","body":1}`, `{"id":5,"status":204}`)
 	f(`{"method":"POST","to":"fails","body":1}`, `{"id":6,"status":409,"body":{"no":"luck"}}`)
+	f(`{"method":"POST","to":"x"}`,
+		`{"id":7,"status":200,"headers":{"ETag":"\"7\""},"body":{"body":"","host":true,"kind":"","leaks":"","method":"POST","target":"/x","type":"","user":"alice"}}`)
 	// What can not be made a request is said, and the connection goes on.
 	for i, bad := range []string{
 		`no json`, `{"method":"POST","to":"../x","body":1}`, `{"method":"POST","to":"a/b","body":1}`, `{"method":"POST","to":"","body":1}`, `{"method":"POST","to":["x"],"body":1}`,
-		`{"method":"CONNECT","to":"x","body":1}`, `{"method":"POST","to":"x"}`, `{"method":"POST","to":"x","body":1,"kind":"a\r\nb"}`,
+		`{"method":"CONNECT","to":"x","body":1}`, `{"method":"POST","to":"x","body":1,"kind":"a\r\nb"}`,
 	} {
-		if got := said(t, ws, bad); !strings.HasPrefix(got, fmt.Sprintf(`{"id":%d,"status":400,"body":{"type":"urn:sluice:message_value"`, 7+i)) {
+		if got := said(t, ws, bad); !strings.HasPrefix(got, fmt.Sprintf(`{"id":%d,"status":400,"body":{"type":"urn:sluice:message_value"`, 8+i)) {
 			t.Errorf("%s: %s", bad, got)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fasthttp/websocket"
 	"github.com/golang-jwt/jwt/v5"
 
 	"sluice/config"
@@ -105,7 +106,7 @@ func TestEveryExampleIsValid(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatal(files, err)
 	}
-	environ := []string{"DEMO_SECRET=s", "DEMO_USERS_URL=http://a:1", "DEMO_ORDERS_URL=http://b:1", "DEMO_PRODUCTS_URL=http://c:1", "ACCESS_LOG=" + filepath.Join(t.TempDir(), "access.log"), "ACME_STORAGE=" + t.TempDir(), "STATE_DIR=" + t.TempDir()}
+	environ := []string{"DEMO_SECRET=s", "DEMO_USERS_URL=http://a:1", "DEMO_ORDERS_URL=http://b:1", "DEMO_PRODUCTS_URL=http://c:1", "ACCESS_LOG=" + filepath.Join(t.TempDir(), "access.log"), "ACME_STORAGE=" + t.TempDir(), "STATE_DIR=" + t.TempDir(), "JWT_SECRET=s"}
 	for _, f := range files {
 		c, err := config.Load(f, config.Options{Environ: environ})
 		if err != nil {
@@ -641,5 +642,82 @@ func TestShared(t *testing.T) {
 	}
 	if n := api.calls.Load() - before; n > 2 {
 		t.Errorf("%d calls for one key", n)
+	}
+}
+
+func TestWebSocket(t *testing.T) {
+	upgrader := websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }}
+	sockets := func(answer func(r *http.Request, message string) []string) string {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			c, err := upgrader.Upgrade(w, r, nil)
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			for {
+				_, m, err := c.ReadMessage()
+				if err != nil {
+					return
+				}
+				for _, a := range answer(r, string(m)) {
+					if c.WriteMessage(websocket.TextMessage, []byte(a)) != nil {
+						return
+					}
+				}
+			}
+		}))
+		t.Cleanup(s.Close)
+		return strings.TrimPrefix(s.URL, "http://")
+	}
+	live := sockets(func(r *http.Request, m string) []string { return []string{r.Header.Get("X-User-ID") + " says " + m} })
+	quotes := sockets(func(r *http.Request, m string) []string { return []string{r.URL.Path + " " + m, "2"} })
+	orders := newBackend(t, "orders")
+	const secret = "a-secret-of-at-least-thirty-two-bytes"
+	_, url := run(t, "websocket.yaml", map[string]string{"live-service:8080": live, "order-service:8080": orders.address(), "quote-service:8080": quotes}, "JWT_SECRET="+secret)
+	url = strings.TrimPrefix(url, "http://")
+	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": "alice", "exp": time.Now().Add(time.Hour).Unix()}).SignedString([]byte(secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dial := func(path, origin string, protocols ...string) (*websocket.Conn, int) {
+		d := websocket.Dialer{Subprotocols: protocols, HandshakeTimeout: 10 * time.Second}
+		c, res, err := d.Dial("ws://"+url+path, http.Header{"Origin": {origin}})
+		if err != nil {
+			return nil, res.StatusCode
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		return c, res.StatusCode
+	}
+	said := func(c *websocket.Conn, m, want string) {
+		t.Helper()
+		if err := c.WriteMessage(websocket.TextMessage, []byte(m)); err != nil {
+			t.Fatal(err)
+		}
+		if _, got, err := c.ReadMessage(); err != nil || string(got) != want {
+			t.Errorf("%s: %s %v", m, got, err)
+		}
+	}
+	const app = "https://app.example.com"
+	c, status := dial("/live", app, "bearer", token)
+	if c == nil {
+		t.Fatal(status)
+	}
+	said(c, "hello", "alice says hello")
+	if _, status := dial("/live", "https://evil.example.com", "bearer", token); status != 403 {
+		t.Errorf("another origin: %d", status)
+	}
+	if _, status := dial("/live", app); status != 401 {
+		t.Errorf("without a token: %d", status)
+	}
+	if c, status = dial("/rpc", app); c == nil {
+		t.Fatal(status)
+	}
+	said(c, `{"id": 1, "method": "GET", "path": "orders", "query": "open"}`, `{"id":1,"status":200,"body":{"service":"orders","path":"/orders"}}`)
+	if q := orders.last.Load().URL.RawQuery; q != "status=open" {
+		t.Error(q)
+	}
+	if res, body := get(t, "http://"+url+"/quote?symbol=ACME"); res.StatusCode != 200 || body != `/stream {"subscribe":"ACME"}` {
+		t.Errorf("%s %s", res.Status, body)
 	}
 }

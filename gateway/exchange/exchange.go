@@ -225,9 +225,9 @@ type ClientConn interface {
 type Tunneler interface {
 	// Run returns when both directions have ended.
 	Run(client net.Conn)
-	// GoAway asks for that because the gateway goes away. It does not wait, and may be called from anywhere, and again, while Run
-	// has not returned.
-	GoAway()
+	// GoAway asks for that because the gateway goes away; code says so to a WebSocket. It does not wait, and may be called from
+	// anywhere, and again, while Run has not returned.
+	GoAway(code int)
 }
 
 // Route is what hooks may know of the matched route.

@@ -373,11 +373,11 @@ func (c *conn) setTunnel(t exchange.Tunneler) {
 }
 
 // goAway tells what runs over the connection that the gateway goes away.
-func (c *conn) goAway() {
+func (c *conn) goAway(code int) {
 	c.tunnel.Lock()
 	defer c.tunnel.Unlock()
 	if t := c.tunnel.Tunneler; t != nil {
-		t.GoAway()
+		t.GoAway(code)
 	}
 }
 

@@ -459,8 +459,8 @@ const (
 const freshFor = 5 * time.Second
 
 // CloseIdle closes the connections that have waited for a request since rested ago, and tells those that speak another protocol that
-// this is the end; it returns how many are left.
-func (l *Listener) CloseIdle(rested time.Duration) (active int) {
+// this is the end, WebSockets by a close code; it returns how many are left.
+func (l *Listener) CloseIdle(rested time.Duration, code int) (active int) {
 	now := l.coarse.Load()
 	for _, c := range l.snapshot(nil) {
 		switch c.phase.Load() {
@@ -469,7 +469,7 @@ func (l *Listener) CloseIdle(rested time.Duration) (active int) {
 			active++
 			continue
 		case phaseTunnel:
-			c.goAway()
+			c.goAway(code)
 			active++
 			continue
 		}

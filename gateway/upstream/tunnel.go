@@ -58,9 +58,9 @@ func (t *Tunnel) Run(client net.Conn) {
 }
 
 // GoAway implements exchange.Tunneler. Of other protocols it is not known how that is said.
-func (t *Tunnel) GoAway() {
+func (t *Tunnel) GoAway(code int) {
 	if p := t.runs.Load(); p != nil && p.watch != nil {
-		p.watch.goAway()
+		p.watch.goAway(code)
 	}
 }
 

@@ -243,9 +243,7 @@ func (w *watch) end(toClient, toService int, reason string) {
 	w.p.up.wake()
 }
 
-func (w *watch) goAway() {
-	w.end(wswire.GoingAway, wswire.GoingAway, "websocket_going_away")
-}
+func (w *watch) goAway(code int) { w.end(code, code, "websocket_going_away") }
 
 // Check implements Watched.
 func (w *watch) Check(now int64) {

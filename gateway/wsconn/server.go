@@ -158,9 +158,9 @@ func (s *socket) Run(client net.Conn) {
 }
 
 // GoAway implements exchange.Tunneler.
-func (s *socket) GoAway() {
+func (s *socket) GoAway(code int) {
 	if c := s.conn.Load(); c != nil {
-		c.leave(wswire.GoingAway, "the gateway goes away")
+		c.leave(code, "the gateway goes away")
 	}
 }
 

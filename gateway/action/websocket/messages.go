@@ -139,6 +139,7 @@ func (t *talk) prepare(m wsconn.Message, opens bool) *request {
 	h := &r.x.Request.Header
 	h.SetMethod(method)
 	edits := &r.x.ToBackend
+	hasBody := method == fasthttp.MethodPost || method == fasthttp.MethodPut || method == fasthttp.MethodPatch
 	switch {
 	case opens:
 	case br.body != nil:
@@ -146,10 +147,13 @@ func (t *talk) prepare(m wsconn.Message, opens bool) *request {
 			r.wrong = rejectValue
 			return r
 		}
-	case method == fasthttp.MethodPost || method == fasthttp.MethodPut || method == fasthttp.MethodPatch:
+		if r.x.Body == nil && hasBody {
+			r.x.Body = []byte{} // so that it has a length
+		}
+	case hasBody:
 		r.x.Body = m.Data
 	}
-	if r.x.Body != nil {
+	if len(r.x.Body) > 0 || hasBody && br.body == nil {
 		edits.Set(fasthttp.HeaderContentType, []byte(br.typeOf(m.Text, r.x.Body)))
 	}
 	if _, decided := edits.Value(fasthttp.HeaderAccept); !decided {

@@ -212,13 +212,13 @@ func (s *scope) at(p *place) *document.Value {
 	return s.json.Get(p.path)
 }
 
-// payload is fill for a body: one place alone is the JSON of its value.
+// payload is fill for a body: one place alone is the JSON of its value, or nothing.
 func (t *template) payload(s *scope) (body []byte, ok bool) {
 	if len(t.parts) == 1 && t.parts[0].message != nil && !t.parts[0].message.whole {
 		if v := s.at(t.parts[0].message); v != nil {
 			return v.Append(nil), true
 		}
-		return nil, false
+		return nil, true
 	}
 	body, _, ok = t.fill(s, []byte{})
 	return body, ok

@@ -57,7 +57,7 @@ type Config struct {
 	Query map[string]string `yaml:"query" template:"true"`
 	// Headers over the client's, as templates. One whose places are all empty is left out.
 	Headers map[string]string `yaml:"headers" template:"true"`
-	// Body of a request, or the message that is sent: a template. One place of a message alone is the JSON of its value. Default: the message, but for GET and DELETE nothing; with `to: websocket` the body of the request, and no message if it is empty.
+	// Body of a request, or the message that is sent: a template. One place of a message alone is the JSON of its value, and nothing where there is none. Default: the message, but for GET and DELETE nothing; with `to: websocket` the body of the request, and no message if it is empty.
 	Body string `yaml:"body" template:"true"`
 	// ContentType of requests, or of answers with `to: websocket`. Default: application/json for what is JSON, text/plain for other text, application/octet-stream for bytes.
 	ContentType string `yaml:"content_type"`
