@@ -120,7 +120,7 @@ func (l *Ledger) mergeLatencies(ctx context.Context, tx *sql.Tx, step int, part 
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
+	defer func() { _ = rows.Close() }()
 	for rows.Next() {
 		var k rowKey
 		var latency []byte
