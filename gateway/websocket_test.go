@@ -743,15 +743,16 @@ func TestMessagesBecomeEvents(t *testing.T) {
 		}
 		key, _ := field(head, "Sec-WebSocket-Key")
 		p.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: " + accept(key) + "\r\n\r\n")
+		gone := make(chan struct{})
 		go func() {
 			_, _ = io.Copy(io.Discard, p.r)
-			ended <- struct{}{}
+			close(gone)
 		}()
 		for {
 			select {
 			case m := <-step:
 				_, _ = io.WriteString(p.conn, m)
-			case <-ended:
+			case <-gone:
 				ended <- struct{}{}
 				return
 			}
