@@ -14,7 +14,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// standing is a time that moves when it is told to.
+// epoch is the time of day at which every group begins.
 var epoch = time.Unix(1_800_000_000, 0).UTC()
 
 // group are instances on one real server, in a time of their own, also the server's: calls are made and messages arrive when the test

@@ -167,7 +167,7 @@ func (s *Store) down(err error) {
 	}
 }
 
-// describe leaves out what has no place in a log: the client's words for a password that is wrong have none, those of dialling an address have.
+// describe puts an error on one line.
 func describe(err error) string { return strings.ReplaceAll(err.Error(), "\n", " ") }
 
 // back takes it for there again.

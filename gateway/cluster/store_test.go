@@ -25,7 +25,7 @@ import (
 	"sluice/gateway/limiter"
 )
 
-// soon waits for a condition.
+// eventually waits for a condition.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {

@@ -119,7 +119,7 @@ func (l *Limiter) alone(now int64, c *Charge, debit bool) Verdict {
 	if b == nil {
 		b = l.open(sh, now, key, c.Limits, fleet, false)
 		if l.store.up.Load() {
-			l.poke(b)
+			l.schedule(b, now) // to be told
 		}
 	}
 	if b.limits != c.Limits {
