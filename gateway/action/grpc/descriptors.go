@@ -21,6 +21,8 @@ type binding struct {
 	method    protoreflect.MethodDescriptor
 	path      string // of the method: /pkg.Service/Method
 	variables []variable
+	template  *template
+	verb      string // of HTTP, "*" for any
 	// body is the field that the request body is; nil with whole for all of the
 	// message, nil without for none.
 	body     protoreflect.FieldDescriptor
@@ -34,6 +36,7 @@ type binding struct {
 // types of what they exchange.
 type schema struct {
 	table    table
+	calls    map[string][]*binding // by the path of the method, in the order of its rules
 	types    *dynamicpb.Types
 	bindings int
 	warnings []string
@@ -61,7 +64,7 @@ func newSchema(set *descriptorpb.FileDescriptorSet, c *Config) (*schema, error) 
 	if err != nil {
 		return nil, err
 	}
-	s := &schema{types: dynamicpb.NewTypes(files)}
+	s := &schema{types: dynamicpb.NewTypes(files), calls: make(map[string][]*binding)}
 	var methods []protoreflect.MethodDescriptor
 	files.RangeFiles(func(fd protoreflect.FileDescriptor) bool {
 		for i := range fd.Services().Len() {
@@ -202,6 +205,8 @@ func (s *schema) add(m protoreflect.MethodDescriptor, rule *annotations.HttpRule
 }
 
 func (s *schema) bind(tpl *template, method string, b *binding) {
+	b.template, b.verb = tpl, method
+	s.calls[b.path] = append(s.calls[b.path], b)
 	if there := s.table.insert(tpl, method, b); there != nil {
 		s.warnings = append(s.warnings, fmt.Sprintf("%s has the path of %s, which answers it", b.method.FullName(), there.method.FullName()))
 		return

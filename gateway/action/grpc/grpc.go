@@ -34,9 +34,12 @@ import (
 // Any method may be called over WebSocket: the path of the handshake is matched as that of a GET, else of a POST, PUT, PATCH or DELETE; every message is one of the client's, in JSON, and so is every one of the answer.
 // An empty message ends the client's part. The close code is 1000, or 4000 and the status of gRPC, as 4005 for NOT_FOUND, behind a message `{"error": …}` with the problem. The policy `websocket_limit` bounds such calls.
 //
+// Where the service's protocol is `http` or `https`, it is the other way round: clients of gRPC, over HTTP/2, and of gRPC-Web call a service of REST. The request is made by the first rule of the method that can be, the answer is read as one is
+// written, and a method that streams its answers reads newline-delimited JSON, or an array. Methods that take a stream are UNIMPLEMENTED. A status of HTTP becomes that of gRPC which google/rpc/code.proto maps to it, or the one that the problem's `code` names.
+//
 // Statuses of gRPC become those of HTTP as google/rpc/code.proto maps them, with `code` and `details` in the problem.
 type Config struct {
-	// Service that is called; its protocol is `grpc`, `grpcs` or `h2c`.
+	// Service that is called: by gRPC if its protocol is `grpc`, `grpcs` or `h2c`, else by REST.
 	Service string `yaml:"service" required:"true"`
 	// Descriptors is a .proto file, whose imports are looked for beside it, or the file of a FileDescriptorSet with all imports: `protoc --include_imports --descriptor_set_out=FILE`, or `buf build -o FILE`.
 	Descriptors string `yaml:"descriptors"`
@@ -86,9 +89,10 @@ type transcoder struct {
 
 	fixed     *schema
 	reflected reflected
+	rules     map[string]*binding // by the path of the method, for a service of REST
 
 	sockets *wsconn.Server
-	pool    *exchange.Pool // of calls over WebSocket
+	pool    *exchange.Pool // of what is sent in another form than it came
 }
 
 func build(b *action.Build, c *Config) (*action.Action, error) {
@@ -99,16 +103,17 @@ func build(b *action.Build, c *Config) (*action.Action, error) {
 		existing := slices.Sorted(maps.Keys(b.World.Config.Services))
 		return nil, config.Errorf("service", "there is no service %q; there are: %s", c.Service, strings.Join(existing, ", "))
 	}
-	if !t.service.SpeaksHTTP2() {
-		return nil, config.Errorf("service", "the service %q does not speak HTTP/2, which gRPC needs; write protocol: grpc or grpcs on it", c.Service)
-	}
-	if err := t.openSockets(b); err != nil {
-		return nil, err
-	}
-	a := &action.Action{
-		Serve: t.serve,
-		Start: func() { t.sockets.Group.Own(t) },
-		Stop:  func() { t.sockets.Group.Disown(t) },
+	t.pool = exchange.NewPool(b.World.Clock)
+	a := &action.Action{}
+	if t.service.SpeaksHTTP2() {
+		if err := t.openSockets(b); err != nil {
+			return nil, err
+		}
+		a.Serve = t.serve
+		a.Start = func() { t.sockets.Group.Own(t) }
+		a.Stop = func() { t.sockets.Group.Disown(t) }
+	} else if a.Serve = t.serveCall; c.Reflection {
+		return nil, config.Errorf("reflection", "the service %q speaks HTTP, and so can not be asked for its descriptors; write descriptors: FILE, or protocol: grpc or grpcs on the service", c.Service)
 	}
 	if c.Reflection {
 		t.reflected.t = t
@@ -126,6 +131,10 @@ func build(b *action.Build, c *Config) (*action.Action, error) {
 			return nil, config.Errorf("method", "%v", err)
 		}
 		return nil, config.Errorf("descriptors", "%v", err)
+	}
+	if !t.service.SpeaksHTTP2() {
+		t.fixed.warnings = nil // two methods of one path are told apart by their own
+		t.rules = t.fixed.restRules()
 	}
 	for _, w := range t.fixed.warnings {
 		b.World.Warn(b.Path+".descriptors", w)

@@ -33,7 +33,6 @@ const (
 
 // openSockets has the action take up WebSockets.
 func (t *transcoder) openSockets(b *action.Build) (err error) {
-	t.pool = exchange.NewPool(b.World.Clock)
 	t.sockets = &wsconn.Server{
 		Limits:  exchange.SocketLimits{MaxMessage: int64(t.limit), Ping: socketPing},
 		Group:   wsconn.NewGroup(),
