@@ -636,6 +636,9 @@ func TestSocketMetricsAndLog(t *testing.T) {
 		_ = g.WriteMetrics(&b)
 		t.Errorf("%s", b.String())
 	}
+	for end := time.Now().Add(200 * time.Millisecond); time.Now().Before(end); {
+		said(t, ws, "on")
+	}
 	_ = ws.WriteMessage(websocket.TextMessage, []byte("more than ten"))
 	closedWith(t, ws, websocket.CloseMessageTooBig)
 	once(t, "it has ended", func() bool {
@@ -645,6 +648,10 @@ func TestSocketMetricsAndLog(t *testing.T) {
 		line := logText(t, path)
 		return strings.Contains(line, `"status":101`) && strings.Contains(line, `"reason":"websocket_message_too_large"`) && strings.Contains(line, `"service":"s"`)
 	})
+	// The time of the connection is not the gateway's.
+	if all, own := g.metric(`sluice_request_duration_seconds_sum{route="r"}`), g.metric(`sluice_overhead_seconds_sum{route="r"}`); all-own < 0.15 {
+		t.Errorf("of %v s %v are the gateway's", all, own)
+	}
 }
 
 func TestRequestsBecomeMessages(t *testing.T) {

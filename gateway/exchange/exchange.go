@@ -176,6 +176,8 @@ type Exchange struct {
 	UpstreamStatus int
 	// UpstreamTime is the time spent waiting for backends until their response head, in nanoseconds.
 	UpstreamTime int64
+	// TunnelTime is how long Tunnel has had the connection, in nanoseconds.
+	TunnelTime int64
 	// BytesIn and BytesOut count body bytes from and to the client.
 	BytesIn  int64
 	BytesOut int64
@@ -306,7 +308,7 @@ func (x *Exchange) reset() {
 	x.ahead.reset()
 	x.Unread, x.Status, x.Verbatim, x.Head, x.Problem, x.RPCStatus = false, 0, false, nil, nil, 0
 	x.BodyLimit, x.Replayable, x.ResizesBody, x.Tunnel, x.Sockets = 0, false, false, nil, nil
-	x.Operation = ""
+	x.Operation, x.TunnelTime = "", 0
 	x.OutlivesClient, x.Until, x.APIVersion, x.CutFrom, x.CutTo = false, 0, "", 0, 0
 	x.Answer, x.Reject, x.Reply, x.CacheResult = Unanswered, nil, nil, ""
 	x.Service, x.Endpoint, x.Attempts, x.UpstreamStatus, x.UpstreamTime = "", "", 0, 0, 0

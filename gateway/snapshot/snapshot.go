@@ -453,7 +453,7 @@ func (s *Snapshot) Done(x *exchange.Exchange) {
 		Method:   telemetry.MethodOf(x.Method()),
 		Code:     x.Status,
 		Duration: time.Duration(duration),
-		Overhead: time.Duration(max(duration-x.UpstreamTime, 0)),
+		Overhead: time.Duration(max(duration-x.UpstreamTime-x.TunnelTime, 0)),
 		BytesIn:  x.BytesIn,
 		BytesOut: x.BytesOut,
 	})

@@ -47,6 +47,7 @@ func (t *Tunnel) Run(client net.Conn) {
 		defer p.watch.close(t)
 	}
 	t.runs.Store(p)
+	began := t.x.Clock.Now()
 	var wg sync.WaitGroup
 	wg.Go(p.up.run)
 	p.down.run()
@@ -54,6 +55,7 @@ func (t *Tunnel) Run(client net.Conn) {
 	t.x.BytesIn += p.up.bytes
 	t.x.BytesOut += p.down.bytes
 	t.call.now = t.x.Clock.Now()
+	t.x.TunnelTime = t.call.now - began
 	t.call.endCall(false)
 }
 

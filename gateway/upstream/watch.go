@@ -43,6 +43,9 @@ type frames struct {
 	// closed: a close frame has gone on, behind which nothing may follow; closing: it was the gateway's; last: one is on its way.
 	closed, closing, last bool
 
+	// waiting: somebody listens to what comes. Only where clients are asked whether they are there.
+	waiting atomic.Bool
+
 	// What the flow is to say to whom it flows, when it is between frames: the code of a close frame, and a ping. Anybody's.
 	say  atomic.Int32
 	ping atomic.Bool
@@ -61,6 +64,7 @@ func newWatch(t *Tunnel, p *passage) *watch {
 	w.metrics.Open.Inc()
 	if w.limits.Idle > 0 || w.limits.Ping > 0 {
 		now := w.clock.Now()
+		p.up.frames.waiting.Store(true)
 		w.heard.Store(now)
 		w.message.Store(now)
 		w.sweeper.Watch(w)
@@ -85,6 +89,8 @@ func (f *flow) watched(b []byte) (held int, more bool) {
 	fr := f.frames
 	if fr.who == telemetry.ByClient && fr.limits.Ping > 0 {
 		fr.heard.Store(fr.clock.Now())
+		fr.waiting.Store(false)
+		defer fr.waiting.Store(true)
 	}
 	from, at := 0, 0
 	for at < len(b) {
@@ -248,6 +254,11 @@ func (w *watch) goAway(code int) { w.end(code, code, "websocket_going_away") }
 // Check implements Watched.
 func (w *watch) Check(now int64) {
 	if limit := int64(w.limits.Ping); limit > 0 {
+		if !w.p.up.frames.waiting.Load() {
+			// While the service takes nothing, nobody listens to the client, which so can not show that it is there.
+			w.heard.Store(now)
+			w.asked.Store(0)
+		}
 		heard, asked := w.heard.Load(), w.asked.Load()
 		switch {
 		case asked != 0 && heard > asked:

@@ -127,7 +127,11 @@ var _ exchange.Tunneler = (*socket)(nil)
 func (s *socket) Run(client net.Conn) {
 	m := s.server.Metrics
 	m.Open.Inc()
-	defer m.Open.Dec()
+	began := s.x.Clock.Now()
+	defer func() {
+		m.Open.Dec()
+		s.x.TunnelTime = s.x.Clock.Now() - began
+	}()
 	c, err := newConn(client, s.x.Clock, s.limits, telemetry.ByClient)
 	if err != nil {
 		s.server.Faults.Log(slog.LevelError, "websocket", "a WebSocket could not be taken up; please report it", "route", s.server.Route, "error", err.Error())

@@ -285,8 +285,8 @@ type trailing interface{ Trailer(name, value string) }
 func (s *restStream) next() (chunk []byte, err error) {
 	code, message := grpcwire.OK, ""
 	line, err := s.line()
-	switch {
-	case err == nil:
+	switch err {
+	case nil:
 		if c, m, failed := s.failure(line); failed {
 			s.over, code, message = true, c, m
 			break
@@ -294,7 +294,7 @@ func (s *restStream) next() (chunk []byte, err error) {
 		if chunk, err = s.frame(line, ""); err != nil {
 			s.over, code, message = true, grpcwire.Internal, rejectBadAnswer.Detail
 		}
-	case err == io.EOF:
+	case io.EOF:
 		s.over = true
 	default:
 		s.over = true

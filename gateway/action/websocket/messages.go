@@ -94,6 +94,9 @@ func (t *talk) begin(m wsconn.Message, opens bool) {
 	case t.slots <- struct{}{}:
 		go r.send()
 	case <-t.left:
+		if r.done != nil {
+			close(r.done)
+		}
 		_ = r.x.Close()
 	}
 }
