@@ -141,7 +141,11 @@ func (f *flow) send(b []byte) bool {
 		return true
 	}
 	f.frames.passed.Add(int64(len(b)))
-	return f.write(b)
+	ok := f.write(b)
+	if !ok {
+		f.other.frames.ended() // who takes nothing has gone first
+	}
+	return ok
 }
 
 // verdict is what is to be done with a frame; the zero one is that it passes.
