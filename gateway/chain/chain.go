@@ -18,9 +18,9 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
+	"sluice/gateway/durable"
 	"sluice/gateway/stripe"
 )
 
@@ -330,12 +330,12 @@ func (l *Log) open() error {
 	if err != nil {
 		return err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := durable.Lock(f); err != nil {
 		_ = f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
+		if errors.Is(err, durable.ErrLocked) {
 			return ErrElsewhere
 		}
-		return fmt.Errorf("cannot lock %s: %w", l.path, err)
+		return err
 	}
 	end, torn, err := lastRecord(f)
 	if err == nil && end.seq == 0 {
@@ -379,7 +379,7 @@ func (l *Log) begin() error {
 		err = fmt.Errorf("%s has been put in the place of the log and is not empty; remove it", l.path)
 	}
 	if err == nil {
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		err = durable.Lock(f)
 	}
 	if err != nil {
 		_ = f.Close()
@@ -403,7 +403,7 @@ func (l *Log) rotate() error {
 	if err := l.begin(); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(l.path))
+	return durable.SyncDir(filepath.Dir(l.path))
 }
 
 // aside is the end of the chain in the last file beside the log.
@@ -422,18 +422,6 @@ func (l *Log) aside() (record, error) {
 		err = fmt.Errorf("%s ends within a record", f.Name())
 	}
 	return end, err
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) {
-		return err
-	}
-	return nil
 }
 
 // Members encodes a value that encodes as a JSON object for Append and Commit.

@@ -5,8 +5,9 @@ import (
 	"errors"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"time"
+
+	"sluice/gateway/durable"
 )
 
 // stored is the last good set of a service as it is kept for the next process.
@@ -43,33 +44,9 @@ func (w *Watcher) load() {
 func (w *Watcher) save() {
 	text, err := json.Marshal(stored{w.s.Service, w.s.Identity, time.Now(), w.good})
 	if err == nil {
-		err = replaceFile(w.s.Store, text)
+		err = durable.Replace(w.s.Store, text)
 	}
 	if err != nil {
 		w.log(slog.LevelError, "discovery: the endpoints can not be kept in state.dir", "file", w.s.Store, "error", err.Error())
 	}
-}
-
-func replaceFile(path string, text []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".endpoints-*")
-	if err != nil {
-		return err
-	}
-	_, err = tmp.Write(text)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if closeErr := tmp.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(tmp.Name())
-	}
-	return err
 }

@@ -10,8 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"syscall"
 	"time"
+
+	"sluice/gateway/durable"
 )
 
 const (
@@ -50,16 +51,9 @@ func (j *journal) acquire() (owned bool, err error) {
 	if err := os.MkdirAll(j.dir, 0o700); err != nil {
 		return false, err
 	}
-	f, err := os.OpenFile(filepath.Join(j.dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
+	f, err := durable.Owner(j.dir, lockName)
+	if err != nil || f == nil {
 		return false, err
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		_ = f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return false, nil
-		}
-		return false, fmt.Errorf("cannot lock %s: %w", f.Name(), err)
 	}
 	j.lock = f
 	return true, nil
@@ -250,7 +244,7 @@ func (j *journal) rewrite(all []*Key) error {
 		err = os.Rename(next, j.path())
 	}
 	if err == nil {
-		err = syncDir(j.dir)
+		err = durable.SyncDir(j.dir)
 	}
 	if err != nil {
 		_ = f.Close()
@@ -260,18 +254,5 @@ func (j *journal) rewrite(all []*Key) error {
 		_ = j.file.Close()
 	}
 	j.file, j.size, j.base = f, int64(len(b)), int64(len(b))
-	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	// Some file systems know no such thing; the file itself is safe.
-	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) {
-		return err
-	}
 	return nil
 }

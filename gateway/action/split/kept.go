@@ -10,8 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"time"
+
+	"sluice/gateway/durable"
 )
 
 // kept is where a split was when the process ended, in a file of state.dir. It holds for the block that it was written
@@ -99,41 +100,9 @@ func (s *State) keep() {
 	}
 	b, err := json.Marshal(k)
 	if err == nil {
-		err = replace(s.file, append(b, '\n'))
+		err = durable.Replace(s.file, append(b, '\n'))
 	}
 	if err != nil {
 		s.log.Error("cannot write where a split is; a restart would begin from what was written last", "route", s.route, "file", s.file, "error", err.Error())
 	}
-}
-
-// replace puts a file in the place of another one: after a crash there is one of the two.
-func replace(file string, content []byte) error {
-	dir := filepath.Dir(file)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(file+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(file+".new", file); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = d.Close() }()
-	// Some file systems know no such thing; the file itself is safe.
-	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) {
-		return err
-	}
-	return nil
 }

@@ -7,7 +7,6 @@ package bandwidth
 
 import (
 	"encoding/binary"
-	"sync"
 	"time"
 
 	"sluice/config"
@@ -95,7 +94,7 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 	}
 	p.slowed = b.World.Metrics.RateLimited.With(b.World.Generation, b.Route.Name, "bandwidth")
 	var err error
-	p.state, err = policy.LivingAs(b.World, "bandwidth", func() (*State, error) { return newState(b.World.Clock), nil })
+	p.state, err = policy.LivingAs(b.World, "bandwidth", func() (*State, error) { return &State{limiter.New(limiter.Options{})}, nil })
 	return hooks, err
 }
 
@@ -125,34 +124,7 @@ func (p *pace) Piece(m *exchange.Meter, n int) (piece int, wait time.Duration) {
 }
 
 // State are the rates of the process by who shares them.
-type State struct {
-	buckets    *limiter.Store
-	stop, done chan struct{}
-	once       sync.Once
-}
+type State struct{ buckets *limiter.Store }
 
-const sweepEvery = time.Minute
-
-func newState(clock *exchange.Clock) *State {
-	s := &State{buckets: limiter.New(limiter.Options{}), stop: make(chan struct{}), done: make(chan struct{})}
-	go func() {
-		defer close(s.done)
-		tick := time.NewTicker(sweepEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-s.stop:
-				return
-			case <-tick.C:
-				s.buckets.Sweep(clock.Now())
-			}
-		}
-	}()
-	return s
-}
-
-// Close ends the sweeping.
-func (s *State) Close() {
-	s.once.Do(func() { close(s.stop) })
-	<-s.done
-}
+// Sweep is called once a minute: it drops who has what they may have, so that the memory of a flood of keys comes back.
+func (s *State) Sweep(now int64) int { return s.buckets.Sweep(now) }

@@ -3,16 +3,15 @@ package quota
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"hash/crc32"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
+	"sluice/gateway/durable"
 	"sluice/gateway/telemetry"
 )
 
@@ -70,16 +69,9 @@ func (j *Journal) acquire() (owned bool, err error) {
 	if j.lock != nil {
 		return true, nil
 	}
-	f, err := os.OpenFile(filepath.Join(j.dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
+	f, err := durable.Owner(j.dir, lockName)
+	if err != nil || f == nil {
 		return false, err
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		_ = f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return false, nil
-		}
-		return false, fmt.Errorf("cannot lock %s: %w", f.Name(), err)
 	}
 	j.lock = f
 	j.state.mu.Lock()
@@ -230,26 +222,13 @@ func (j *Journal) rewrite() error {
 		err = os.Rename(f.Name(), j.path())
 	}
 	if err == nil {
-		err = syncDir(j.dir)
+		err = durable.SyncDir(j.dir)
 	}
 	if err != nil {
 		_ = f.Close()
 		return err
 	}
 	j.file, j.base = f, j.size
-	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	// Some file systems know no such thing; the file itself is safe.
-	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) {
-		return err
-	}
 	return nil
 }
 

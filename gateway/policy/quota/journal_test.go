@@ -12,13 +12,13 @@ import (
 	"sluice/gateway/policy/policytest"
 )
 
-const durable = "{requests: 5, per: month, durable: true, by: 'header:X-Org'}"
+const lasting = "{requests: 5, per: month, durable: true, by: 'header:X-Org'}"
 
 // process is a gateway that keeps its quotas in dir, until end is called.
 func process(t *testing.T, dir string) (w *policytest.World, h policy.Hooks, end func()) {
 	t.Helper()
 	w = policytest.New(t, "state: {dir: "+dir+"}")
-	h = w.MustBuild(t, Definition, durable)
+	h = w.MustBuild(t, Definition, lasting)
 	return w, h, w.Leases.Close
 }
 
@@ -51,7 +51,7 @@ func TestSurvivesARestart(t *testing.T) {
 	// In the next month nothing is left of it, neither in memory nor in the file.
 	w = policytest.New(t, "state: {dir: "+dir+"}")
 	w.Advance(31 * 24 * time.Hour)
-	h = w.MustBuild(t, Definition, durable)
+	h = w.MustBuild(t, Definition, lasting)
 	left(t, w, h, "a", "4")
 	w.Leases.Close()
 	if data, err := os.ReadFile(filepath.Join(dir, fileName)); err != nil || bytes.Contains(data, []byte("v:b")) {
@@ -119,11 +119,11 @@ func TestDurableOffAndOn(t *testing.T) {
 	w, h, _ := process(t, t.TempDir())
 	left(t, w, h, "a", "4")
 	release := w.Reload()
-	h = w.MustBuild(t, Definition, strings.Replace(durable, "true", "false", 1))
+	h = w.MustBuild(t, Definition, strings.Replace(lasting, "true", "false", 1))
 	release()
 	left(t, w, h, "a", "3")
 	release = w.Reload()
-	h = w.MustBuild(t, Definition, durable)
+	h = w.MustBuild(t, Definition, lasting)
 	release()
 	left(t, w, h, "a", "2")
 	w.Leases.Close()
@@ -204,7 +204,7 @@ func TestFolderThatCanNotBe(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := policytest.New(t, "state: {dir: "+file+"/state}")
-	w.Fails(t, Definition, durable, "state.dir: durable quotas can not be kept here")
+	w.Fails(t, Definition, lasting, "state.dir: durable quotas can not be kept here")
 }
 
 // The file does not grow with the number of requests.

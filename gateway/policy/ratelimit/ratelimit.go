@@ -145,11 +145,7 @@ func build(b *policy.Build, cs []*Config) (policy.Hooks, error) {
 	if b.World.DryRun {
 		return hooks, nil
 	}
-	l.state, err = policy.LivingAs(b.World, "rate_limit", func() (*State, error) {
-		s := newState()
-		s.start(b.World.Clock)
-		return s, nil
-	})
+	l.state, err = policy.LivingAs(b.World, "rate_limit", func() (*State, error) { return newState(), nil })
 	if err != nil {
 		return policy.Hooks{}, err
 	}

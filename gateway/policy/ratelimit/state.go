@@ -3,19 +3,14 @@ package ratelimit
 import (
 	"slices"
 	"sync"
-	"time"
 
 	"sluice/gateway/cluster"
-	"sluice/gateway/exchange"
 	"sluice/gateway/limiter"
 	"sluice/gateway/policy"
 )
 
-const (
-	// maxWaiters bounds the requests that are delayed at the same time, in the whole process.
-	maxWaiters = 10_000
-	sweepEvery = time.Minute
-)
+// maxWaiters bounds the requests that are delayed at the same time, in the whole process.
+const maxWaiters = 10_000
 
 // State are the buckets of all rate limits of the process. Their keys begin with the scope of a block, so that one bounded store serves
 // ten thousand blocks, and a block finds its buckets again after a reload.
@@ -25,8 +20,6 @@ type State struct {
 
 	mu     sync.Mutex
 	scopes map[string][]*scope // by scope; the youngest generation's is the last
-
-	stop, done chan struct{}
 }
 
 // scope is what one generation says of the windows of a block, for Inspect.
@@ -38,32 +31,11 @@ type scope struct {
 func newState() *State {
 	return &State{
 		store: limiter.New(limiter.Options{}), waiters: policy.Waiters{Max: maxWaiters}, scopes: map[string][]*scope{},
-		stop: make(chan struct{}), done: make(chan struct{}),
 	}
 }
 
-// start sweeps full buckets out, so that the memory of a flood of keys comes back.
-func (s *State) start(clock *exchange.Clock) {
-	go func() {
-		defer close(s.done)
-		tick := time.NewTicker(sweepEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-s.stop:
-				return
-			case <-tick.C:
-				s.store.Sweep(clock.Now())
-			}
-		}
-	}()
-}
-
-// Close ends the sweeping.
-func (s *State) Close() {
-	close(s.stop)
-	<-s.done
-}
+// Sweep is called once a minute: it drops full buckets, so that the memory of a flood of keys comes back.
+func (s *State) Sweep(now int64) int { return s.store.Sweep(now) }
 
 // register tells Inspect of a block, until forget is called. A block compiled for several routes is registered by each.
 func (s *State) register(name string, groups []group, shared *cluster.Limiter) (forget func()) {
