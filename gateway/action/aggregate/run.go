@@ -10,6 +10,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"sluice/gateway/action"
 	"sluice/gateway/document"
 	"sluice/gateway/exchange"
 )
@@ -444,27 +445,8 @@ func (r *run) dress(c *call, path, query, body []byte, headers []header) *leg {
 	x.Request.Header.SetRequestURI("/?" + string(query)) // balancers look at parameters there
 	x.Query, x.UpstreamPath, x.Body = query, path, body
 	x.SetUpstreamQuery(query)
-	kept := x.Fields[:0]
-	for _, f := range x.Fields {
-		switch f.Kind {
-		case exchange.KindConnection, exchange.KindForwarded, exchange.KindVia:
-			// The wire needs them to tell what passes.
-		case exchange.KindOther:
-			if !r.a.passes(f.Name) {
-				continue
-			}
-		default:
-			continue
-		}
-		kept = append(kept, f)
-	}
-	x.Fields = kept
+	action.Derive(x, r.a.passes)
 	edits := &x.ToBackend
-	for _, name := range unfit {
-		if _, decided := edits.Value(name); decided {
-			edits.Remove(name)
-		}
-	}
 	edits.Set(fasthttp.HeaderAccept, []byte(typeJSON))
 	if c.body != nil {
 		edits.Set(fasthttp.HeaderContentType, []byte(typeJSON))
@@ -479,19 +461,7 @@ func (r *run) dress(c *call, path, query, body []byte, headers []header) *leg {
 	return &leg{a: r.a, call: c, shared: r.shared, x: x}
 }
 
-// unfit are headers of the client's request that say something untrue, or unwanted, of a call's.
-var unfit = [...]string{
-	"Accept", "Accept-Encoding", "Content-Type", "Content-Encoding", "Content-Language", "Content-Location", "Content-Disposition", "Content-Range",
-	"Content-MD5", "Digest", "Content-Digest", "Repr-Digest", "Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since",
-	"X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", exchange.DeadlineHeader, "Grpc-Timeout",
-}
-
 // passes tells whether a header of the client goes on.
 func (a *aggregate) passes(name []byte) bool {
-	for _, n := range unfit {
-		if exchange.SameField(name, n) {
-			return false
-		}
-	}
 	return a.passAll || slices.ContainsFunc(a.pass, func(n string) bool { return exchange.EqualFold(name, n) })
 }

@@ -2,12 +2,12 @@ package graphql
 
 import (
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/valyala/fasthttp"
 
+	"sluice/gateway/action"
 	"sluice/gateway/exchange"
 	"sluice/gateway/upstream"
 )
@@ -204,24 +204,9 @@ var (
 	contentField  = exchange.Field{Name: []byte("Content-Type"), Value: []byte(mediaJSON)}
 )
 
-// passes tells whether a field of the client's request goes with calls. Those do not that are about its own body, the form of its
-// own answer, or its connection.
+// passes tells whether a field of the client's request goes with calls. A key that tells its request from others tells nothing of them.
 func passes(f *exchange.Field) bool {
-	switch f.Kind {
-	case exchange.KindOther, exchange.KindConnection, exchange.KindForwarded, exchange.KindVia:
-	default:
-		return false
-	}
-	name := strings.ToLower(string(f.Name))
-	switch {
-	case strings.HasPrefix(name, "content-"), strings.HasPrefix(name, "if-"):
-		return false
-	}
-	switch name {
-	case "accept", "accept-encoding", "accept-charset", "range", "digest", "repr-digest", "idempotency-key", "grpc-timeout":
-		return false
-	}
-	return true
+	return action.GoesOn(f) && !exchange.SameField(f.Name, "Idempotency-Key")
 }
 
 // carry makes one call and reads its answer. It runs on a goroutine of its own.

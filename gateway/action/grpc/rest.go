@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
 
+	"sluice/gateway/action"
 	"sluice/gateway/exchange"
 	"sluice/gateway/grpcwire"
 )
@@ -176,21 +177,8 @@ func (r *restCall) end() {
 func (r *restCall) prepare(m protoreflect.Message) error {
 	c := r.t.pool.Repeat(r.x, func(*exchange.Exchange) {})
 	r.child, c.Client = c, r.client
-	kept := c.Fields[:0]
-	for _, f := range c.Fields {
-		switch f.Kind {
-		case exchange.KindConnection, exchange.KindForwarded, exchange.KindVia:
-			// The wire needs them to tell what passes.
-		case exchange.KindOther:
-			if isCalls(f.Name) {
-				continue
-			}
-		default:
-			continue
-		}
-		kept = append(kept, f)
-	}
-	c.Fields, c.Protocol = kept, ""
+	action.Derive(c, func(name []byte) bool { return !isCalls(name) })
+	c.Protocol = ""
 	path, err := r.t.pathOf(r.b, m)
 	if err != nil {
 		return err
@@ -239,7 +227,7 @@ func (r *restCall) prepare(m protoreflect.Message) error {
 
 // isCalls tells fields that are about the call's own form.
 func isCalls(name []byte) bool {
-	for _, n := range [...]string{"content-type", "content-encoding", "accept", "accept-encoding", "grpc-encoding", "grpc-accept-encoding", "grpc-timeout", "x-grpc-web", "x-request-deadline", "x-user-agent"} {
+	for _, n := range [...]string{"grpc-encoding", "grpc-accept-encoding", "x-grpc-web", "x-user-agent"} {
 		if exchange.SameField(name, n) {
 			return true
 		}

@@ -261,16 +261,17 @@ func (r *restCall) stream() {
 	} else {
 		lines.Reset(bytes.NewReader(r.child.Response.Body()))
 	}
-	r.x.Response.SetBodyStream(&restStream{restCall: r, lines: lines}, -1)
+	s := &restStream{restCall: r, lines: lines}
+	s.Messages = exchange.Messages{X: r.x, Next: s.next, End: r.end}
+	r.x.Response.SetBodyStream(s, -1)
 	r.x.Response.ImmediateHeaderFlush = true
 }
 
 // restStream is the body of an answer of many messages.
 type restStream struct {
+	exchange.Messages
 	*restCall
 	lines *bufio.Reader
-	over  bool
-	left  []byte
 }
 
 var (
@@ -288,16 +289,16 @@ func (s *restStream) next() (chunk []byte, err error) {
 	switch err {
 	case nil:
 		if c, m, failed := s.failure(line); failed {
-			s.over, code, message = true, c, m
+			s.Over, code, message = true, c, m
 			break
 		}
 		if chunk, err = s.frame(line, ""); err != nil {
-			s.over, code, message = true, grpcwire.Internal, rejectBadAnswer.Detail
+			s.Over, code, message = true, grpcwire.Internal, rejectBadAnswer.Detail
 		}
 	case io.EOF:
-		s.over = true
+		s.Over = true
 	default:
-		s.over = true
+		s.Over = true
 		if s.child.Aborted.Load() && (s.until == 0 || s.x.Clock.Now() < s.until) {
 			s.x.Aborted.Store(true)
 			s.x.RPCStatus = uint8(grpcwire.Cancelled) + 1
@@ -311,11 +312,11 @@ func (s *restStream) next() (chunk []byte, err error) {
 			code, message = grpcwire.DeadlineExceeded, rejectLateCall.Detail
 		}
 	}
-	if s.over {
+	if s.Over {
 		chunk = append(chunk, s.status(code, message)...)
 	}
 	if s.x.HasBodyHooks() {
-		return s.x.PushBody(chunk, s.over)
+		return s.x.PushBody(chunk, s.Over)
 	}
 	return chunk, nil
 }
@@ -363,67 +364,4 @@ func (r *restCall) status(code grpcwire.Code, message string) []byte {
 		}
 	}
 	return nil
-}
-
-// Hold implements exchange.ResponseStream: nobody waits for the last of the messages.
-func (s *restStream) Hold(int) (body []byte, whole bool, err error) { return nil, false, nil }
-
-// More implements exchange.ResponseStream: nobody knows when the next message comes.
-func (s *restStream) More() bool { return false }
-
-// Discard implements exchange.ResponseStream.
-func (s *restStream) Discard() { _ = s.Close() }
-
-// Close ends the request.
-func (s *restStream) Close() error {
-	s.over = true
-	s.end()
-	return nil
-}
-
-// SupportsBodyWriteTo tells fasthttp to use WriteTo.
-func (s *restStream) SupportsBodyWriteTo() bool { return true }
-
-// WriteTo writes each message when it has come.
-func (s *restStream) WriteTo(to io.Writer) (written int64, err error) {
-	defer s.Discard()
-	s.x.Begun = true
-	for !s.over {
-		chunk, err := s.next()
-		if err != nil {
-			return written, err
-		}
-		if len(chunk) == 0 {
-			continue
-		}
-		n, err := to.Write(chunk)
-		written += int64(n)
-		s.x.BytesOut += int64(n)
-		if err != nil {
-			s.x.Aborted.Store(true)
-			return written, err
-		}
-	}
-	return written, nil
-}
-
-// Read is for readers that want the body in their own buffer.
-func (s *restStream) Read(p []byte) (int, error) {
-	s.x.Begun = true
-	for len(s.left) == 0 {
-		if s.over {
-			s.Discard()
-			return 0, io.EOF
-		}
-		chunk, err := s.next()
-		if err != nil {
-			s.Discard()
-			return 0, err
-		}
-		s.left = chunk
-	}
-	n := copy(p, s.left)
-	s.left = s.left[n:]
-	s.x.BytesOut += int64(n)
-	return n, nil
 }

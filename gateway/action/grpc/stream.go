@@ -50,6 +50,7 @@ func (w *writer) stream() error {
 	f := formOf(string(x.RequestHeader(fasthttp.HeaderAccept)))
 	contentType := formTypes[f]
 	s := &streamed{writer: w, form: f}
+	s.Messages = exchange.Messages{X: w.x, Next: s.next, End: w.answer.Close}
 	if len(w.answer.Header["Grpc-Status"]) > 0 {
 		defer w.answer.Close()
 		if _, err := w.next(); err != io.EOF {
@@ -122,12 +123,11 @@ func (w *writer) stream() error {
 
 // streamed is the body of an answer of many messages.
 type streamed struct {
+	exchange.Messages
 	*writer
 	form  form
 	first []byte // what was read ahead of the head
 	count int
-	over  bool
-	left  []byte
 
 	ahead   []byte // held of a body that is not whole, and has passed aheadOf hooks
 	aheadOf int
@@ -154,7 +154,7 @@ func (s *streamed) Hold(limit int) (body []byte, whole bool, err error) {
 			return nil, false, exchange.ErrResponseBody
 		}
 		held = append(held, chunk...)
-		if s.over {
+		if s.Over {
 			s.Discard()
 			return held, true, nil
 		}
@@ -162,12 +162,6 @@ func (s *streamed) Hold(limit int) (body []byte, whole bool, err error) {
 	s.ahead, s.aheadOf = held, s.x.BodyHooks()
 	return held[:limit], false, nil
 }
-
-// More implements exchange.ResponseStream: nobody knows when the next message comes.
-func (s *streamed) More() bool { return false }
-
-// Discard implements exchange.ResponseStream.
-func (s *streamed) Discard() { _ = s.Close() }
 
 // next is the next piece as it has passed the hooks.
 func (s *streamed) next() ([]byte, error) {
@@ -178,67 +172,9 @@ func (s *streamed) next() ([]byte, error) {
 	}
 	chunk, err := s.piece()
 	if err == nil && s.x.HasBodyHooks() {
-		chunk, err = s.x.PushBody(chunk, s.over)
+		chunk, err = s.x.PushBody(chunk, s.Over)
 	}
 	return chunk, err
-}
-
-// SupportsBodyWriteTo tells fasthttp to use WriteTo.
-func (s *streamed) SupportsBodyWriteTo() bool { return true }
-
-// WriteTo writes each message when it has come. An error leaves the client's
-// answer unfinished, so that it can not be mistaken for whole.
-func (s *streamed) WriteTo(to io.Writer) (written int64, err error) {
-	x := s.x
-	x.Begun = true
-	for !s.over {
-		chunk, err := s.next()
-		if err != nil {
-			s.Discard()
-			return written, err
-		}
-		if len(chunk) == 0 {
-			continue
-		}
-		n, err := to.Write(chunk)
-		written += int64(n)
-		x.BytesOut += int64(n)
-		if err != nil {
-			x.Aborted.Store(true)
-			s.Discard()
-			return written, err
-		}
-	}
-	s.Discard()
-	return written, nil
-}
-
-// Read is for readers that want the body in their own buffer.
-func (s *streamed) Read(p []byte) (int, error) {
-	s.x.Begun = true
-	for len(s.left) == 0 {
-		if s.over {
-			s.Discard()
-			return 0, io.EOF
-		}
-		chunk, err := s.next()
-		if err != nil {
-			s.Discard()
-			return 0, err
-		}
-		s.left = chunk
-	}
-	n := copy(p, s.left)
-	s.left = s.left[n:]
-	s.x.BytesOut += int64(n)
-	return n, nil
-}
-
-// Close ends the call.
-func (s *streamed) Close() error {
-	s.over = true
-	s.answer.Close()
-	return nil
 }
 
 // piece is what the next message, or the end, adds to the body.
@@ -252,7 +188,7 @@ func (s *streamed) piece() ([]byte, error) {
 	if err == nil {
 		return s.render(m)
 	}
-	s.over = true
+	s.Over = true
 	var p *problem
 	if err == io.EOF {
 		status := s.answer.Status()

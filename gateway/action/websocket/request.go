@@ -7,6 +7,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"sluice/gateway/action"
 	"sluice/gateway/exchange"
 )
 
@@ -31,49 +32,13 @@ const (
 	maxValue  = 8 << 10
 )
 
-// unfit are headers of the client's that say something untrue of what is sent for it.
-var unfit = [...]string{
-	"Accept", "Accept-Encoding", "Content-Type", "Content-Length", "Content-Encoding", "Content-Language", "Content-Location", "Content-Disposition", "Content-Range",
-	"Content-MD5", "Digest", "Content-Digest", "Repr-Digest", "Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since",
-	"X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", exchange.DeadlineHeader, "Grpc-Timeout", "Idempotency-Key",
-	"Sec-WebSocket-Key", "Sec-WebSocket-Version", "Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol", "Sec-WebSocket-Accept",
-}
-
-func isUnfit(name []byte) bool {
-	for _, n := range unfit {
-		if exchange.SameField(name, n) {
-			return true
-		}
-	}
-	return false
-}
-
 // child makes an exchange for the service of the client's: with its headers as they go on, without its body, and with the target and
 // headers of the settings. ok is false where a value can not stand in them.
 func (br *bridge) child(x *exchange.Exchange, w *watcher, path *template, s *scope) (c *exchange.Exchange, ok bool) {
 	c = br.pool.Repeat(x, func(*exchange.Exchange) {})
 	c.Client = w
-	kept := c.Fields[:0]
-	for _, f := range c.Fields {
-		switch f.Kind {
-		case exchange.KindConnection, exchange.KindForwarded, exchange.KindVia:
-			// The wire needs them to tell what passes.
-		case exchange.KindOther:
-			if isUnfit(f.Name) {
-				continue
-			}
-		default:
-			continue
-		}
-		kept = append(kept, f)
-	}
-	c.Fields = kept
+	action.Derive(c, func(name []byte) bool { return !exchange.SameField(name, "Idempotency-Key") }) // one request is not another
 	edits := &c.ToBackend
-	for _, name := range unfit {
-		if _, decided := edits.Value(name); decided {
-			edits.Remove(name)
-		}
-	}
 	h := &c.Request.Header
 	h.SetContentLength(0)
 	// Places are filled from the copy, so that what they need of its memory goes with it.

@@ -2,7 +2,6 @@ package websocket
 
 import (
 	"bytes"
-	"io"
 	"time"
 	"unicode/utf8"
 
@@ -208,16 +207,17 @@ func (q *question) stream() {
 	res.SetStatusCode(fasthttp.StatusOK)
 	res.Header.SetContentType(typeEvents)
 	res.Header.Set(fasthttp.HeaderCacheControl, "no-cache")
-	res.SetBodyStream(&feed{question: q}, -1)
+	f := &feed{question: q}
+	f.Messages = exchange.Messages{X: q.x, Next: f.next, End: f.stop}
+	res.SetBodyStream(f, -1)
 	res.ImmediateHeaderFlush = true
 	q.x.Answer, q.x.Head, q.x.UpstreamStatus = exchange.Proxied, nil, fasthttp.StatusOK
 }
 
 // feed is the body of an answer of events.
 type feed struct {
+	exchange.Messages
 	*question
-	over bool
-	left []byte
 }
 
 var (
@@ -232,7 +232,7 @@ func (f *feed) next() ([]byte, error) {
 	if err == nil {
 		chunk = appendEvent(nil, m)
 	} else {
-		f.over = true
+		f.Over = true
 		by, code := f.conn.End()
 		switch {
 		case f.child.Aborted.Load():
@@ -247,9 +247,17 @@ func (f *feed) next() ([]byte, error) {
 		}
 	}
 	if f.x.HasBodyHooks() {
-		return f.x.PushBody(chunk, f.over)
+		return f.x.PushBody(chunk, f.Over)
 	}
 	return chunk, nil
+}
+
+// stop ends the conversation with the service.
+func (f *feed) stop() {
+	if f.child != nil {
+		f.end()
+		f.child = nil
+	}
 }
 
 func (f *feed) explainStream(by telemetry.Closer, code int) error {
@@ -281,70 +289,4 @@ func appendEvent(b []byte, m wsconn.Message) []byte {
 		}
 		data = data[end+1:]
 	}
-}
-
-// Hold implements exchange.ResponseStream: nobody waits for the last of the events.
-func (f *feed) Hold(int) (body []byte, whole bool, err error) { return nil, false, nil }
-
-// More implements exchange.ResponseStream: nobody knows when the next message comes.
-func (f *feed) More() bool { return false }
-
-// Discard implements exchange.ResponseStream.
-func (f *feed) Discard() { _ = f.Close() }
-
-// Close implements io.Closer.
-func (f *feed) Close() error {
-	f.over = true
-	if f.child != nil {
-		f.end()
-		f.child = nil
-	}
-	return nil
-}
-
-// SupportsBodyWriteTo tells fasthttp to use WriteTo.
-func (f *feed) SupportsBodyWriteTo() bool { return true }
-
-// WriteTo writes each message when it has come.
-func (f *feed) WriteTo(to io.Writer) (written int64, err error) {
-	defer func() { _ = f.Close() }()
-	f.x.Begun = true
-	for !f.over {
-		chunk, err := f.next()
-		if err != nil {
-			return written, err
-		}
-		if len(chunk) == 0 {
-			continue
-		}
-		n, err := to.Write(chunk)
-		written += int64(n)
-		f.x.BytesOut += int64(n)
-		if err != nil {
-			f.x.Aborted.Store(true)
-			return written, err
-		}
-	}
-	return written, nil
-}
-
-// Read is for readers that want the body in their own buffer.
-func (f *feed) Read(p []byte) (int, error) {
-	f.x.Begun = true
-	for len(f.left) == 0 {
-		if f.over {
-			_ = f.Close()
-			return 0, io.EOF
-		}
-		chunk, err := f.next()
-		if err != nil {
-			_ = f.Close()
-			return 0, err
-		}
-		f.left = chunk
-	}
-	n := copy(p, f.left)
-	f.left = f.left[n:]
-	f.x.BytesOut += int64(n)
-	return n, nil
 }

@@ -245,7 +245,7 @@ func (k *compiler) places(br *bridge) {
 		br.query = append(br.query, parameter{name, k.template("query."+name, c.Query[name])})
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Headers)) {
-		if !exchange.IsToken(name) || exchange.KindOf([]byte(name)) != exchange.KindOther || isUnfit([]byte(name)) && !exchange.SameField([]byte(name), fasthttp.HeaderAccept) {
+		if !exchange.IsToken(name) || exchange.KindOf([]byte(name)) != exchange.KindOther || action.IsUnfit([]byte(name)) && !exchange.SameField([]byte(name), fasthttp.HeaderAccept) {
 			k.wrong("headers."+name, "%q is the gateway's own, or can not be the name of a header", name)
 			continue
 		}
