@@ -16,8 +16,8 @@ build: ## the binary, bin/sluice
 run: build ## the demo: gateway, three services, curl lines to paste
 	./bin/sluice demo
 
-# Without the profile: with it everything is compiled once more for the command.
-test: export GOFLAGS += -pgo=off
+# Without the profile: with it everything is compiled once more for the command. make lint vets; nobody debugs these binaries.
+test: export GOFLAGS += -pgo=off -vet=off -ldflags=-w
 test: tools-test ## all tests, against both engines; with the race detector those of packages that have goroutines, and of the whole gateway RACED
 	$(GO) test ./...
 	$(GO) test -tags loop -skip '$(ANYWAY)' ./gateway ./gateway/listener ./config/examples

@@ -1,6 +1,7 @@
 package listener
 
 import (
+	"bufio"
 	"context"
 	"io"
 	"log"
@@ -21,6 +22,7 @@ const (
 	uploadPerStream    = 256 << 10
 	maxFrame           = 16 << 10
 	headerTable        = 4 << 10
+	readAhead          = 4 << 10
 	pingAfter          = 30 * time.Second
 	pingTimeout        = 15 * time.Second
 	goAwayAgainAfter   = int64(500 * time.Millisecond)
@@ -36,6 +38,7 @@ type h2conn struct {
 	engine http2.Server
 	base   http.Server
 
+	read      *bufio.Reader
 	out       frameWatch
 	explained atomic.Int32 // resets to come that the engine has explained
 }
@@ -52,6 +55,7 @@ func (s *Server) serveHTTP2(nc net.Conn) error {
 	h.init(s, c, "HTTP/2.0")
 	h.isHTTP2 = true
 	h.out.h = h
+	h.read = bufio.NewReaderSize(&settingsWatch{conn: c}, readAhead)
 	idle := max(t.Idle, minEngineIdle)
 	if t.Idle == 0 {
 		idle = engineIdleUnlimted

@@ -19,15 +19,30 @@ import (
 // its exchange after all, with an access log line and its count, and every
 // error of a client is counted.
 
-// watched is the connection as the engine writes to it.
+// watched is the connection as the engine reads from it and writes to it.
 type watched struct {
 	net.Conn
 	h *h2conn
 }
 
+// Read spares the engine, which asks for the head of each frame by itself, half of the reads.
+func (w watched) Read(p []byte) (int, error) { return w.h.read.Read(p) }
+
 func (w watched) Write(p []byte) (int, error) {
-	w.h.out.feed(p)
-	return w.Conn.Write(p)
+	sent := 0
+	for {
+		n, malformed := w.h.out.feed(p[sent:])
+		n, err := w.Conn.Write(p[sent : sent+n])
+		if sent += n; err != nil || malformed == 0 {
+			return sent, err
+		}
+		// The engine leaves it at its answer, but a malformed request is an error of its stream (RFC 9113, section 8.1.1).
+		reset := [frameHead + 4]byte{2: 4, 3: byte(http2.FrameRSTStream), frameHead + 3: byte(http2.ErrCodeProtocol)}
+		binary.BigEndian.PutUint32(reset[5:], malformed)
+		if _, err := w.Conn.Write(reset[:]); err != nil {
+			return sent, err
+		}
+	}
 }
 
 // watchedTLS is watched where TLS is spoken, of which the engine makes demands.
@@ -64,35 +79,36 @@ var ownAnswers = func() map[string]*exchange.Reject {
 
 var rejectConnectionField = refuse(fasthttp.StatusBadRequest, "connection_field", "a header field belongs to a connection of HTTP/1.1")
 
-// feed reads on in p.
-func (w *frameWatch) feed(p []byte) {
-	for len(p) > 0 {
+// feed reads on in p, to its end or that of the answer to a malformed request, whose stream it names.
+func (w *frameWatch) feed(p []byte) (read int, malformed uint32) {
+	for read < len(p) {
 		if w.skip > 0 {
-			n := min(w.skip, len(p))
+			n := min(w.skip, len(p)-read)
 			w.skip -= n
-			p = p[n:]
+			read += n
 			continue
 		}
 		want := frameHead
 		if w.have >= frameHead {
 			want += w.length()
 		}
-		n := copy(w.kept[w.have:want], p)
+		n := copy(w.kept[w.have:want], p[read:])
 		w.have += n
-		p = p[n:]
+		read += n
 		if w.have < want {
-			return
+			return read, 0
 		}
 		if want == frameHead && w.interesting() && w.length() > 0 {
 			continue
 		}
-		if want > frameHead {
-			w.see(w.kept[frameHead:want])
-		} else {
-			w.skip = w.length()
-		}
 		w.have = 0
+		if want == frameHead {
+			w.skip = w.length()
+		} else if w.see(w.kept[frameHead:want]) {
+			return read, binary.BigEndian.Uint32(w.kept[5:])
+		}
 	}
+	return read, 0
 }
 
 func (w *frameWatch) length() int {
@@ -113,19 +129,20 @@ func (w *frameWatch) interesting() bool {
 	return false
 }
 
-// see looks at the payload of a frame.
-func (w *frameWatch) see(payload []byte) {
+// see looks at the payload of a frame. It tells the end of an answer to a malformed request.
+func (w *frameWatch) see(payload []byte) (malformed bool) {
 	switch http2.FrameType(w.kept[3]) {
 	case http2.FrameData:
 		if reject := ownAnswers[string(payload)]; reject != nil {
 			w.h.lost(reject)
+			return reject == rejectConnectionField && http2.Flags(w.kept[4]).Has(http2.FlagDataEndStream)
 		}
 	case http2.FrameRSTStream:
 		code := http2.ErrCode(binary.BigEndian.Uint32(payload))
 		switch code {
 		case http2.ErrCodeNo, http2.ErrCodeInternal, http2.ErrCodeCancel:
 			// The gateway's own: there was an exchange.
-			return
+			return false
 		}
 		w.h.count(streamError, code)
 		if w.h.explained.Add(-1) < 0 {
@@ -138,6 +155,7 @@ func (w *frameWatch) see(payload []byte) {
 			w.h.count(connectionError, code)
 		}
 	}
+	return false
 }
 
 // explain is told by the engine why it is about to reset a stream, or to end

@@ -23,6 +23,17 @@ func (l *losses) Answer(x *exchange.Exchange, err error) {
 }
 func (l *losses) Done(*exchange.Exchange) { l.reasons = append(l.reasons, "done") }
 
+// feed is what writing does.
+func feed(w *frameWatch, piece []byte) (malformed []uint32) {
+	for {
+		n, stream := w.feed(piece)
+		if piece = piece[n:]; stream == 0 {
+			return malformed
+		}
+		malformed = append(malformed, stream)
+	}
+}
+
 // However the engine's frames are cut into writes, the same is seen in them.
 func TestFrameWatch(t *testing.T) {
 	var out bytes.Buffer
@@ -60,12 +71,16 @@ func TestFrameWatch(t *testing.T) {
 		h := &h2conn{mux: mux{server: s, conn: &conn{owner: l}}}
 		h.out.h = h
 		// The second reset is explained, as that of a stream that had a request.
+		var malformed []uint32
 		for piece := range slices.Chunk(out.Bytes()[:out.Len()-13], n) {
-			h.out.feed(piece)
+			malformed = append(malformed, feed(&h.out, piece)...)
+		}
+		if !slices.Equal(malformed, []uint32{9}) {
+			t.Errorf("in pieces of %d: streams %d are to be reset", n, malformed)
 		}
 		h.explain("stream_PROTOCOL_ERROR_send_too_much")
 		for piece := range slices.Chunk(out.Bytes()[out.Len()-13:], n) {
-			h.out.feed(piece)
+			feed(&h.out, piece)
 		}
 		if !slices.Equal(seen.reasons, want) {
 			t.Fatalf("in pieces of %d: %q", n, seen.reasons)

@@ -8,21 +8,19 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 
+	"sluice/bench/program"
 	"sluice/gateway/certs/certstest"
 )
 
@@ -90,7 +88,7 @@ func (a *Authority) check(err error) {
 // Start runs it, without any memory of what was before, and waits until it answers.
 func (a *Authority) Start() {
 	a.t.Helper()
-	path, err := pebble()
+	path, err := program.Tool("pebble")
 	a.check(err)
 	c := exec.Command(path, "-config", a.config, "-dnsserver", a.names)
 	c.Env = append(os.Environ(), "PEBBLE_VA_NOSLEEP=1", "PEBBLE_AUTHZREUSE=0")
@@ -174,22 +172,6 @@ func Port(t testing.TB, address string) int {
 	}
 	return a.Port
 }
-
-// pebble builds the authority, in the module of the tools so that it does not
-// choose the product's versions, and returns its file in the build cache.
-var pebble = sync.OnceValues(func() (string, error) {
-	module, err := exec.Command("go", "env", "GOMOD").Output()
-	if err != nil {
-		return "", err
-	}
-	c := exec.Command("go", "tool", "-n", "pebble")
-	c.Dir = filepath.Join(filepath.Dir(strings.TrimSpace(string(module))), "bench", "tools")
-	out, err := c.Output()
-	if failed := (*exec.ExitError)(nil); errors.As(err, &failed) {
-		err = fmt.Errorf("cannot build pebble: %w\n%s", err, failed.Stderr)
-	}
-	return strings.TrimSpace(string(out)), err
-})
 
 // output collects what a process says.
 type output struct {
