@@ -156,7 +156,10 @@ func (r *runner) start(ctx context.Context, g *gateway, m mode, low bool) (*inst
 		return nil, err
 	}
 	return i, i.Await(ctx, func(ctx context.Context) error {
-		_, _, _, err := i.do(ctx, http.MethodGet, "/300", "", nil)
+		status, _, _, err := i.do(ctx, http.MethodGet, "/300", "", nil)
+		if status == http.StatusNotFound { // Traefik listens before it has its routes
+			return errors.New("no route yet")
+		}
 		return err
 	})
 }
