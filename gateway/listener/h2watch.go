@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"log/slog"
 	"net"
+	"runtime"
 	"strings"
 
 	"github.com/valyala/fasthttp"
@@ -28,7 +29,10 @@ type watched struct {
 // Read spares the engine, which asks for the head of each frame by itself, half of the reads.
 func (w watched) Read(p []byte) (int, error) { return w.h.read.Read(p) }
 
+// Write lets go of the processor once: what other streams have to say by then, the engine collects while this write is
+// under way, and sends with one more. So a busy connection gets a few writes for many answers.
 func (w watched) Write(p []byte) (int, error) {
+	runtime.Gosched()
 	sent := 0
 	for {
 		n, malformed := w.h.out.feed(p[sent:])
