@@ -70,9 +70,20 @@ const maxKeptHead = 16 << 10
 
 var streams = sync.Pool{New: func() any { return &stream{br: bufio.NewReaderSize(nil, 4<<10)} }}
 
+// makeRoom has the goroutine's stack grow while there is next to nothing on it. Each stream has a fresh goroutine, and what
+// serves it needs some kilobytes: the runtime would find that out half way down, and move all that stands there by then.
+//
+//go:noinline
+func makeRoom(at int) byte {
+	var room [6 << 10]byte
+	room[at&1] = 1
+	return room[0]
+}
+
 // serve serves a stream: the engine's call, on a goroutine of its own. peer is
 // where the request comes from.
 func (m *mux) serve(w http.ResponseWriter, r *http.Request, peer netip.Addr) {
+	makeRoom(len(r.Method))
 	defer m.contain()
 	s := m.server
 	st := streams.Get().(*stream)
