@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"math/rand/v2"
+	"os"
 	"strconv"
 	"testing"
 	"time"
@@ -12,7 +13,13 @@ import (
 	"sluice/gateway/limiter"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if address := os.Getenv(elsewhere); address != "" {
+		runElsewhere(address)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // epoch is the time of day at which every group begins.
 var epoch = time.Unix(1_800_000_000, 0).UTC()
