@@ -13,6 +13,8 @@ import (
 const (
 	// validFor is for how long a lot may be used.
 	validFor = 5 * time.Second
+	// rests is for how long what an idle instance keeps may be used: the store remembers it for 60 s.
+	rests = 50 * time.Second
 	// renewal is how long before that it is renewed.
 	renewal = 2 * time.Second
 	// lasts is for how many timeouts what is fetched is to last, at the rate of late: half of it lasts until a store that is silent counts as
@@ -168,6 +170,9 @@ func (l *Limiter) plan(b *bucket, now int64, fleet *fleet, up bool) (o *loan, at
 		}
 	case quiet && !b.recall:
 		o.op = "release"
+		if b.key != "" {
+			o.want = l.spare(b)
+		}
 		switch {
 		case b.told:
 			o.give = b.held
@@ -244,6 +249,13 @@ func (b *bucket) measure(now int64) {
 func (l *Limiter) target(b *bucket) int64 {
 	cost := b.limits.cost
 	n := min(int64(b.rate*float64(l.horizon)), b.limits.share(l.store.fleet.Load().most)/2) + 2*cost
+	return n - n%cost
+}
+
+// spare is how much an instance keeps that is not asked for anything, so that the first requests after a pause do not find it with nothing.
+func (l *Limiter) spare(b *bucket) int64 {
+	cost := b.limits.cost
+	n := max(2*cost, int64(b.limits.least/untoldPart))
 	return n - n%cost
 }
 
@@ -327,7 +339,7 @@ func (l *Limiter) apply(o *loan, a reply, now int64) {
 		}
 		b.unpaid += used
 		b.taken = 0
-		b.held = 0
+		b.held = a.granted
 		b.told, b.lapsed = !a.forgotten, false
 		if a.forgotten {
 			// Requests came meanwhile: it begins anew, with its share.
@@ -337,7 +349,10 @@ func (l *Limiter) apply(o *loan, a reply, now int64) {
 		}
 	case o.op == "sync":
 		b.unpaid -= o.owe
-		b.held += a.granted
+		b.held += a.granted + a.keep - o.held // the store may have forgotten what was held, and not have as much
+		if b.held < 0 {
+			b.held, b.unpaid = 0, b.unpaid-b.held
+		}
 	default:
 		mine := a.keep + a.granted
 		b.unpaid = max(0, used-mine)
@@ -346,13 +361,16 @@ func (l *Limiter) apply(o *loan, a reply, now int64) {
 	}
 	if o.op != "release" || !a.forgotten {
 		b.until = o.asked + int64(validFor)
+		if o.op == "release" {
+			b.until = o.asked + int64(rests)
+		}
 		for i := range b.meters {
 			b.meters[i].tokens = a.tokens[i] + float64(b.held)
 		}
 		b.at = max(b.at, now)
 		b.turn()
 	}
-	short := a.granted < o.want
+	short := a.granted < o.want && o.op != "release"
 	call := short && (a.untold > 0 || a.out > 0) && now >= b.called+b.calls
 	if call {
 		b.called, b.calls = now, min(max(2*b.calls, int64(20*time.Millisecond)), int64(2*time.Second))
@@ -381,7 +399,7 @@ func (l *Limiter) next(b *bucket, o *loan, a reply, now int64, short, call bool)
 		return now + int64(hungryLeast)
 	case o.op == "release":
 		// Its share can not be kept for it yet.
-		b.asked, b.low, b.ask = false, b.limits.cost, b.limits.cost
+		b.asked, b.low, b.ask = false, b.limits.cost, max(b.limits.cost, b.held)
 		b.waits = min(max(2*b.waits, int64(idle)), int64(longestStay))
 		return now + b.waits
 	case short && recent && b.held < b.low:
@@ -531,8 +549,9 @@ func (l *Limiter) returnAll() {
 			}
 			if o, _ := l.plan(b, now, fleet, true); o != nil {
 				if o.op == "rejoin" || o.op == "claim" { // tells what was used, and keeps nothing
-					o.args[5], o.args[7] = "0", "0"
+					o.args[5] = "0"
 				}
+				o.args[7] = "0"
 				commands = append(commands, o.command)
 			}
 		}

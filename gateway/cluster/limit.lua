@@ -13,18 +13,19 @@ if now == 0 then
   now = t[1] * 1000000 + t[2]
 end
 -- op: take (by a request that waits), pay (what is owed, as far as there is any), claim (I have told of nothing so far), rejoin (I
--- have served on my own), sync, release (I hold none any more, and want my share to be kept for me).
+-- have served on my own), sync, release (I hold none any more, and want my share to be kept for me, or a little that
+-- is mine for as long as one who holds none is remembered).
 local op, me, live, share = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local held, give, want, cost, valid = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 
-local f, gone, out, told, mine = {}, {}, 0, 0, 0
+local f, gone, out, told, mine, known = {}, {}, 0, 0, 0, false
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   local name, value = all[i], all[i + 1]
   if sub(name, 1, 1) == 'm' then
     local has, ends = match(value, '^(%d+) (%d+)$')
     if sub(name, 2) == me then
-      mine = tonumber(has)
+      mine, known = tonumber(has), true
     elseif tonumber(ends) <= now then
       gone[#gone + 1] = name
     else
@@ -58,7 +59,9 @@ local function window(unit, at)
   return y, at + 366 * 864e8
 end
 
-local fresh = op == 'claim' or op == 'rejoin'
+-- What I hold by what I was told, though nothing here says so, was debited from what is no more: the server has begun anew, or
+-- fallen back to a copy that is behind, or others have taken it for lapsed. It is debited again.
+local fresh = op == 'claim' or op == 'rejoin' or op == 'sync' and not known
 if op ~= 'pay' then give = min(give, mine) end -- what has lapsed is not there to be given
 local t, least = {}, math.huge
 for i = 0, (#ARGV - 11) / 5 do
@@ -93,7 +96,13 @@ local spent = fresh and keep or 0
 if op == 'take' then
   if least >= want then granted = want end
 elseif op == 'release' then
-  if floor(least) - share * (untold + 1) >= 0 then forgotten = 1 end
+  if floor(least) - share * (untold + 1) >= 0 then
+    forgotten = 1
+  else
+    -- A little is kept for when I am asked again, of what is left and promised to nobody.
+    granted = max(0, min(want, floor((floor(least) - share * untold) / (4 * (untold + told + 1)))))
+    granted = granted - granted % cost
+  end
 elseif want > 0 then
   local free = floor(least) - spent - share * untold
   if free >= cost then
@@ -124,6 +133,7 @@ elseif op ~= 'take' and op ~= 'pay' then
   full = false
   -- Who holds none is remembered for longer: it must not serve from its share before it is kept for it again.
   local has = keep + granted
+  if op == 'release' then valid = 6e7 end
   set[#set + 1] = 'm' .. me
   set[#set + 1] = string.format('%.0f %.0f', has, now + (has > 0 and valid or 6e7))
 end

@@ -59,7 +59,9 @@ func (r *Records) Begin(key, fingerprint []byte, ttl time.Duration) (state Recor
 	// A claim of which nobody hears is released: the request was refused or guarded elsewhere.
 	all, err := r.store.ask("record", command{&recordScript, name, []string{"begin", claim, string(fingerprint), number(claimFor.Milliseconds()), number(ttl.Milliseconds())}})[0].AsStrSlice()
 	if err != nil || len(all) == 0 {
-		r.later(command{&recordScript, name, []string{"release", claim}})
+		if !errors.Is(err, errDown) && !errors.Is(err, errBusy) { // else it was never sent, and room is needed for what was carried out
+			r.later(command{&recordScript, name, []string{"release", claim}})
+		}
 		return "", "", nil, cmpErr(err)
 	}
 	switch state = RecordState(all[0]); {
