@@ -63,6 +63,11 @@ func foreign(h *fasthttp.RequestHeader, public bool) string {
 			return "requests of other origins are refused"
 		}
 	}
+	// This gateway's proxy says so of every request, and no route can take that away: a service that names this listener as its
+	// endpoint is no operator of this machine.
+	if !public && (len(h.Peek("Via")) > 0 || len(h.Peek("X-Forwarded-For")) > 0 || len(h.Peek("Forwarded")) > 0) {
+		return "without admin.token requests that a proxy passes on are refused"
+	}
 	switch site := string(h.Peek("Sec-Fetch-Site")); site {
 	case "", "none", "same-origin":
 		return ""

@@ -99,6 +99,35 @@ func TestForeignRequestsAreRefused(t *testing.T) {
 	w.want(403, "GET", "/dashboard/main.js", "", "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "no-cors", "Sec-Fetch-Dest", "script")
 }
 
+// A route whose service names this listener leads to nothing that wants an operator.
+func TestNotThroughTheGateway(t *testing.T) {
+	w := newWorld(t, simple, nil)
+	w.write(strings.NewReplacer("http://127.0.0.1:1", "http://"+w.admin.Addr(), "[/users]", "[/api, /livez]").Replace(simple))
+	if err := w.reload(); err != nil {
+		t.Fatal(err)
+	}
+	f := func(status int, method, path string) {
+		t.Helper()
+		req, err := http.NewRequest(method, "http://"+w.gateway.Listeners()[0].Address+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := w.client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != status {
+			t.Errorf("%s %s: %d, want %d", method, path, res.StatusCode, status)
+		}
+	}
+	f(200, "GET", "/livez")
+	f(403, "GET", "/api/config")
+	f(403, "PUT", "/api/config")
+	f(403, "POST", "/api/config/reload")
+	f(403, "DELETE", "/api/cache")
+}
+
 func TestHostOfHTTP10(t *testing.T) {
 	w := newWorld(t, simple, nil)
 	c, err := net.Dial("tcp", w.admin.Addr())
