@@ -253,11 +253,14 @@ func ClientTLS(ca, cert, key string) (*tls.Config, error) {
 		}
 	}
 	if cert != "" {
-		pair, err := tls.LoadX509KeyPair(cert, key)
-		if err != nil {
+		if _, err := tls.LoadX509KeyPair(cert, key); err != nil {
 			return nil, fmt.Errorf("cert: %w", err)
 		}
-		c.Certificates = []tls.Certificate{pair}
+		// A certificate is replaced while a client lives: each connection takes what the files have then.
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			pair, err := tls.LoadX509KeyPair(cert, key)
+			return &pair, err
+		}
 	}
 	return c, nil
 }

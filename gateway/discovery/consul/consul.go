@@ -26,11 +26,17 @@ var Definition = &discovery.Definition{Name: "consul", Open: open}
 
 type source struct {
 	c      config.DiscoveryConsul
-	client *http.Client
+	client *http.Client // of the present watch
 }
 
 func open(d *config.Discovery) (discovery.Source, error) {
 	s := &source{c: d.Consul}
+	_, err := s.connect()
+	return s, err
+}
+
+// connect makes a client. The watch may outlive authorities: those that the file has now.
+func (s *source) connect() (*http.Client, error) {
 	t := &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
 		TLSHandshakeTimeout: 5 * time.Second,
@@ -47,8 +53,7 @@ func open(d *config.Discovery) (discovery.Source, error) {
 		}
 	}
 	// A redirect would take the token along to wherever it leads.
-	s.client = &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	return s, nil
+	return &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, nil
 }
 
 func (s *source) Where() string {
@@ -63,7 +68,12 @@ func (s *source) Where() string {
 const pace = 100 * time.Millisecond
 
 func (s *source) Watch(ctx context.Context, tell discovery.Tell) error {
-	defer s.client.CloseIdleConnections()
+	client, err := s.connect()
+	if err != nil {
+		return err
+	}
+	s.client = client
+	defer client.CloseIdleConnections()
 	for index := uint64(0); ; {
 		began := time.Now()
 		set, next, err := s.ask(ctx, index)

@@ -2,6 +2,7 @@ package consul
 
 import (
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -88,4 +89,17 @@ func TestAgentDiesAndReturns(t *testing.T) {
 	a.Set(registered(1, "passing"), registered(2, "passing"))
 	a.Restart()
 	w.Want("10.0.0.1:80 in z1; 10.0.0.2:80 in z1")
+}
+
+// The authority of the agent is replaced while the watch goes on; what the file has then counts.
+func TestAuthorityIsReplaced(t *testing.T) {
+	a := consultest.Start(t, "users", "", registered(1, "passing"))
+	front := discoverytest.StartSecure(t, a.URL, filepath.Join(t.TempDir(), "ca.crt"))
+	w := discoverytest.Start(t, Definition, fmt.Sprintf("{consul: {address: %q, service: users, ca: %q, wait: 1s}}", front.URL, front.CA))
+	w.Want("10.0.0.1:80 in z1")
+	write := front.Replace()
+	w.Failing("x509")
+	write()
+	a.Set(registered(2, "passing"))
+	w.Want("10.0.0.2:80 in z1")
 }

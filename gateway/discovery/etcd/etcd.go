@@ -16,17 +16,18 @@ import (
 var Definition = &discovery.Definition{Name: "etcd", Open: open}
 
 type source struct {
-	prefix   string
-	settings etcd.Settings
+	prefix        string
+	settings      etcd.Settings
+	ca, cert, key string
 }
 
 func open(d *config.Discovery) (discovery.Source, error) {
 	c := &d.Etcd
-	tls, err := etcd.ClientTLS(c.CA, c.Cert, c.Key)
-	if err != nil {
+	if _, err := etcd.ClientTLS(c.CA, c.Cert, c.Key); err != nil {
 		return nil, err
 	}
-	return &source{c.Prefix, etcd.Settings{Servers: c.Servers, Username: c.Username, Password: c.Password.Reveal(), TLS: tls, Timeout: c.Timeout}}, nil
+	settings := etcd.Settings{Servers: c.Servers, Username: c.Username, Password: c.Password.Reveal(), Timeout: c.Timeout}
+	return &source{c.Prefix, settings, c.CA, c.Cert, c.Key}, nil
 }
 
 func (s *source) Where() string {
@@ -34,7 +35,13 @@ func (s *source) Where() string {
 }
 
 func (s *source) Watch(ctx context.Context, tell discovery.Tell) error {
-	client, err := etcd.Open(ctx, s.settings)
+	// The watch may outlive certificates: those that the files have now.
+	settings := s.settings
+	var err error
+	if settings.TLS, err = etcd.ClientTLS(s.ca, s.cert, s.key); err != nil {
+		return err
+	}
+	client, err := etcd.Open(ctx, settings)
 	if err != nil {
 		return err
 	}

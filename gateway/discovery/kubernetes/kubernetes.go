@@ -36,18 +36,15 @@ const account = "/var/run/secrets/kubernetes.io/serviceaccount"
 type source struct {
 	c                 config.DiscoveryKubernetes
 	server, namespace string
-	roots             *x509.CertPool // nil for the system's
-	client            *http.Client   // of the present watch
+	client            *http.Client // of the present watch
 }
 
 func open(d *config.Discovery) (discovery.Source, error) {
 	s := &source{c: d.Kubernetes, server: strings.TrimRight(d.Kubernetes.Server, "/"), namespace: d.Kubernetes.Namespace}
 	if s.c.CA != "" {
-		roots, err := authorities(s.c.CA)
-		if err != nil {
+		if _, err := authorities(s.c.CA); err != nil {
 			return nil, fmt.Errorf("ca: %w", err)
 		}
-		s.roots = roots
 	}
 	return s, nil
 }
@@ -77,7 +74,14 @@ func (s *source) Where() string {
 
 // connect finds out whom to ask, and for which namespace.
 func (s *source) connect() error {
-	roots := s.roots
+	var roots *x509.CertPool // nil for the system's
+	if s.c.CA != "" {
+		var err error
+		// The file may have changed: authorities are replaced while a watch goes on.
+		if roots, err = authorities(s.c.CA); err != nil {
+			return fmt.Errorf("ca: %w", err)
+		}
+	}
 	if s.c.Server == "" {
 		host, port := os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT")
 		if host == "" || port == "" {
@@ -144,6 +148,7 @@ func (s *source) Watch(ctx context.Context, tell discovery.Tell) error {
 	}
 	defer s.client.CloseIdleConnections()
 	for {
+		began := time.Now()
 		slices, version, err := s.list(ctx)
 		if err != nil {
 			return err
@@ -156,14 +161,23 @@ func (s *source) Watch(ctx context.Context, tell discovery.Tell) error {
 		if !errors.Is(err, errGone) {
 			return err
 		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(max(0, pace-time.Since(began))):
+		}
 	}
 }
+
+// pace keeps a server that forgets everything at once from being listed without end.
+const pace = 200 * time.Millisecond
 
 // page is how many slices are asked for at once.
 const page = 500
 
 func (s *source) list(ctx context.Context) (slices map[string]*slice, version string, err error) {
 	slices = make(map[string]*slice)
+	stale := false // once before
 	for next := ""; ; {
 		var list struct {
 			Metadata struct {
@@ -177,15 +191,18 @@ func (s *source) list(ctx context.Context) (slices map[string]*slice, version st
 			q.Set("continue", next)
 		}
 		if err := s.read(ctx, q, &list); err != nil {
-			if errors.Is(err, errGone) && next != "" {
+			if errors.Is(err, errGone) && next != "" && ctx.Err() == nil && !stale {
 				// The pages went stale while they were read.
 				clear(slices)
-				next = ""
+				next, stale = "", true
 				continue
 			}
 			return nil, "", err
 		}
 		for _, item := range list.Items {
+			if item == nil {
+				continue
+			}
 			slices[item.Metadata.Name] = item
 		}
 		if next = list.Metadata.Continue; next == "" {

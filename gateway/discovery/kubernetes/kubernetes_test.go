@@ -38,6 +38,7 @@ func TestListAndWatch(t *testing.T) {
 	s.Put(other)
 	w, _ := start(t, s, "port: http")
 	w.Want("10.0.0.1:8080; 10.0.0.3:8080 in z")
+	w.Until("a watch", func() bool { return s.Watches() == 1 })
 	if q := strings.Join(s.Requests(), " "); !strings.Contains(q, "continue=") || !strings.Contains(q, "allowWatchBookmarks=true") {
 		t.Errorf("asked %s", q)
 	}
@@ -138,4 +139,21 @@ func TestOutsideOfACluster(t *testing.T) {
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
 	discoverytest.Start(t, Definition, "{kubernetes: users}").Failing("this is no pod of Kubernetes, since KUBERNETES_SERVICE_HOST")
 	discoverytest.Start(t, Definition, `{kubernetes: {service: users, server: "http://127.0.0.1:1"}}`).Failing("name the service's as namespace: NAME")
+}
+
+// The authority of the API server is replaced while the watch goes on; what the file has then counts.
+func TestAuthorityIsReplaced(t *testing.T) {
+	s := kubernetestest.Start(t, "shop", "")
+	s.Put(slice1("a", ready(1)))
+	front := discoverytest.StartSecure(t, s.URL, filepath.Join(t.TempDir(), "ca.crt"))
+	w := discoverytest.Start(t, Definition, fmt.Sprintf("{kubernetes: {server: %q, namespace: shop, service: users, port: http, ca: %q, token_file: off}}", front.URL, front.CA))
+	w.Want("10.0.0.1:8080")
+	w.Until("a watch", func() bool { return s.Watches() == 1 })
+	write := front.Replace()
+	s.Close() // the watch ends
+	s.Restart()
+	w.Failing("x509")
+	write()
+	s.Put(slice1("a", ready(2)))
+	w.Want("10.0.0.2:8080")
 }
