@@ -5,6 +5,11 @@
 // the store answers; that a request which takes from what is lent waits for nobody; that one which has to ask waits no longer than
 // the timeout, whatever has become of the store; and that an instance without the store goes on as it was told to: with its
 // part of each limit, without limits, or not at all.
+//
+// What may go unused of a limit, where one instance is asked for all of it: of the bucket a 32nd for each instance, which is what it
+// uses before it tells or keeps through a pause, and what the bucket earns in 100 ms and two requests for each, which are lots that
+// are not asked back yet (TestNeverMoreThanTheLimit). What an instance holds that is killed lapses after 5 s, what it kept
+// through a pause after a minute.
 package cluster
 
 import (

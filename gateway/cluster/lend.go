@@ -349,10 +349,7 @@ func (l *Limiter) apply(o *loan, a reply, now int64) {
 		}
 	case o.op == "sync":
 		b.unpaid -= o.owe
-		b.held += a.granted + a.keep - o.held // the store may have forgotten what was held, and not have as much
-		if b.held < 0 {
-			b.held, b.unpaid = 0, b.unpaid-b.held
-		}
+		b.held += a.granted
 	default:
 		mine := a.keep + a.granted
 		b.unpaid = max(0, used-mine)

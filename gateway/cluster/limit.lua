@@ -18,14 +18,14 @@ end
 local op, me, live, share = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local held, give, want, cost, valid = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 
-local f, gone, out, told, mine, known = {}, {}, 0, 0, 0, false
+local f, gone, out, told, mine = {}, {}, 0, 0, 0
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   local name, value = all[i], all[i + 1]
   if sub(name, 1, 1) == 'm' then
     local has, ends = match(value, '^(%d+) (%d+)$')
     if sub(name, 2) == me then
-      mine, known = tonumber(has), true
+      mine = tonumber(has)
     elseif tonumber(ends) <= now then
       gone[#gone + 1] = name
     else
@@ -59,9 +59,7 @@ local function window(unit, at)
   return y, at + 366 * 864e8
 end
 
--- What I hold by what I was told, though nothing here says so, was debited from what is no more: the server has begun anew, or
--- fallen back to a copy that is behind, or others have taken it for lapsed. It is debited again.
-local fresh = op == 'claim' or op == 'rejoin' or op == 'sync' and not known
+local fresh = op == 'claim' or op == 'rejoin'
 if op ~= 'pay' then give = min(give, mine) end -- what has lapsed is not there to be given
 local t, least = {}, math.huge
 for i = 0, (#ARGV - 11) / 5 do

@@ -8,56 +8,6 @@ import (
 	"sluice/gateway/cluster/redistest"
 )
 
-// A store that has lost what it knew, and so fast that nobody took it for gone, begins anew with a full bucket; what instances hold
-// from before counts as part of that, and is no addition to it.
-func TestStoreThatForgot(t *testing.T) {
-	server := redistest.Start(t)
-	for _, n := range []int{1, 3} {
-		t.Run(strconv.Itoa(n), func(t *testing.T) {
-			g := newGroup(t, server.Address, n)
-			const requests = 10_000
-			l := bucketOf(requests, 24*time.Hour, requests) // earns next to nothing meanwhile
-			for _, s := range g.all {
-				s.limiter.Register(l)
-			}
-			for range 100 {
-				for i := range g.all {
-					for range 10 {
-						g.take(i, "k", l)
-					}
-				}
-				g.step(time.Millisecond)
-			}
-			held := int64(0)
-			for _, s := range g.all {
-				for _, b := range s.limiter.byName {
-					held += b.held
-				}
-			}
-			if held < 500 {
-				t.Fatalf("%d are held, which shows nothing", held)
-			}
-			server.Do("FLUSHALL")
-			g.beat()
-			passed := 0
-			for range 3000 {
-				for i := range g.all {
-					for range 10 {
-						if g.take(i, "k", l) == Passed {
-							passed++
-						}
-					}
-				}
-				g.step(time.Millisecond)
-			}
-			// What each had used and not told when it happened, a 32nd, is not known to the new one.
-			if passed > requests+n*requests/untoldPart+1 || passed < requests*97/100 {
-				t.Errorf("%d passed of a bucket of %d; %d were held before", passed, requests, held)
-			}
-		})
-	}
-}
-
 // A caller who comes now and then, of whose limit next to nothing is used, is never refused: neither one request nor a few at once.
 func TestFirstAfterAPause(t *testing.T) {
 	server := redistest.Start(t)
