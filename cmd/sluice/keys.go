@@ -21,9 +21,9 @@ func keysCommand() *cobra.Command {
 		Use:   "keys",
 		Short: "API keys of consumers, through the admin API of a running gateway",
 		Args:  cobra.ArbitraryArgs,
-		RunE:  whichOf("create", "list", "rotate", "revoke"),
+		RunE:  whichOf("create", "list", "rotate", "revoke", "link", "unlink"),
 	}
-	root.AddCommand(keysCreate(), keysList(), keysRotate(), keysRevoke())
+	root.AddCommand(keysCreate(), keysList(), keysRotate(), keysRevoke(), keysLink(), keysUnlink())
 	return root
 }
 
@@ -219,6 +219,80 @@ func keysRevoke() *cobra.Command {
 			}
 			_ = answer.Close()
 			fmt.Fprintf(c.OutOrStdout(), "%s of %s is revoked\n", args[1], args[0])
+			return nil
+		},
+	}
+	admin.flags(c)
+	return c
+}
+
+func keysLink() *cobra.Command {
+	var admin adminClient
+	var expires time.Duration
+	var mayChange, asJSON bool
+	var base string
+	c := &cobra.Command{
+		Use:   "link CONSUMER",
+		Short: "make a link to the consumer's own page: its keys, usage and limits",
+		Long: `A link to the consumer's own page, which shows its keys, usage and limits without the admin token, and nothing of others.
+It is signed with a key in state.dir and good until it expires, or until sluice keys unlink ends all links.
+The page is served by the admin listener below /developer/; a proxy that passes /developer/ alone publishes the page and nothing else.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			body := map[string]any{"ttl": config.FormatDuration(expires), "may_change": mayChange}
+			answer, err := admin.send(c.Context(), http.MethodPost, "/api/consumers/"+url.PathEscape(args[0])+"/links", body)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = answer.Close() }()
+			text, err := io.ReadAll(answer)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				_, err = c.OutOrStdout().Write(text)
+				return err
+			}
+			var made struct {
+				ID      string    `json:"id"`
+				Path    string    `json:"path"`
+				Expires time.Time `json:"expires"`
+			}
+			if err := json.Unmarshal(text, &made); err != nil || made.Path == "" {
+				return errors.New("the admin listener did not answer with a link")
+			}
+			if base == "" {
+				base = admin.address
+			}
+			if !strings.Contains(base, "://") {
+				base = "http://" + base
+			}
+			fmt.Fprintln(c.OutOrStdout(), strings.TrimSuffix(base, "/")+made.Path)
+			fmt.Fprintf(c.ErrOrStderr(), "%s of %s, good until %s for whoever has it.\n", made.ID, args[0], made.Expires.Format(time.RFC3339))
+			return nil
+		},
+	}
+	admin.flags(c)
+	durationVar(c.Flags(), &expires, "expires", 24*time.Hour, "how long the link is good, up to 30d")
+	c.Flags().BoolVar(&mayChange, "may-change", false, "let whoever has the link rotate and revoke the consumer's keys")
+	c.Flags().StringVar(&base, "base", "", "what the link begins with, as https://developers.example.com; default: the address of the admin listener")
+	jsonFlag(c, &asJSON)
+	return c
+}
+
+func keysUnlink() *cobra.Command {
+	var admin adminClient
+	c := &cobra.Command{
+		Use:   "unlink",
+		Short: "end all links to consumers' own pages at once, by replacing the key that they are signed with",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			answer, err := admin.send(c.Context(), http.MethodDelete, "/api/links", nil)
+			if err != nil {
+				return err
+			}
+			_ = answer.Close()
+			fmt.Fprintln(c.OutOrStdout(), "no link that was made before is good any more")
 			return nil
 		},
 	}

@@ -59,11 +59,32 @@ routes: {hello: {match: {paths: [/hello]}, respond: {body: hello}, policies: {ap
 	run(1, `there is no consumer "bob"`, "keys", "create", "bob")
 	run(1, `methods: "get" is no method`, "keys", "create", "alice", "--method", "get")
 	run(1, `wants its token`, "keys", "list", "alice", "--admin-token", "wrong")
+	link := strings.TrimSpace(run(0, `link_\w+ of alice, good until 2.*for whoever has it`, "keys", "link", "alice", "--expires", "1h", "--base", "https://dev.example/"))
+	base, token, _ := strings.Cut(link, "#")
+	opens := func() int {
+		t.Helper()
+		req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, r.admin+"/developer/api/self", http.NoBody)
+		req.Header.Set("Authorization", "Bearer "+token)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		return res.StatusCode
+	}
+	if base != "https://dev.example/developer/" || opens() != 200 {
+		t.Error(link, opens())
+	}
+	run(0, `no link that was made before is good`, "keys", "unlink")
+	if got := opens(); got != 401 {
+		t.Error("a link that was ended:", got)
+	}
+	run(1, `up to 30d`, "keys", "link", "alice", "--expires", "31d")
 	run(2, `unknown command "nope"`, "keys", "nope")
 	run(2, `accepts 1 arg`, "keys", "create")
 
 	log := filepath.Join(dir, "audit", "admin.log")
-	run(0, `whole: 6 records in 1 files, 1 to 6, the last with hash [0-9a-f]{64}`, "audit", "verify", log)
+	run(0, `whole: 9 records in 1 files, 1 to 9, the last with hash [0-9a-f]{64}`, "audit", "verify", log)
 	text, err := os.ReadFile(log)
 	if err != nil {
 		t.Fatal(err)

@@ -1,7 +1,7 @@
 // Package admin is the operators' listener: health, metrics, what runs and how it does, and the writes that change it.
 //
 // It guarantees who may use it. With a token everything but /health, /livez, /readyz, /metrics and the index wants
-// `Authorization: Bearer TOKEN`. Without one the listener is on a loopback address or a Unix socket, or is not opened at
+// `Authorization: Bearer TOKEN`; a developer's own page wants the token of a signed link instead. Without one the listener is on a loopback address or a Unix socket, or is not opened at
 // all, and a request must name a loopback host and come from no other site: a page in a browser on the same machine can
 // not reach it by rebinding a name or by sending forms across sites. No answer holds a secret of the configuration.
 package admin
@@ -72,6 +72,7 @@ type Server struct {
 	tenants atomic.Pointer[tenantTokens]
 
 	writing sync.Mutex // one change of the configuration at a time
+	linking sync.Mutex // one writer of the key that links are signed with
 
 	mu      sync.Mutex // of what follows
 	face    *face      // nil while nothing is listened on

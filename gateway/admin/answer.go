@@ -53,6 +53,14 @@ func fail(ctx *fasthttp.RequestCtx, status int, reason, detail string, errs ...m
 	})
 }
 
+// inward is a message that names what is inside the gateway, files and addresses; who comes with a link gets the outward one.
+func inward(ctx *fasthttp.RequestCtx, outward, message string) string {
+	if linkOf(ctx) != nil {
+		return outward
+	}
+	return message
+}
+
 func reply(ctx *fasthttp.RequestCtx, v any) { write(ctx, fasthttp.StatusOK, "application/json", v) }
 
 func write(ctx *fasthttp.RequestCtx, status int, contentType string, v any) {

@@ -14,7 +14,7 @@ import (
 type changeRecord struct {
 	Time   time.Time `json:"time"`
 	Event  string    `json:"event"` // change
-	Actor  string    `json:"actor"` // token, tenant:NAME, or local where no token is wanted
+	Actor  string    `json:"actor"` // token, tenant:NAME, link:ID, or local where no token is wanted
 	Client string    `json:"client"`
 	Method string    `json:"method"`
 	Path   string    `json:"path"`
@@ -40,7 +40,8 @@ func (s *Server) noted(h fasthttp.RequestHandler) fasthttp.RequestHandler {
 		if log != nil {
 			if err := log.Ready(); err != nil {
 				s.log.Error("nothing can be changed through the admin listener, since its log can not be written", "file", log.Path(), "error", err.Error())
-				fail(ctx, fasthttp.StatusServiceUnavailable, "log_unavailable", "nothing was changed: who changes what is kept in "+log.Path()+", which can not be written: "+err.Error())
+				fail(ctx, fasthttp.StatusServiceUnavailable, "log_unavailable", inward(ctx, "nothing was changed, since it could not be written down",
+					"nothing was changed: who changes what is kept in "+log.Path()+", which can not be written: "+err.Error()))
 				return
 			}
 		}

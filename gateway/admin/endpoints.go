@@ -27,7 +27,7 @@ func (s *Server) drainEndpoint(ctx *fasthttp.RequestCtx) {
 	if current == nil {
 		return
 	}
-	name, _ := ctx.UserValue("name").(string)
+	name := pathValue(ctx, "name")
 	services := current.Services()
 	service := services[name]
 	if service == nil {

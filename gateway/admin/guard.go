@@ -18,7 +18,8 @@ func isOpen(path []byte) bool { return open[string(path)] || dashboard.Has(path)
 // handle lets in whoever may come in. Everything is closed unless it stands in open, whether it exists or not.
 func (f *face) handle(ctx *fasthttp.RequestCtx) {
 	protect(ctx)
-	public := isOpen(ctx.URI().PathOriginal())
+	path := ctx.URI().PathOriginal() // what the router goes by
+	public := isOpen(path)
 	ctx.SetUserValue(actorKey, "token")
 	if token := f.token.Load(); token == nil {
 		ctx.SetUserValue(actorKey, "local")
@@ -26,12 +27,16 @@ func (f *face) handle(ctx *fasthttp.RequestCtx) {
 			fail(ctx, fasthttp.StatusForbidden, "foreign_request", why)
 			return
 		}
-	} else if docs := readsDocs(ctx); !public && !authorized(&ctx.Request.Header, token) && !(docs && passwordIs(&ctx.Request.Header, token)) && !f.server.admitTenant(ctx) {
+	} else if docs := readsDocs(ctx); !public && !wantsLink(path) && !authorized(&ctx.Request.Header, token) && !(docs && passwordIs(&ctx.Request.Header, token)) && !f.server.admitTenant(ctx) {
 		if docs {
 			ctx.Response.Header.Add(fasthttp.HeaderWWWAuthenticate, `Basic realm="sluice admin: the token is the password", charset="UTF-8"`)
 		}
 		ctx.Response.Header.Add(fasthttp.HeaderWWWAuthenticate, `Bearer realm="sluice admin"`)
 		fail(ctx, fasthttp.StatusUnauthorized, "token_required", "send the admin token as Authorization: Bearer TOKEN")
+		return
+	}
+	if wantsLink(path) && !public && !f.server.admitLink(ctx) {
+		refuseLink(ctx)
 		return
 	}
 	f.server.router.Handler(ctx)

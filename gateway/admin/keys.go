@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"net/url"
 	"strings"
 	"time"
 
@@ -80,7 +81,7 @@ func (s *Server) consumer(ctx *fasthttp.RequestCtx) (name string, c *config.Cons
 	if current == nil {
 		return "", nil, nil, false
 	}
-	name, _ = ctx.UserValue("name").(string)
+	name = pathValue(ctx, "name")
 	c, store = current.Config.Consumers[name], s.o.Gateway.Keys()
 	if scope := tenantOf(ctx); scope != "" && (c == nil || c.Tenant != scope) || c == nil && (store == nil || len(store.List(name)) == 0) {
 		fail(ctx, fasthttp.StatusNotFound, "no_such_consumer", fmt.Sprintf("there is no consumer %q", name))
@@ -212,13 +213,22 @@ func (s *Server) rotateKey(ctx *fasthttp.RequestCtx) {
 	if !ok {
 		return
 	}
-	id, _ := ctx.UserValue("id").(string)
-	before, err := store.Get(name, id)
-	if err != nil {
-		refuseKey(ctx, err)
+	before, ok := s.key(ctx, store, name, c)
+	if !ok {
 		return
 	}
-	was := s.viewKey(before)
+	if linkOf(ctx) != nil {
+		// A link hands on what there is: no key beyond the end of the old one, and one key for each.
+		if req.TTL != "" || !req.Expires.IsZero() {
+			fail(ctx, fasthttp.StatusBadRequest, "bad_request", "a key that takes the place of another ends when that would have ended: leave ttl and expires out")
+			return
+		}
+		if before.ReplacedBy != "" {
+			fail(ctx, fasthttp.StatusConflict, "conflict", "the key "+before.ID+" has been replaced by "+before.ReplacedBy+"; rotate that one")
+			return
+		}
+	}
+	was, id := s.viewKey(before), before.ID
 	secret, k, old, err := store.Rotate(name, id, overlap, expires)
 	if err != nil {
 		refuseKey(ctx, err)
@@ -231,7 +241,10 @@ func (s *Server) rotateKey(ctx *fasthttp.RequestCtx) {
 // showNew answers with a key, this once.
 func (s *Server) showNew(ctx *fasthttp.RequestCtx, consumer, secret string, k *keys.Key) {
 	write(ctx, fasthttp.StatusCreated, "application/json", newKeyView{consumer, secret, s.viewKey(k)})
-	ctx.Response.Header.Set(fasthttp.HeaderLocation, "/api/consumers/"+consumer+"/keys/"+k.ID)
+	if linkOf(ctx) != nil {
+		return // that place is the operators'
+	}
+	ctx.Response.Header.Set(fasthttp.HeaderLocation, "/api/consumers/"+url.PathEscape(consumer)+"/keys/"+k.ID)
 }
 
 func (s *Server) showKey(ctx *fasthttp.RequestCtx) {
@@ -239,7 +252,7 @@ func (s *Server) showKey(ctx *fasthttp.RequestCtx) {
 	if !ok {
 		return
 	}
-	id, _ := ctx.UserValue("id").(string)
+	id := pathValue(ctx, "id")
 	for _, v := range s.viewKeys(name, c) {
 		if v.ID == id {
 			reply(ctx, v)
@@ -254,13 +267,11 @@ func (s *Server) revokeKey(ctx *fasthttp.RequestCtx) {
 	if !ok || !s.made(ctx, name, c) {
 		return
 	}
-	id, _ := ctx.UserValue("id").(string)
-	before, err := store.Get(name, id)
-	if err != nil {
-		refuseKey(ctx, err)
+	before, ok := s.key(ctx, store, name, c)
+	if !ok {
 		return
 	}
-	was := s.viewKey(before)
+	was, id := s.viewKey(before), before.ID
 	k, err := store.Revoke(name, id)
 	if err != nil {
 		refuseKey(ctx, err)
@@ -270,9 +281,24 @@ func (s *Server) revokeKey(ctx *fasthttp.RequestCtx) {
 	changed(ctx, was, s.viewKey(k))
 }
 
+// key returns the key that the path names. A key that was made for a consumer of the same name in another tenant is not this
+// consumer's: a tenant does not get it.
+func (s *Server) key(ctx *fasthttp.RequestCtx, store *keys.Store, name string, c *config.Consumer) (*keys.Key, bool) {
+	id := pathValue(ctx, "id")
+	k, err := store.Get(name, id)
+	if err == nil && c != nil && k.Tenant != c.Tenant {
+		err = keys.ErrNotFound
+	}
+	if err != nil {
+		refuseKey(ctx, err)
+		return nil, false
+	}
+	return k, true
+}
+
 // made tells whether the key that the path names was made at run time; where it stands in the configuration it answers.
 func (s *Server) made(ctx *fasthttp.RequestCtx, name string, c *config.Consumer) bool {
-	id, _ := ctx.UserValue("id").(string)
+	id := pathValue(ctx, "id")
 	if c != nil && id != "" {
 		for _, k := range c.APIKeys {
 			if k.ID == id {
@@ -300,7 +326,7 @@ func refuseKey(ctx *fasthttp.RequestCtx, err error) {
 	case errors.Is(err, keys.ErrOver), errors.Is(err, keys.ErrElsewhere), errors.Is(err, keys.ErrFull):
 		fail(ctx, fasthttp.StatusConflict, "conflict", err.Error())
 	default:
-		fail(ctx, fasthttp.StatusInternalServerError, "not_written", err.Error())
+		fail(ctx, fasthttp.StatusInternalServerError, "not_written", inward(ctx, "the change could not be written", err.Error()))
 	}
 }
 

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"net/url"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -24,6 +25,7 @@ type endpoint struct {
 var ofTenants = map[string]bool{
 	"/": true, "/health": true, "/livez": true, "/readyz": true, "/metrics": true,
 	"/api/consumers": true, "/api/consumers/{name}/keys": true, "/api/consumers/{name}/keys/{id}": true, "/api/consumers/{name}/keys/{id}/rotate": true,
+	"/api/consumers/{name}/links": true, dashboard.DeveloperPath: true, dashboard.DeveloperPath + "{file:*}": true,
 	"/api/limits": true, "/api/usage": true, "/api/top": true,
 }
 
@@ -53,6 +55,14 @@ func (s *Server) endpoints() []endpoint {
 		{"GET", "/api/consumers/{name}/keys/{id}", "/api/consumers/NAME/keys/ID", "a key, and when it was last used", s.showKey},
 		{"POST", "/api/consumers/{name}/keys/{id}/rotate", "/api/consumers/NAME/keys/ID/rotate", `makes a key that takes the place of this one, which stays valid for a while: {"overlap": "24h", "ttl" or "expires"}`, s.rotateKey},
 		{"DELETE", "/api/consumers/{name}/keys/{id}", "/api/consumers/NAME/keys/ID", "revokes a key at once", s.revokeKey},
+		{"POST", "/api/consumers/{name}/links", "/api/consumers/NAME/links", `makes a link to the consumer's own page, which shows its keys, usage and limits: {"ttl": "24h" or "expires", "may_change": false}; may_change lets keys be rotated and revoked there`, s.createLink},
+		{"DELETE", "/api/links", "/api/links", "ends all links to consumers' own pages at once", s.endLinks},
+		{"GET", dashboard.DeveloperPath, dashboard.DeveloperPath, "a consumer's own page, for who has a link to it", dashboard.Developer},
+		{"GET", dashboard.DeveloperPath + "{file:*}", "", "", dashboardFile},
+		{"GET", developerAPI + "self", "", "", s.showDeveloper},
+		{"GET", developerAPI + "usage", "", "", s.listUsage},
+		{"POST", developerAPI + "keys/{id}/rotate", "", "", s.rotateKey},
+		{"DELETE", developerAPI + "keys/{id}", "", "", s.revokeKey},
 		{"GET", "/api/usage", "/api/usage?consumer=&from=&to=&step=&format=", "usage by consumer; step is minute, hour, day or total, by names what rows are told apart by, format is json, csv or ndjson", s.listUsage},
 		{"GET", "/api/stats", "/api/stats?top=", "requests, rates, latencies, connections, cache; top is how many routes to list, the busiest first", s.stats},
 		{"GET", "/api/top", "/api/top", "what the last minutes were like: who calls most, what is refused and why, which routes are slow", s.top},
@@ -64,6 +74,17 @@ func (s *Server) endpoints() []endpoint {
 		{"GET", "/docs/openapi.json", "/docs/openapi.json", "the same as one OpenAPI document", s.mergedDocs},
 		{"GET,POST", "/debug/pprof/{profile:*}", "/debug/pprof/", "profiles of the process", s.pprof},
 	}
+}
+
+// pathValue is a part of the path that names something. The router takes paths as they come, so that a slash in a name is
+// none of the path.
+func pathValue(ctx *fasthttp.RequestCtx, name string) string {
+	text, _ := ctx.UserValue(name).(string)
+	value, err := url.PathUnescape(text)
+	if err != nil {
+		return "" // names nothing
+	}
+	return value
 }
 
 func dashboardFile(ctx *fasthttp.RequestCtx) {
@@ -83,8 +104,13 @@ func (s *Server) routes() *router.Router {
 	for _, e := range s.endpoints() {
 		for method := range strings.SplitSeq(e.methods, ",") {
 			h := e.handler
-			if !ofTenants[e.path] {
-				h = forOperators(h)
+			switch {
+			case wantsLink([]byte(e.path)):
+				h = ofLink(h)
+			case ofTenants[e.path]:
+				h = closedToLinks(h)
+			default:
+				h = forOperators(closedToLinks(h))
 			}
 			if method != fasthttp.MethodGet && !asks[e.path] {
 				h = s.noted(h)

@@ -20,7 +20,7 @@ func (s *Server) split(ctx *fasthttp.RequestCtx) (route string, live *split.Stat
 	if current == nil {
 		return "", nil
 	}
-	route, _ = ctx.UserValue("name").(string)
+	route = pathValue(ctx, "name")
 	found, known := current.Live(route)
 	live, ok := found.(*split.State)
 	switch {

@@ -69,6 +69,14 @@ func (s *Server) listUsage(ctx *fasthttp.RequestCtx) {
 		fail(ctx, fasthttp.StatusBadRequest, "bad_parameter", err.Error())
 		return
 	}
+	l := linkOf(ctx)
+	if l != nil {
+		q.Consumer, q.Tenant = &l.Consumer, &l.Tenant
+		if slices.ContainsFunc(q.By, func(d string) bool { return d != "route" && d != "version" }) {
+			fail(ctx, fasthttp.StatusBadRequest, "bad_parameter", "by: rows are told apart by route and version")
+			return
+		}
+	}
 	settling, cancel := context.WithTimeout(context.Background(), settleTime)
 	defer cancel()
 	store, late := s.o.Gateway.Usage(settling)
@@ -89,12 +97,17 @@ func (s *Server) listUsage(ctx *fasthttp.RequestCtx) {
 		fail(ctx, fasthttp.StatusBadRequest, "too_many_rows", err.Error())
 		return
 	case err != nil:
-		fail(ctx, fasthttp.StatusServiceUnavailable, "usage_unavailable", "the store of usage does not answer: "+err.Error())
+		fail(ctx, fasthttp.StatusServiceUnavailable, "usage_unavailable", inward(ctx, "the store of usage does not answer", "the store of usage does not answer: "+err.Error()))
 		return
 	}
 	v := usageView{From: q.From, To: q.To, Step: q.step, By: q.By, Rows: make([]usageRow, 0, len(rows)), Gaps: append([]ledger.Gap{}, gaps...)}
 	if late != nil {
-		v.Waiting = late.Error()
+		v.Waiting = inward(ctx, "the store of usage is late", late.Error())
+	}
+	if l != nil {
+		for i := range v.Gaps {
+			v.Gaps[i].Instance = ""
+		}
 	}
 	sum := &ledger.Usage{}
 	for _, r := range rows {
@@ -105,7 +118,7 @@ func (s *Server) listUsage(ctx *fasthttp.RequestCtx) {
 		}
 	}
 	v.Total = viewUsage(sum, &usageQuery{step: "total"})
-	if q.Consumer != nil && *q.Consumer != "" {
+	if l == nil && q.Consumer != nil && *q.Consumer != "" {
 		v.Quotas = s.quotas(*q.Consumer, scope(ctx))
 	}
 	s.writeUsage(ctx, &v, q.format)
@@ -155,7 +168,9 @@ func (s *Server) readUsage(ctx *fasthttp.RequestCtx) (*usageQuery, error) {
 		q.Tenant = &tenant
 	}
 	if q.By == nil {
-		q.By = []string{"consumer"}
+		if q.By = []string{"consumer"}; linkOf(ctx) != nil {
+			q.By = []string{"route"}
+		}
 	}
 	q.By = slices.DeleteFunc(q.By, func(d string) bool { return d == "" })
 	if q.From = q.To.Add(-24 * time.Hour); from != "" {
@@ -212,7 +227,12 @@ func viewUsage(u *ledger.Usage, q *usageQuery) usageRow {
 }
 
 // quotas are what a consumer has used of its quotas.
-func (s *Server) quotas(consumer, tenant string) (all []policy.LimitEntry) {
+func (s *Server) quotas(consumer, tenant string) []policy.LimitEntry {
+	return slices.DeleteFunc(s.limitsOf(consumer, tenant), func(e policy.LimitEntry) bool { return e.Policy != "quota" })
+}
+
+// limitsOf are a consumer's limits and quotas that have counted something.
+func (s *Server) limitsOf(consumer, tenant string) (all []policy.LimitEntry) {
 	key := "consumer:" + consumer
 	s.o.Gateway.EachLiving(func(_ string, v any) bool {
 		i, ok := v.(policy.LimitInspector)
@@ -220,7 +240,7 @@ func (s *Server) quotas(consumer, tenant string) (all []policy.LimitEntry) {
 			return true
 		}
 		for _, e := range i.Inspect(policy.LimitQuery{Now: s.o.Gateway.Now(), Prefix: key, Tenant: tenant, Most: defaultLimits}) {
-			if e.Policy == "quota" && e.Key == key {
+			if e.Key == key {
 				all = append(all, e)
 			}
 		}

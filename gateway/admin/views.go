@@ -39,7 +39,7 @@ func (s *Server) showRoute(ctx *fasthttp.RequestCtx) {
 	if current == nil {
 		return
 	}
-	name, _ := ctx.UserValue("name").(string)
+	name := pathValue(ctx, "name")
 	detail, ok := current.RouteDetail(name)
 	if !ok {
 		fail(ctx, fasthttp.StatusNotFound, "no_such_route", fmt.Sprintf("there is no route %q%s", name, s.routeHint(name)))

@@ -105,6 +105,9 @@ func (j *journal) read() ([]Record, error) {
 	return records, nil
 }
 
+// syncDir is durable.SyncDir, but for tests of a disk that fails.
+var syncDir = durable.SyncDir
+
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // decode reads entries. size is how much of the file they are: behind them a line may have been begun that a crash has cut
@@ -243,16 +246,14 @@ func (j *journal) rewrite(all []*Key) error {
 	if err == nil {
 		err = os.Rename(next, j.path())
 	}
-	if err == nil {
-		err = durable.SyncDir(j.dir)
-	}
 	if err != nil {
 		_ = f.Close()
 		return err
 	}
+	// From here on the old file has no name: what is written there would be lost, whether or not the folder can be synced.
 	if j.file != nil {
 		_ = j.file.Close()
 	}
 	j.file, j.size, j.base = f, int64(len(b)), int64(len(b))
-	return nil
+	return syncDir(j.dir)
 }

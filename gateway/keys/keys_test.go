@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"sluice/gateway/durable"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -358,4 +360,28 @@ func BenchmarkFind(b *testing.B) {
 			s.Find(&k.sum)
 		}
 	})
+}
+
+// Once the file was written anew, what is changed goes into the new one, although its folder could not be synced.
+func TestRewriteWithoutSync(t *testing.T) {
+	dir, c := t.TempDir(), newClock()
+	s := open(t, dir, c)
+	secret, k := create(t, s, Spec{Consumer: "alice"})
+	s.mu.Lock()
+	syncDir = func(string) error { return errors.New("the disk fails") }
+	err := s.file.rewrite(s.all())
+	syncDir = durable.SyncDir
+	s.mu.Unlock()
+	if err == nil {
+		t.Fatal("says nothing")
+	}
+	if _, err := s.Revoke("alice", k.ID); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	s = open(t, dir, c)
+	defer s.Close()
+	if refused(find(s, secret), c.now()) != "revoked" {
+		t.Error("a revocation that was acknowledged is lost with a restart")
+	}
 }

@@ -19,6 +19,10 @@ import (
 // Path is what the paths of all files but the page begin with.
 const Path = "/dashboard/"
 
+// DeveloperPath is what the paths begin with that belong to a consumer's own page: a proxy that lets these through, and no others,
+// publishes the page and nothing else.
+const DeveloperPath = "/developer/"
+
 // policy lets the page use its own files and the API, and nothing else: no script that stands in the page, no text that
 // becomes markup.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
@@ -38,16 +42,27 @@ type file struct {
 var styles = []string{"base", "layout", "parts"}
 
 var (
-	page  *file
-	files = make(map[string]*file) // by path, as it is asked for
+	page      *file
+	developer *file
+	files     = make(map[string]*file) // by path, as it is asked for
 )
 
 func init() {
 	err := fs.WalkDir(web, "web", func(name string, entry fs.DirEntry, err error) error {
-		if err == nil && !entry.IsDir() && path.Ext(name) != ".css" {
-			files[Path+strings.TrimPrefix(name, "web/")] = newFile(name, read(name))
+		if err != nil || entry.IsDir() || path.Ext(name) == ".css" {
+			return err
 		}
-		return err
+		f, short := newFile(name, read(name)), strings.TrimPrefix(name, "web/")
+		if own, ok := strings.CutPrefix(short, "developer/"); ok {
+			files[DeveloperPath+own] = f
+			return nil
+		}
+		files[Path+short] = f
+		// The consumer's page has the same parts, but a token of its own.
+		if strings.HasPrefix(short, "lib/") && short != "lib/session.js" || short == "theme.js" || short == "icon.svg" {
+			files[DeveloperPath+short] = f
+		}
+		return nil
 	})
 	if err != nil {
 		panic("BUG: " + err.Error())
@@ -57,8 +72,10 @@ func init() {
 		joined = append(joined, read("web/style/"+name+".css")...)
 	}
 	files[Path+"style.css"] = newFile("style.css", joined)
-	page = files[Path+"index.html"]
+	files[DeveloperPath+"style.css"] = files[Path+"style.css"]
+	page, developer = files[Path+"index.html"], files[DeveloperPath+"index.html"]
 	delete(files, Path+"index.html")
+	delete(files, DeveloperPath+"index.html")
 }
 
 func read(name string) []byte {
@@ -86,10 +103,15 @@ func typeOf(name string) string {
 }
 
 // Has tells whether a path is one of a file.
-func Has(path []byte) bool { return files[string(path)] != nil }
+func Has(path []byte) bool { return files[string(path)] != nil || string(path) == DeveloperPath }
 
-// Page answers with the page.
-func Page(ctx *fasthttp.RequestCtx) {
+// Page answers with the operators' page.
+func Page(ctx *fasthttp.RequestCtx) { show(ctx, page) }
+
+// Developer answers with a consumer's page, which is the same for all: the link that it is opened with tells it whose it is.
+func Developer(ctx *fasthttp.RequestCtx) { show(ctx, developer) }
+
+func show(ctx *fasthttp.RequestCtx, page *file) {
 	ctx.Response.Header.Set(fasthttp.HeaderContentSecurityPolicy, policy)
 	ctx.SetContentType(page.contentType)
 	ctx.SetBody(page.data)

@@ -40,7 +40,7 @@ func TestPages(t *testing.T) {
 		t.Fatal("an unknown key is taken")
 	}
 	plain.write(strings.Replace(text, "requests: 1500,", "requests: 1600,", 1)) // for the page to load
-	tokened := newWorld(t, text, "the-token-of-the-test")
+	tokened := newWorld(t, shop(t), "the-token-of-the-test")
 	many := newWorld(t, thousandRoutes(), "")
 	plain.browse("walk.mjs", "URL_PLAIN="+plain.url(), "URL_TOKEN="+tokened.url(), "URL_MANY="+many.url(), "TOKEN="+tokened.token)
 }
@@ -252,6 +252,7 @@ func shop(t testing.TB) string {
 	other, otherKey := authority.Issue("soon", certstest.Leaf{CN: "soon.example", DNS: []string{"soon.example"}, NotAfter: time.Now().Add(3 * 24 * time.Hour)})
 	fine := func() string { return backend(t, http.StatusOK, 8*time.Millisecond) }
 	return fmt.Sprintf(`version: 1
+state: {dir: %q}
 listeners:
   main: {address: "127.0.0.1:0"}
   secure: {address: "127.0.0.1:0", tls: {certificates: [{cert: %q, key: %q}, {cert: %q, key: %q}]}}
@@ -290,7 +291,7 @@ plans:
 consumers:
   alice: {plan: gold, groups: [partners, beta], api_keys: [{id: k1, hash: "sha256:%x", expires: 2099-01-01}]}
   bob: {groups: [partners], api_keys: [{id: k1, hash: "sha256:%x"}]}
-`, cert, key, other, otherKey, fine(), fine(), fine(), fine(), backend(t, http.StatusInternalServerError, time.Millisecond), fine(), fine(), fine(),
+`, t.TempDir(), cert, key, other, otherKey, fine(), fine(), fine(), fine(), backend(t, http.StatusInternalServerError, time.Millisecond), fine(), fine(), fine(),
 		sha256.Sum256([]byte("alices")), sha256.Sum256([]byte("bobs")))
 }
 

@@ -8,12 +8,12 @@ const { URL_PLAIN, URL_TOKEN, URL_MANY, TOKEN } = process.env;
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 
 // Answers that the browser itself reports as errors, and that the walk asks for.
-const expected = [/\/api\/usage\b.*(404|409|501)/, /\/api\/top.*404/, /\/keys.*(404|409|501)/, /\/endpoints.*409/, /\/api\/stats\?top=0.*401/, /\/api\/stats.*401/, /\/api\/config\/reload.*400/];
+const expected = [/\/api\/usage\b.*(404|409|501)/, /\/api\/top.*404/, /\/keys.*(404|409|501)/, /\/endpoints.*409/, /\/api\/stats\?top=0.*401/, /\/developer\/api\/self.*401/, /\/api\/stats.*401/, /\/api\/config\/reload.*400/];
 
 const browser = await launch();
 
 // open gives a page that reports every error, and every request that leaves the listener.
-async function open(base, options = {}) {
+async function open(address, options = {}, base = address) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
   const page = await context.newPage();
   page.setDefaultTimeout(20000);
@@ -23,7 +23,7 @@ async function open(base, options = {}) {
     if (['error', 'warning'].includes(m.type()) && !expected.some((e) => e.test(text))) fault(`${page.url()}: console: ${text}`);
   });
   page.on('request', (r) => { if (!r.url().startsWith(base)) fault(`${page.url()}: asks ${r.url()}`); });
-  await page.goto(base);
+  await page.goto(address);
   return page;
 }
 
@@ -184,6 +184,68 @@ async function contract(page) {
   await audit(page, 'usage');
 }
 
+// minting makes a key and a link in the operators' page, and has the link's page opened by somebody who has nothing else.
+async function minting(page) {
+  await go(page, '#/consumers/alice');
+  await page.getByRole('button', { name: 'Make a key' }).click();
+  await dialog(page).getByLabel('What it is for').fill('for the walk');
+  await audit(page, 'making a key');
+  await page.keyboard.press('Enter');
+  const key = await page.locator('#shown-once').innerText();
+  check(/^slk_\w{40,}$/.test(key), `${key} is no key`);
+  await audit(page, 'a new key');
+  await dialog(page).getByRole('button', { name: 'I have kept it' }).click();
+  await row(page, 'for the walk').getByText('active').waitFor();
+  check(!(await page.content()).includes(key), 'the key stands in the page after it was shown');
+
+  const linkOf = async (change) => {
+    await page.getByRole('button', { name: 'Make a link' }).click();
+    if (change) await dialog(page).getByLabel('May rotate').check();
+    await dialog(page).getByRole('button', { name: 'Make' }).click();
+    const link = await page.locator('#shown-once').innerText();
+    await dialog(page).getByRole('button', { name: 'I have kept it' }).click();
+    return link;
+  };
+  const [looks, changes] = [await linkOf(false), await linkOf(true)];
+
+  for (const [state, options, looked] of [['light', { colorScheme: 'light' }, everything], ['dark', { colorScheme: 'dark' }, colours], ['phone', phone, structure]]) {
+    const own = await open(looks, options, new URL(looks).origin);
+    await row(own, 'for the walk').getByText('active').waitFor();
+    await own.locator('section', { hasText: 'Limits' }).getByText('per').first().waitFor();
+    await own.getByText(/In all [\d,]+ request/).waitFor();
+    check(new URL(own.url()).hash === '', 'the token of a link stays in the address');
+    check(await own.getByRole('button', { name: /Rotate|Revoke/ }).count() === 0, 'a link that may only look changes keys');
+    check(!(await own.content()).includes('bob'), 'a page shows another consumer');
+    await audit(own, `a consumer's page, ${state}`, looked);
+    await own.context().close();
+  }
+
+  const own = await open(changes, {}, new URL(changes).origin);
+  await own.getByRole('button', { name: /^Rotate/ }).first().focus();
+  await own.keyboard.press('Enter');
+  await dialog(own).getByLabel('The old one').selectOption('1h');
+  await audit(own, 'rotating');
+  await dialog(own).getByRole('button', { name: 'Rotate' }).click();
+  await own.locator('#new-key').waitFor();
+  check(/^slk_/.test(await own.locator('#new-key').innerText()), 'a rotation shows no key');
+  await dialog(own).getByRole('button', { name: 'I have kept it' }).click();
+  await own.locator('tbody tr', { hasText: 'for the walk' }).nth(1).waitFor();
+  await own.getByRole('button', { name: /^Revoke/ }).first().click();
+  await own.keyboard.press('Escape');
+  await dialog(own).waitFor({ state: 'detached' });
+  check(await row(own, 'revoked').count() === 0, 'a key is revoked although nobody said so');
+  await own.getByRole('button', { name: /^Revoke/ }).first().click();
+  await dialog(own).getByRole('button', { name: 'Revoke' }).click();
+  await row(own, 'revoked').waitFor();
+  await own.reload();
+  await row(own, 'revoked').waitFor();
+  await own.evaluate(() => { location.hash = 'not.whole'; });
+  await own.getByText('Ask those who run the gateway').waitFor();
+  await audit(own, 'a link that is over');
+  check(await own.evaluate(() => sessionStorage.length) === 0, 'the token of a link is kept after its end');
+  await own.context().close();
+}
+
 async function keyboard(page) {
   await page.goto(`${URL_PLAIN}/#/overview`);
   await page.reload();
@@ -284,6 +346,7 @@ await Promise.all([
   step('login', URL_TOKEN, {}, login),
   step('actions', URL_PLAIN, { colorScheme: 'dark' }, actions),
   step('keys and usage', URL_PLAIN, {}, contract),
+  step('a key, and a consumer\'s page', URL_PLAIN, {}, minting),
 ]);
 await step('many routes', URL_MANY, {}, many);
 await browser.close();

@@ -29,6 +29,12 @@ export async function show(main, { args: [name], signal }) {
   await showKeys(keys, name, signal);
 }
 
+const field = (label, input) => h('div', { class: 'field' }, h('label', { for: input.id }, label), input);
+const choice = (id, name, options) => h('select', { id, name }, options.map(([text, value]) => h('option', { value }, text)));
+
+// once shows what is not shown again.
+const once = (title, secret, text) => ask({ title, confirm: 'I have kept it', act: () => true, text: [text, h('p', {}, h('code', { id: 'shown-once' }, secret))] });
+
 // showKeys lists the keys with what is known of them; those of the configuration are changed there.
 async function showKeys(place, name, signal) {
   let answer;
@@ -54,7 +60,36 @@ async function showKeys(place, name, signal) {
     ],
   });
   list.update(answer.keys ?? []);
-  replace(place, panel('Keys', list.node, { bare: true, note: 'Keys are made and rotated with sluice keys; those of the configuration are changed there.' }));
+  replace(place, panel('Keys', list.node, {
+    bare: true, note: 'Those of the configuration are changed there.',
+    actions: [h('button', { type: 'button', onclick: share }, 'Make a link'), h('button', { type: 'button', onclick: create }, 'Make a key')],
+  }));
+
+  async function create() {
+    const label = h('input', { id: 'key-name', name: 'name', maxlength: 200, autocomplete: 'off' });
+    const ttl = choice('key-ttl', 'ttl', [['90 days', '90d'], ['30 days', '30d'], ['a year', '365d'], ['for ever, until it is revoked', '']]);
+    const made = await ask({
+      title: 'Make a key?', confirm: 'Make', text: ['For ', h('strong', {}, name)],
+      fields: [field('What it is for', label), field('Good for', ttl)],
+      act: (form) => send('POST', `/api/consumers/${segment(name)}/keys`, { name: form.get('name').trim(), ttl: form.get('ttl') }),
+    });
+    if (!made) return;
+    await once('The new key', made.key, 'It is shown this once: only its hash is kept.');
+    await showKeys(place, name, signal);
+  }
+
+  // share makes a link to the consumer's own page.
+  async function share() {
+    const ttl = choice('link-ttl', 'ttl', [['a day', '24h'], ['an hour', '1h'], ['a week', '7d'], ['30 days', '30d']]);
+    const change = h('input', { type: 'checkbox', id: 'link-change', name: 'change' });
+    const made = await ask({
+      title: 'Make a link?', confirm: 'Make',
+      text: [h('p', {}, 'Whoever has it sees the keys, usage and limits of ', h('strong', {}, name), ', without the admin token, and nothing of others.')],
+      fields: [field('Good for', ttl), h('div', {}, change, ' ', h('label', { for: 'link-change' }, 'May rotate and revoke the keys'))],
+      act: (form) => send('POST', `/api/consumers/${segment(name)}/links`, { ttl: form.get('ttl'), may_change: form.has('change') }),
+    });
+    if (made) await once('The link', location.origin + made.path, `It is good until ${f.time(made.expires)}; sluice keys unlink ends all links before.`);
+  }
 
   async function revoke(k) {
     const done = await ask({
