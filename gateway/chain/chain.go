@@ -125,7 +125,8 @@ func (l *Log) Head() (seq uint64, hash string) {
 	return l.seq, hex.EncodeToString(l.head[:])
 }
 
-// Ready says why no record can be written, nil if none is known to fail.
+// Ready says why no record can be written, nil if none is known to fail. After a failure it tries, by a record that says so:
+// where nothing is done without a record, nobody else would find that the disk takes them again.
 func (l *Log) Ready() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -134,7 +135,10 @@ func (l *Log) Ready() error {
 			return err
 		}
 	}
-	return l.failure
+	if l.failure == nil {
+		return nil
+	}
+	return l.write(l.event("resumed"))
 }
 
 // Append hands over the members of a record, as `"time":"…","status":200`, which do not name seq, prev or hash. It allocates
@@ -359,13 +363,14 @@ func (l *Log) open() error {
 		return l.write(fmt.Appendf(nil, "\"time\":%q,\"event\":\"cut\",\"bytes\":%d\n", l.o.Now().UTC().Format(time.RFC3339Nano), torn))
 	}
 	if l.seq > 0 && l.size == 0 {
-		return l.write(l.opened())
+		return l.write(l.event("opened"))
 	}
 	return nil
 }
 
-func (l *Log) opened() []byte {
-	return fmt.Appendf(nil, "\"time\":%q,\"event\":\"opened\"\n", l.o.Now().UTC().Format(time.RFC3339Nano))
+// event is a record of the log's own.
+func (l *Log) event(name string) []byte {
+	return fmt.Appendf(nil, "\"time\":%q,\"event\":%q\n", l.o.Now().UTC().Format(time.RFC3339Nano), name)
 }
 
 // begin makes the next file of the chain, whose end is known. l.mu is held.
@@ -386,7 +391,7 @@ func (l *Log) begin() error {
 		return err
 	}
 	l.file, l.size = f, 0
-	return l.write(l.opened())
+	return l.write(l.event("opened"))
 }
 
 // rotate gives the file the number of its first record and begins the next one. l.mu is held.

@@ -279,3 +279,33 @@ func TestAppendDoesNotAllocate(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// A disk that was full for a moment keeps nothing from being written afterwards, although nobody writes while it is said to be.
+func TestReadyAgain(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.log")
+	l := open(t, path, options())
+	commit(t, l, 1)
+	reading, err := os.Open(path) // can not be written
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reading.Close()
+	l.mu.Lock()
+	good := l.file
+	l.file = reading
+	l.mu.Unlock()
+	if _, err := l.Commit([]byte(`"n":1`)); err == nil || l.Ready() == nil {
+		t.Error("is written")
+	}
+	l.mu.Lock()
+	l.file = good
+	l.mu.Unlock()
+	if err := l.Ready(); err != nil {
+		t.Error(err)
+	}
+	commit(t, l, 1)
+	l.Close()
+	if r := whole(t, path); r.Records != 3 {
+		t.Errorf("%+v", r)
+	}
+}

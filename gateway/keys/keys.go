@@ -145,7 +145,7 @@ func newKey(r *Record, used *atomic.Int64) (*Key, error) {
 		return nil, errors.New("is no record of a key")
 	}
 	k := &Key{Record: *r, sum: [sha256.Size]byte(sum), expires: math.MaxInt64, id: []byte(r.ID), used: used}
-	if !r.Expires.IsZero() {
+	if !r.Expires.IsZero() && r.Expires.Before(time.Unix(0, math.MaxInt64)) { // 9999 is never
 		k.expires = r.Expires.UnixNano()
 	}
 	if used == nil {

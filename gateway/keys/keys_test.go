@@ -385,3 +385,16 @@ func TestRewriteWithoutSync(t *testing.T) {
 		t.Error("a revocation that was acknowledged is lost with a restart")
 	}
 }
+
+// A key that expires in 9999, as people write who mean never, is good.
+func TestExpiresLate(t *testing.T) {
+	dir, c := t.TempDir(), newClock()
+	s := open(t, dir, c)
+	defer s.Close()
+	for _, year := range []int{2262, 2263, 2400, 2847, 9999} {
+		_, k := create(t, s, Spec{Consumer: "alice", Expires: time.Date(year, 12, 31, 0, 0, 0, 0, time.UTC)})
+		if got := refused(k, c.now()); got != "" || k.State(c.now()) != "active" {
+			t.Errorf("%d: %s", year, got)
+		}
+	}
+}

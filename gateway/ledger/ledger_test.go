@@ -403,3 +403,62 @@ func BenchmarkApply(b *testing.B) {
 		f(b, s)
 	})
 }
+
+// A question until now has the step that has just begun.
+func TestUntilNow(t *testing.T) {
+	s := newStore(t)
+	s.o.Path = filepath.Join(t.TempDir(), "usage.db")
+	l := s.open()
+	defer l.Close()
+	l.Add([]usage.Row{row("alice", noon, 3, time.Millisecond)})
+	s.settle(l)
+	for _, step := range []int{Minute, Hour, Total} {
+		q := Query{From: noon.Add(-time.Hour), To: noon.Add(time.Nanosecond), Step: step}
+		if all := ask(t, l, q); len(all) != 1 || all[0].Requests() != 3 {
+			t.Errorf("step %d, within the first second: %v", step, all)
+		}
+		if q.To = noon; len(ask(t, l, q)) != 0 {
+			t.Errorf("step %d: what begins at To is in the answer", step)
+		}
+	}
+}
+
+// A sum over longer than minutes are kept has what is in hours and days alone by now.
+func TestTotalBeyondRetention(t *testing.T) {
+	s := newStore(t)
+	s.o.Path = filepath.Join(t.TempDir(), "usage.db")
+	l := s.open()
+	l.Add([]usage.Row{row("alice", noon, 3, time.Millisecond)})
+	s.settle(l)
+	l.Close()
+	sum := func(l *Ledger) (n uint64) {
+		t.Helper()
+		for _, u := range ask(t, l, Query{From: noon.Add(-7 * time.Second), To: s.c.now().Add(time.Nanosecond), Step: Total}) {
+			n += u.Requests()
+		}
+		return n
+	}
+	for _, after := range []time.Duration{72 * time.Hour, 100 * 24 * time.Hour} { // minutes are gone, then hours too
+		s.c.advance(after + 7*time.Second)
+		l = s.open()
+		l.Add([]usage.Row{row("bob", s.c.now(), 1, time.Millisecond)})
+		s.settle(l)
+		for end := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			step := Minute
+			if after > 90*24*time.Hour {
+				step = Hour
+			}
+			alice := "alice"
+			if len(ask(t, l, Query{From: noon.Add(-time.Hour), To: noon.Add(time.Hour), Step: step, Consumer: &alice})) == 0 {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatal("what is old is not removed")
+			}
+		}
+		if n := sum(l); n < 4 {
+			t.Errorf("after %v: %d requests", after, n)
+		}
+		l.Close()
+	}
+}

@@ -14,7 +14,8 @@ import (
 
 // Query says what is wanted of the store.
 type Query struct {
-	// From and To bound the beginnings of steps, To is excluded. From is rounded down to a step.
+	// From and To bound the beginnings of steps, To is excluded. From is rounded down to a step; of Total, to the shortest
+	// one that is kept for so long.
 	From, To time.Time
 	// Step is Minute, Hour or Day; Total for one row over all time.
 	Step int
@@ -70,8 +71,15 @@ var ErrTooMany = errors.New("the answer has more than 100000 rows; ask for less 
 func (l *Ledger) Query(ctx context.Context, q Query) ([]*Usage, error) {
 	step := q.Step
 	from, to := q.From.Unix(), q.To.Unix()
+	if q.To.Nanosecond() > 0 {
+		to++ // a step that began in this second began before To
+	}
 	if step == Total {
 		for step = Day; step > Minute && (from%stepSeconds[step] != 0 || to%stepSeconds[step] != 0); step-- {
+		}
+		// What is older than it is kept is there in longer steps alone.
+		for step < Day && l.o.Retention[step] > 0 && from < l.o.Now().Add(-l.o.Retention[step]).Unix() {
+			step++
 		}
 	}
 	from -= from % stepSeconds[step]

@@ -14,6 +14,7 @@ import (
 	"net/textproto"
 	"slices"
 	"strings"
+	"time"
 
 	"sluice/config"
 	"sluice/gateway/exchange"
@@ -129,7 +130,7 @@ func newIndex(w *policy.World) (*index, error) {
 			if k.ID != "" {
 				made.id = []byte(k.ID)
 			}
-			if !k.Expires.IsZero() {
+			if !k.Expires.IsZero() && k.Expires.Before(time.Unix(0, math.MaxInt64)) { // 9999 is never
 				made.expires = k.Expires.UnixNano()
 			}
 			at := maphash.Bytes(x.seed, sum)

@@ -135,3 +135,14 @@ func BenchmarkAuthenticate(b *testing.B) {
 		}
 	}
 }
+
+// A key that expires in 9999, as people write who mean never, is good.
+func TestExpiresLate(t *testing.T) {
+	w := policytest.New(t, fmt.Sprintf("consumers: {alice: {api_keys: [{id: k1, hash: %q, expires: 9999-12-31}]}}", hashOf("alices-key")))
+	h := w.MustBuild(t, Definition, "")
+	x := w.Exchange("/", "X-API-Key: alices-key")
+	defer x.Close()
+	if err := h.Authenticate(x); err != nil {
+		t.Error(err, x.AuthFailure)
+	}
+}
