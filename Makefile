@@ -10,8 +10,8 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 .DEFAULT_GOAL := build
 .PHONY: build run test test-race lint generate check-generate fuzz bench tools-test clean
 
-build: ## the binary, bin/sluice
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/sluice ./cmd/sluice
+build: ## the binary, bin/sluice, which needs no library of the system
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/sluice ./cmd/sluice
 
 run: build ## the demo: gateway, three services, curl lines to paste
 	./bin/sluice demo
@@ -195,5 +195,5 @@ pgo: ## a new cmd/sluice/default.pgo from profiles under mixed load, and what it
 	$(GO) run ./bench/peers -profile $(PROFILES)/pgo -seconds 10 -only $(PGOWORKS)
 	GOFLAGS=-tags=loop $(GO) run ./bench/peers -profile $(PROFILES)/pgo-loop -seconds 10 -only $(PGOWORKS)
 	$(GO) tool pprof -proto -output cmd/sluice/default.pgo $(PROFILES)/pgo/mixed.cpu.pprof $(PROFILES)/pgo-loop/mixed.cpu.pprof
-	$(GO) build -trimpath -pgo=off -ldflags '$(LDFLAGS)' -o $(PROFILES)/pgo/sluice-without ./cmd/sluice
+	CGO_ENABLED=0 $(GO) build -trimpath -pgo=off -ldflags '$(LDFLAGS)' -o $(PROFILES)/pgo/sluice-without ./cmd/sluice
 	$(GO) run ./bench/peers -gateways sluice -also without-pgo=$(PROFILES)/pgo/sluice-without -only $(PGOWORKS) -out $(PROFILES)/pgo $(PEERSFLAGS)

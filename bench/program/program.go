@@ -24,6 +24,7 @@ import (
 func Sluice(ctx context.Context, dir string) (string, error) {
 	binary := filepath.Join(dir, "sluice")
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w -X main.version="+git(ctx, "describe", "--always", "--dirty", "--tags")+" -X main.commit="+git(ctx, "rev-parse", "HEAD"), "-o", binary, "sluice/cmd/sluice")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as make build does
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("cannot build sluice: %w\n%s", err, out)
 	}
