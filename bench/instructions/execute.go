@@ -30,7 +30,7 @@ const (
 // serveBackend answers what the gateway forwards, until this process ends.
 func (r *runner) serveBackend() error {
 	b, err := load.NewBackend(map[string][]byte{
-		"/300": load.Answer(300, ""), "/cached/": load.Answer(300, "Cache-Control: public, max-age=36000\r\n"),
+		"/300": load.Answer(300, ""), "/cached/": load.Answer(300, "Cache-Control: public, max-age=36000\r\n"), collector: load.Answer(0, ""),
 	})
 	if err != nil {
 		return err
@@ -47,11 +47,10 @@ func (r *runner) serveBackend() error {
 // tries of a run: a program of Go under valgrind stands still now and then.
 const tries = 3
 
-// execute counts one life of a gateway: start, warming up, requests of w unless
-// that is nil, end.
-func (r *runner) execute(ctx context.Context, b binary, w *work) (n count, err error) {
+// execute counts one life of a gateway: start, warming up, n requests of w, end.
+func (r *runner) execute(ctx context.Context, b binary, w *work, requests int64) (n count, err error) {
 	for range tries {
-		if n, err = r.live(ctx, b, w); err == nil || ctx.Err() != nil {
+		if n, err = r.live(ctx, b, w, requests); err == nil || ctx.Err() != nil {
 			return n, err
 		}
 		fmt.Fprintln(os.Stderr, "again:", err)
@@ -59,7 +58,7 @@ func (r *runner) execute(ctx context.Context, b binary, w *work) (n count, err e
 	return n, err
 }
 
-func (r *runner) live(ctx context.Context, b binary, w *work) (count, error) {
+func (r *runner) live(ctx context.Context, b binary, w *work, requests int64) (count, error) {
 	dir, err := os.MkdirTemp(r.dir, "run-")
 	if err != nil {
 		return count{}, err
@@ -69,6 +68,9 @@ func (r *runner) live(ctx context.Context, b binary, w *work) (count, error) {
 	admin, err2 := freePort()
 	file, out := filepath.Join(dir, "sluice.yaml"), filepath.Join(dir, "count")
 	text := configuration(listen, admin, r.backend, filepath.Join(dir, "access.log"))
+	if w.observed {
+		text += observation(r.backend, filepath.Join(dir, "state"))
+	}
 	if err := errors.Join(err1, err2, os.WriteFile(file, []byte(text), 0o644)); err != nil {
 		return count{}, err
 	}
@@ -79,7 +81,7 @@ func (r *runner) live(ctx context.Context, b binary, w *work) (count, error) {
 	defer g.output.Close()
 	err = g.await(ctx, listen)
 	if err == nil {
-		err = r.load(listen, w)
+		err = r.load(listen, w, requests)
 	}
 	if err = errors.Join(err, g.end(r.counter)); err != nil {
 		return count{}, fmt.Errorf("%s: %w\n%s", b.name, err, g.said())
@@ -88,7 +90,7 @@ func (r *runner) live(ctx context.Context, b binary, w *work) (count, error) {
 }
 
 // load sends the requests of a run.
-func (r *runner) load(address string, measured *work) error {
+func (r *runner) load(address string, measured *work, requests int64) error {
 	works, err := all()
 	if err != nil {
 		return err
@@ -98,10 +100,10 @@ func (r *runner) load(address string, measured *work) error {
 			return err
 		}
 	}
-	if measured == nil {
+	if requests == 0 {
 		return nil
 	}
-	return send(address, measured, r.requests)
+	return send(address, measured, requests)
 }
 
 func send(address string, w *work, n int64) error {

@@ -95,8 +95,8 @@ func TestGate(t *testing.T) {
 	r := &runner{
 		options: options{requests: 100, limit: 5}, works: []*work{{name: "a"}, {name: "b"}}, builds: []binary{{name: "old"}, {name: "now"}},
 		least: map[string]map[string]count{
-			"old": {idle: {requests: 1000}, "a": {requests: 11000}, "b": {requests: 21000, scheduler: 300}},
-			"now": {idle: {requests: 2000}, "a": {requests: 12400}, "b": {requests: 23200, scheduler: 500}},
+			"old": {idle(false): {requests: 1000}, "a": {requests: 11000}, "b": {requests: 21000, scheduler: 300}},
+			"now": {idle(false): {requests: 2000}, "a": {requests: 12400}, "b": {requests: 23200, scheduler: 500}},
 		},
 	}
 	if got := r.above(); !slices.Equal(got, []string{"b"}) || r.settled() {

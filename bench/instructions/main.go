@@ -123,7 +123,7 @@ func run(ctx context.Context, o options) error {
 		}
 	}
 	r.write(os.Stdout)
-	if n := r.hit(); n > mostHit {
+	if n := r.times(cached, fixed); n > mostHit {
 		return fmt.Errorf("an answer from the cache needs %.2f times the instructions of a fixed one, %g at most", n, mostHit)
 	}
 	if above := r.above(); len(above) > 0 {
@@ -176,12 +176,17 @@ type runner struct {
 	backend string // its address
 	works   []*work
 	builds  []binary
-	// least is the smallest count of a run, by build and work; idle is the one
-	// without a work.
+	// least is the smallest count of a run, by build and work; and of one without requests, by idle.
 	least map[string]map[string]count
 }
 
-const idle = ""
+// idle names the run without requests of works that are observed or not.
+func idle(observed bool) string {
+	if observed {
+		return "observed idleness"
+	}
+	return "idleness"
+}
 
 // round counts every work once for both builds, side by side.
 func (r *runner) round(ctx context.Context) error {
@@ -215,11 +220,14 @@ func (r *runner) round(ctx context.Context) error {
 // count is what the runs of a build count.
 func (r *runner) count(ctx context.Context, b binary) (all map[string]count, err error) {
 	all = make(map[string]count)
-	if all[idle], err = r.execute(ctx, b, nil); err != nil {
-		return nil, err
-	}
 	for _, w := range r.works {
-		if all[w.name], err = r.execute(ctx, b, w); err != nil {
+		without := idle(w.observed)
+		if _, counted := all[without]; !counted {
+			if all[without], err = r.execute(ctx, b, w, 0); err != nil {
+				return nil, err
+			}
+		}
+		if all[w.name], err = r.execute(ctx, b, w, r.requests); err != nil {
 			return nil, err
 		}
 	}
@@ -229,7 +237,7 @@ func (r *runner) count(ctx context.Context, b binary) (all map[string]count, err
 // of is what a build needs for a request. The run without requests is taken
 // away at last: a disturbed one would make each difference seem small.
 func (r *runner) of(b binary, work string) count {
-	return r.least[b.name][work].minus(r.least[b.name][idle]).over(float64(r.requests))
+	return r.least[b.name][work].minus(r.least[b.name][idle(work == observed)]).over(float64(r.requests))
 }
 
 // change is what a work needs more than before, in percent.
@@ -237,20 +245,19 @@ func (r *runner) change(work string) float64 {
 	return (r.of(r.builds[1], work).requests/r.of(r.builds[0], work).requests - 1) * 100
 }
 
-// mostHit is how many times the instructions of a fixed answer one from the
-// cache may need that has the same bytes.
+// mostHit is how many times the instructions of a fixed answer one from the cache may need that has the same bytes.
 const mostHit = 1.3
 
-// hit is how many times they are in this tree; 0 where one of them is not counted.
-func (r *runner) hit() float64 {
+// times is how many times the instructions of another work this one needs in this tree; 0 where one of them is not counted.
+func (r *runner) times(this, other string) float64 {
 	now := r.builds[1]
 	counted := func(name string) bool {
 		return slices.ContainsFunc(r.works, func(w *work) bool { return w.name == name })
 	}
-	if !counted(cached) || !counted(fixed) {
+	if !counted(this) || !counted(other) {
 		return 0
 	}
-	return r.of(now, cached).requests / r.of(now, fixed).requests
+	return r.of(now, this).requests / r.of(now, other).requests
 }
 
 // settled tells whether no further round is needed. A difference may be noise,

@@ -19,7 +19,10 @@ func (r *runner) write(w io.Writer) {
 		}
 		fmt.Fprintf(w, "%-10s %12.0f %12.0f %+8.2f%%   %.0f, %.0f%s\n", work.name, a.requests, b.requests, r.change(work.name), a.scheduler, b.scheduler, verdict)
 	}
-	if n := r.hit(); n > 0 {
+	if n := r.times(cached, fixed); n > 0 {
 		fmt.Fprintf(w, "an answer from the cache needs %.2f times the instructions of a fixed one; %g at most\n", n, mostHit)
+	}
+	if n := r.times(observed, policies); n > 0 {
+		fmt.Fprintf(w, "tracing every tenth request and keeping usage needs %.3f times the instructions of the same policies alone\n", n)
 	}
 }

@@ -17,10 +17,15 @@ type work struct {
 	request string
 	status  int
 	body    int // length of the answer's; negative: any
+	// observed has a gateway of its own do it, which traces every tenth request and keeps usage.
+	observed bool
 }
 
 // The same bytes, from the cache and from the configuration.
 const cached, fixed = "cached", "fixed"
+
+// The same policies, with traces and usage besides.
+const policies, observed = "policies", "observed"
 
 const (
 	fields = "Host: api.example.com\r\nUser-Agent: count/1\r\nAccept: */*\r\n"
@@ -37,13 +42,15 @@ func all() ([]*work, error) {
 		return nil, err
 	}
 	get := func(path, more string) string { return "GET " + path + " HTTP/1.1\r\n" + fields + more + "\r\n" }
+	usual := get("/policies/300", "Origin: https://app.example.com\r\nCookie: a=b\r\nAuthorization: Bearer "+token+"\r\n")
 	return []*work{
-		{"proxied", get("/300", ""), 200, 300},
-		{"posted", fmt.Sprintf("POST /300 HTTP/1.1\r\n%sContent-Length: 1024\r\n\r\n%s", fields, strings.Repeat("x", 1024)), 200, 300},
-		{"policies", get("/policies/300", "Origin: https://app.example.com\r\nCookie: a=b\r\nAuthorization: Bearer "+token+"\r\n"), 200, 300},
-		{cached, get("/cached/1", ""), 200, 300},
-		{fixed, get("/fixed", ""), 200, 300},
-		{"refused", get("/policies/300", ""), 401, -1},
+		{name: "proxied", request: get("/300", ""), status: 200, body: 300},
+		{name: "posted", request: fmt.Sprintf("POST /300 HTTP/1.1\r\n%sContent-Length: 1024\r\n\r\n%s", fields, strings.Repeat("x", 1024)), status: 200, body: 300},
+		{name: policies, request: usual, status: 200, body: 300},
+		{name: observed, request: usual, status: 200, body: 300, observed: true},
+		{name: cached, request: get("/cached/1", ""), status: 200, body: 300},
+		{name: fixed, request: get("/fixed", ""), status: 200, body: 300},
+		{name: "refused", request: get("/policies/300", ""), status: 401, body: -1},
 	}, nil
 }
 
@@ -61,6 +68,14 @@ func choose(only string) ([]*work, error) {
 		chosen = append(chosen, works[i])
 	}
 	return chosen, nil
+}
+
+// collector is where the backend takes traces.
+const collector = "/v1/traces"
+
+// observation is what the configuration of an observed work has besides; state is a folder.
+func observation(backend, state string) string {
+	return fmt.Sprintf("state: {dir: %q}\npolicies:\n  tracing: {sample: 0.1, otlp: {endpoint: \"http://%s\", protocol: http}}\n", state, backend)
 }
 
 // configuration is of a gateway that does every work. It says only what earlier

@@ -283,19 +283,26 @@ func (e *encoder) bytes(key string, value []byte) {
 // key begins an attribute whose value is a text of n bytes.
 func (e *encoder) key(key string, n int) []byte {
 	inner := 1 + protowire.SizeBytes(n)
-	b := e.attribute(key, inner)
-	b = protowire.AppendTag(b, valueString, protowire.BytesType)
-	return protowire.AppendVarint(b, uint64(n))
+	return appendLength(append(e.attribute(key, inner), valueString<<3|wireBytes), n)
 }
 
 // attribute begins an attribute whose value is a message of inner bytes.
 func (e *encoder) attribute(key string, inner int) []byte {
-	b := protowire.AppendTag(e.span, spanAttributes, protowire.BytesType)
-	b = protowire.AppendVarint(b, uint64(1+protowire.SizeBytes(len(key))+1+protowire.SizeBytes(inner)))
-	b = protowire.AppendTag(b, keyValueKey, protowire.BytesType)
-	b = protowire.AppendString(b, key)
-	b = protowire.AppendTag(b, keyValueValue, protowire.BytesType)
-	return protowire.AppendVarint(b, uint64(inner))
+	b := append(e.span, spanAttributes<<3|wireBytes)
+	b = appendLength(b, 1+protowire.SizeBytes(len(key))+1+protowire.SizeBytes(inner))
+	b = append(appendLength(append(b, keyValueKey<<3|wireBytes), len(key)), key...)
+	return appendLength(append(b, keyValueValue<<3|wireBytes), inner)
+}
+
+// wireBytes is protowire.BytesType in a tag of one byte, as all of attributes are.
+const wireBytes = byte(protowire.BytesType)
+
+// appendLength is protowire.AppendVarint of what is nearly always one byte.
+func appendLength(b []byte, n int) []byte {
+	if n < 0x80 {
+		return append(b, byte(n))
+	}
+	return protowire.AppendVarint(b, uint64(n))
 }
 
 func (e *encoder) int(key string, n int64) {
