@@ -1,6 +1,9 @@
 package graphql
 
 import (
+	"fmt"
+	"log/slog"
+	"runtime/debug"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -115,7 +118,7 @@ func (c *caller) run(calls []*call) {
 			c.made++
 			under++
 			i, service, child := next, calls[next].service, c.child(calls[next])
-			go func() { done <- numbered{i, carry(service, child, c.budget.answer)} }()
+			go func() { done <- numbered{i, c.budget.carry(service, child)} }()
 		}
 		if under == 0 {
 			break
@@ -210,10 +213,14 @@ func passes(f *exchange.Field) bool {
 }
 
 // carry makes one call and reads its answer. It runs on a goroutine of its own.
-func carry(service *upstream.Service, x *exchange.Exchange, limit int) (o outcome) {
+func (b *budget) carry(service *upstream.Service, x *exchange.Exchange) (o outcome) {
 	defer func() {
-		if recover() != nil {
+		if fault := recover(); fault != nil {
+			// The exchange is in no state to be used again.
+			b.faults.Log(slog.LevelError, "panic", "a call of a GraphQL request met a fault of the gateway; please report it",
+				"service", service.Name(), "fault", fmt.Sprint(fault), "stack", string(debug.Stack()))
 			o = outcome{err: &errInternal}
+			return
 		}
 		_ = x.Close()
 	}()
@@ -224,7 +231,7 @@ func carry(service *upstream.Service, x *exchange.Exchange, limit int) (o outcom
 		return o.failed(err)
 	}
 	o.status = x.Response.StatusCode()
-	body, whole, err := x.HoldResponse(limit)
+	body, whole, err := x.HoldResponse(b.answer)
 	switch {
 	case err != nil:
 		return o.failed(err)

@@ -119,6 +119,8 @@ func (r *reader) check(text string) (d *document, refused *refusal) {
 			return nil, refuse("graphql_depth", "the operation is "+strconv.Itoa(shape.depth)+" fields deep, and "+strconv.Itoa(r.depth)+" are allowed")
 		case r.aliases > 0 && shape.aliases > r.aliases:
 			return nil, refuse("graphql_aliases", "the operation has more than "+strconv.Itoa(r.aliases)+" aliases")
+		case m.cyclic && r.schema == nil: // else validation tells
+			return nil, refuse("graphql_cycle", "a fragment spreads itself")
 		case !r.introspection && shape.introspects:
 			return nil, refuse("graphql_introspection", "introspection is off here")
 		}
@@ -173,6 +175,7 @@ func (d *document) choose(name string) (*ast.OperationDefinition, *refusal) {
 type meter struct {
 	doc    *ast.QueryDocument
 	shapes map[string]*shape // of fragments; nil while one is being measured
+	cyclic bool              // what was measured has no end
 }
 
 // shape is what can be told of a selection without its variables.
@@ -215,7 +218,8 @@ func (m *meter) shape(set ast.SelectionSet) shape {
 func (m *meter) fragment(name string) shape {
 	if known, begun := m.shapes[name]; begun {
 		if known == nil {
-			return shape{} // a cycle, which validation refuses
+			m.cyclic = true
+			return shape{}
 		}
 		return *known
 	}

@@ -15,6 +15,7 @@ import (
 	"sluice/config"
 	"sluice/gateway/action"
 	"sluice/gateway/exchange"
+	"sluice/gateway/telemetry"
 	"sluice/gateway/upstream"
 )
 
@@ -181,9 +182,13 @@ func (c *Config) Validate() error {
 // Definition is the action graphql.
 var Definition = action.Define("graphql", build)
 
+// logEvery is how often faults are logged.
+const logEvery = 10 * time.Second
+
 func build(b *action.Build, c *Config) (*action.Action, error) {
 	k := &compiler{b: b, c: c, budget: budget{
 		timeout: c.Timeout, calls: c.MaxCalls, parallel: c.MaxParallel, answer: int(c.MaxAnswer),
+		faults: telemetry.NewLimited(b.World.Log, logEvery),
 	}, children: exchange.NewPool(b.World.Clock)}
 	switch {
 	case len(c.Resolvers) > 0:
@@ -234,6 +239,7 @@ type budget struct {
 	timeout         time.Duration
 	calls, parallel int
 	answer          int
+	faults          *telemetry.Limited
 }
 
 // Rejections of requests that are not GraphQL over HTTP, and so have no answer in its form.

@@ -450,6 +450,7 @@ routes:
 	f("/strict", `{"query":"query($id: ID!) { user(id: $id) { id } }"}`, "BAD_USER_INPUT")
 	f("/plain", `{"query":"{ anything(of: \"it\") { is } }"}`, `"ok":true`)
 	f("/plain", `{"query":"{ `+strings.Repeat("a { ", 16)+"a"+strings.Repeat(" }", 17)+`"}`, "GRAPHQL_DEPTH")
+	f("/plain", `{"query":"{ ...A } fragment A on Q { a ...B } fragment B on Q { b { ...A } }"}`, "GRAPHQL_CYCLE")
 	f("/plain", `{"query":"{"}`, "GRAPHQL_PARSE_FAILED")
 	f("/plain", `[{"query":"{ a }"}]`, "lists of operations are not accepted")
 	// What was checked is what is sent, whichever of two the service would have read.
