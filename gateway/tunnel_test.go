@@ -129,6 +129,67 @@ func TestTunnelLimits(t *testing.T) {
 	f("rate: {messages: 2, per: 1h}", whole+good, whole, 1008)
 }
 
+// What is no frame in its place is refused, before a service that is more lenient takes it; what is one passes as it is.
+func TestTunnelFrames(t *testing.T) {
+	s, w := hears(t)
+	g := passing(t, s, "")
+	bad := func(good, frame string) {
+		t.Helper()
+		c := g.raw()
+		c.send(good + frame)
+		if got := c.closeCode(); got != 1002 {
+			t.Errorf("%x: closed with %d", abbreviate(frame), got)
+		}
+		c.send(maskedFrame(0x88, ""))
+		if before, first, payload := unmask(t, w.heard(t)); before != good || first != 0x88 || payload != goingAway {
+			t.Errorf("%x: the service got %x, then %x %x", abbreviate(frame), abbreviate(before), first, payload)
+		}
+		c.ended()
+	}
+	begun := maskedFrame(0x01, "begins")
+	bad(maskedFrame(0x81, "whole"), maskedFrame(0x80, "continues nothing"))
+	bad(begun, maskedFrame(0x81, "another"))
+	bad(begun, maskedFrame(0x02, "another"))
+	bad("", maskedFrame(0x83, "reserved"))
+	bad("", maskedFrame(0x8b, "reserved"))
+	bad("", maskedFrame(0x09, "a ping in pieces"))
+	bad("", maskedFrame(0x89, text(126)))
+	bad("", maskedFrame(0x88, text(126)))
+	bad("", maskedFrame(0x88, "\x03"))
+	bad("", maskedFrame(0xc1, "compressed, which was not agreed"))
+	bad("", "\x81\x01x") // not masked
+
+	c := g.raw()
+	good := begun + maskedFrame(0x89, text(125)) + maskedFrame(0x00, "") + maskedFrame(0x8a, "") + maskedFrame(0x80, "ends") + maskedFrame(0x82, text(70000)) + maskedFrame(0x88, "\x0f\xa0bye")
+	c.send(good)
+	c.close()
+	if got := w.heard(t); got != good {
+		t.Errorf("the service got %x, want %x", abbreviate(got), abbreviate(good))
+	}
+}
+
+// WebSocket may be one of several protocols that a client would speak: if it is the one that is spoken, its limits hold.
+func TestTunnelOneOfSeveral(t *testing.T) {
+	s, _ := hears(t)
+	g := passing(t, s, "max_message: 10B, max_connections: 1")
+	dial := func() (*peer, int) {
+		c := g.client()
+		c.send("GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: other/1, WebSocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+		return c, statusOf(c.head())
+	}
+	c, status := dial()
+	if status != 101 {
+		t.Fatal(status)
+	}
+	if _, status := dial(); status != 503 {
+		t.Errorf("the second connection got %d", status)
+	}
+	c.send(maskedFrame(0x81, text(11)))
+	if code := c.closeCode(); code != 1009 {
+		t.Errorf("closed with %d", code)
+	}
+}
+
 // A service that breaks its limit is told; its client learns that it is not to blame.
 func TestTunnelServiceLimit(t *testing.T) {
 	told := make(chan string, 1)

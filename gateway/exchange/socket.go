@@ -33,23 +33,29 @@ func tighter[T ~int64](a, b T) T {
 	return a
 }
 
-// IsWebSocket reports whether the request asks to switch to WebSocket (RFC 6455, section 4.1), as far as that may be asked:
-// over HTTP/1.1, by one Upgrade field that its Connection fields name.
+// IsWebSocket reports whether the request asks to switch to WebSocket (RFC 6455, section 4.2.1), as far as that may be asked:
+// over HTTP/1.1, by one Upgrade field that its Connection fields name. WebSocket may be one of several protocols in it, of which a
+// service takes whichever it likes.
 func (x *Exchange) IsWebSocket() bool {
-	upgrades, named := 0, false
+	upgrades, asked, named := 0, false, false
 	for i := range x.Fields {
 		switch f := &x.Fields[i]; f.Kind {
 		case KindUpgrade:
-			if upgrades++; !EqualFold(f.Value, "websocket") {
-				return false
-			}
+			upgrades++
+			asked = hasToken(f.Value, "websocket")
 		case KindConnection:
-			for rest := f.Value; len(rest) > 0; {
-				var token []byte
-				token, rest = cutByte(rest, ',')
-				named = named || EqualFold(TrimOWS(token), "upgrade")
-			}
+			named = named || hasToken(f.Value, "upgrade")
 		}
 	}
-	return upgrades == 1 && named && x.Protocol == "" && x.Request.Header.IsHTTP11()
+	return upgrades == 1 && asked && named && x.Protocol == "" && x.Request.Header.IsHTTP11()
+}
+
+func hasToken(list []byte, name string) bool {
+	for len(list) > 0 {
+		var token []byte
+		if token, list = cutByte(list, ','); EqualFold(TrimOWS(token), name) {
+			return true
+		}
+	}
+	return false
 }

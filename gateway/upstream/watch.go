@@ -12,13 +12,15 @@ import (
 
 // watch looks at the WebSocket that passes through a tunnel: at the heads of its frames, which tell where one may be put between
 // the others, and what its limits are about. Payloads pass unread, in whatever extension the ends have agreed on, so
-// that sizes are those on the wire. What breaks a limit is not passed on; both ends are told by a close frame.
+// that sizes are those on the wire. What is no frame of WebSocket in its place, or breaks a limit is not passed on; both ends are told by a close frame.
 type watch struct {
 	p       *passage
 	clock   *exchange.Clock
 	sweeper *Sweeper
 	metrics *telemetry.SocketMetrics
 	limits  exchange.SocketLimits
+	// extended: the ends have agreed on an extension, and reserved bits are its.
+	extended bool
 
 	heard   atomic.Int64 // when bytes of the client came
 	message atomic.Int64 // when a message passed
@@ -36,6 +38,7 @@ type frames struct {
 	who     telemetry.Closer // whose frames they are
 	scanner wswire.Scanner
 	size    int64 // of the message that is under way
+	inside  bool  // there is one
 	most    int64 // bytes of one; 0: no bound
 	meter   wswire.Meter
 	passed  *telemetry.Counter // bytes
@@ -56,6 +59,7 @@ const closeWait = 2 * time.Second
 
 func newWatch(t *Tunnel, p *passage) *watch {
 	w := &watch{p: p, clock: t.x.Clock, sweeper: t.call.svc.sweeper, metrics: t.call.svc.sockets.of(t.x.Route)}
+	w.extended = len(t.x.ResponseHeader("Sec-WebSocket-Extensions")) > 0
 	if t.x.Sockets != nil {
 		w.limits = *t.x.Sockets
 	}
@@ -160,11 +164,15 @@ type verdict struct {
 func (fr *frames) judge() verdict {
 	f := &fr.scanner.Frame
 	switch {
-	case f.Op == wswire.Close:
-		fr.note(fr.who, f.Code, "")
+	case fr.closing && f.Op == wswire.Close:
 		return verdict{last: true}
 	case fr.closing:
 		return verdict{}
+	case !f.IsSound(fr.inside), f.Masked != (fr.who == telemetry.ByClient), f.Reserved && !fr.extended:
+		return verdict{code: wswire.Protocol, reason: "websocket_protocol_error"}
+	case f.Op == wswire.Close:
+		fr.note(fr.who, f.Code, "")
+		return verdict{last: true}
 	case f.Op.IsControl():
 		if fr.who != telemetry.ByClient {
 			return verdict{}
@@ -174,8 +182,10 @@ func (fr *frames) judge() verdict {
 			return verdict{drop: true}
 		}
 		return fr.pace()
-	case f.Op != wswire.Continuation:
-		fr.size = 0
+	case f.Op == wswire.Continuation:
+		fr.inside = !f.Fin
+	default:
+		fr.size, fr.inside = 0, !f.Fin
 		fr.counted.Inc()
 		if fr.limits.Idle > 0 {
 			fr.message.Store(fr.clock.Now())

@@ -5,6 +5,8 @@ import "encoding/binary"
 const (
 	finBit  = 0x80
 	maskBit = 0x80
+
+	reservedBits = 0x70
 )
 
 // Frame is what the head of a frame says.
@@ -13,6 +15,8 @@ type Frame struct {
 	Op     Opcode
 	Fin    bool
 	Masked bool
+	// Reserved bits, which only an extension gives a meaning.
+	Reserved bool
 	// Length of the payload in bytes.
 	Length int64
 	// Code of a close frame, NoStatus where it has none; 0 in others.
@@ -34,6 +38,19 @@ const (
 	Bad
 )
 
+// IsSound tells whether a frame may stand where it does (section 5): inside says that a message has begun and not ended.
+func (f *Frame) IsSound(inside bool) bool {
+	switch f.Op {
+	case Continuation:
+		return inside
+	case Text, Binary:
+		return !inside
+	case Close, Ping, Pong:
+		return f.Fin && f.Length <= MaxControl && (f.Op != Close || f.Length != 1)
+	}
+	return false
+}
+
 // Scanner finds the frames in one direction of a connection. It reads heads alone and steps over payloads, so that it costs
 // next to nothing and extensions that change payloads, as permessage-deflate, do not concern it.
 type Scanner struct {
@@ -53,7 +70,7 @@ func (s *Scanner) Next(b []byte) (n int, e Event) {
 	if len(b) < 2 {
 		return 0, Partial
 	}
-	f := Frame{Op: Opcode(b[0] & 0xf), Fin: b[0]&finBit != 0, Masked: b[1]&maskBit != 0, Length: int64(b[1] &^ maskBit)}
+	f := Frame{Op: Opcode(b[0] & 0xf), Fin: b[0]&finBit != 0, Masked: b[1]&maskBit != 0, Reserved: b[0]&reservedBits != 0, Length: int64(b[1] &^ maskBit)}
 	n = 2
 	switch f.Length {
 	case 126:

@@ -55,7 +55,7 @@ func TestScanner(t *testing.T) {
 	f("\x01\x03Hel\x80\x02lo", Frame{Op: Text, Length: 3}, Frame{Op: Continuation, Fin: true, Length: 2})
 	f("\x89\x05Hello\x8a\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58", Frame{Op: Ping, Fin: true, Length: 5}, Frame{Op: Pong, Fin: true, Masked: true, Length: 5})
 	f("\x82\x7e\x01\x00"+strings.Repeat("x", 256)+"\x81\x00", Frame{Op: Binary, Fin: true, Length: 256}, Frame{Op: Text, Fin: true})
-	f("\xc1\x07\xf2\x48\xcd\xc9\xc9\x07\x00", Frame{Op: Text, Fin: true, Length: 7}) // compressed
+	f("\xc1\x07\xf2\x48\xcd\xc9\xc9\x07\x00", Frame{Op: Text, Fin: true, Reserved: true, Length: 7}) // compressed
 	f("\x88\x00", Frame{Op: Close, Fin: true, Code: NoStatus})
 	f("\x88\x01x", Frame{Op: Close, Fin: true, Length: 1, Code: NoStatus})
 	f("\x88\x05\x03\xe9bye", Frame{Op: Close, Fin: true, Length: 5, Code: GoingAway})
