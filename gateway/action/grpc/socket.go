@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/valyala/fasthttp"
 
@@ -173,7 +174,7 @@ func (k *conversation) relay() {
 			k.refuse(rejectAnswer)
 			return
 		}
-		if k.conn.Write(wsconn.Message{Text: contentType == jsonType, Data: data}) != nil {
+		if k.conn.Write(wsconn.Message{Text: contentType == jsonType && utf8.Valid(data), Data: data}) != nil {
 			k.cancelled()
 			return
 		}
