@@ -386,6 +386,7 @@ func TestSocketCloseCodes(t *testing.T) {
 	f(1002, masked(0x88, "\x03\xec")) // 1004
 	f(1002, masked(0x88, "\x03\xed")) // 1005
 	f(1002, masked(0x88, "\x03\xe8\xff"))
+	f(1002, masked(0x88, "\x03")) // half a code
 	f(1009, "\x81\xff\x80\x00\x00\x00\x00\x00\x00\x00mask")
 	f(1008, strings.Repeat(masked(0x89, ""), 21))
 	f(1008, strings.Repeat(masked(0x81, "x"), 21))

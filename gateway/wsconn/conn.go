@@ -74,6 +74,14 @@ func newConn(nc net.Conn, clock *exchange.Clock, limits exchange.SocketLimits, f
 		return nil, err
 	}
 	c.ws.SetReadLimit(limits.MaxMessage)
+	goodbye := c.ws.CloseHandler()
+	c.ws.SetCloseHandler(func(code int, text string) error {
+		if c.wire.closing.half {
+			c.end(wswire.Protocol, "half a close code", "websocket_protocol_error")
+			return errHalfCode
+		}
+		return goodbye(code, text)
+	})
 	if limits.Pace.Interval > 0 {
 		// Control frames cost as much as small messages do.
 		answer := c.ws.PingHandler()
@@ -93,7 +101,11 @@ func newConn(nc net.Conn, clock *exchange.Clock, limits exchange.SocketLimits, f
 	return c, nil
 }
 
-var errPace = errors.New("too many messages")
+var (
+	errPace     = errors.New("too many messages")
+	errText     = errors.New("the text is not in UTF-8")
+	errHalfCode = errors.New("half a close code")
+)
 
 func (c *Conn) take() bool { return c.meter.Take(c.limits.Pace, c.clock.Now()) }
 
@@ -109,12 +121,8 @@ func (c *Conn) Read() (Message, error) {
 		return Message{}, c.failed(errPace)
 	}
 	m := Message{Text: kind == websocket.TextMessage}
-	if m.Data, err = readAll(r); err != nil {
+	if m.Data, err = readAll(r, m.Text); err != nil {
 		return Message{}, c.failed(err)
-	}
-	if m.Text && !utf8.Valid(m.Data) {
-		c.end(wswire.Invalid, "the text is not in UTF-8", "invalid_utf8")
-		return Message{}, ErrClosed
 	}
 	c.passed()
 	if c.open != nil {
@@ -123,12 +131,18 @@ func (c *Conn) Read() (Message, error) {
 	return m, nil
 }
 
-// readAll reads a message; what is reserved follows what has come.
-func readAll(r io.Reader) ([]byte, error) {
+// readAll reads a message; what is reserved follows what has come. Text that can not become UTF-8 is not waited for to its end.
+func readAll(r io.Reader, isText bool) ([]byte, error) {
 	b := make([]byte, 0, 512)
-	for {
+	for checked := 0; ; {
 		n, err := r.Read(b[len(b):cap(b)])
 		b = b[:len(b)+n]
+		if isText {
+			n, ok := validText(b[checked:])
+			if checked += n; !ok || err == io.EOF && checked < len(b) {
+				return nil, errText
+			}
+		}
 		switch {
 		case err == io.EOF:
 			return b, nil
@@ -142,6 +156,16 @@ func readAll(r io.Reader) ([]byte, error) {
 	}
 }
 
+// validText returns how much of b is whole runes; ok is false if what follows them is not the beginning of one.
+func validText(b []byte) (n int, ok bool) {
+	if utf8.Valid(b) {
+		return len(b), true
+	}
+	for n = len(b) - 1; n > max(0, len(b)-utf8.UTFMax+1) && !utf8.RuneStart(b[n]); n-- {
+	}
+	return n, !utf8.FullRune(b[n:]) && utf8.Valid(b[:n])
+}
+
 func (c *Conn) passed() { c.message.Store(c.clock.Now()) }
 
 // failed says why nothing more can be read, and returns ErrClosed.
@@ -151,6 +175,8 @@ func (c *Conn) failed(err error) error {
 	case c.interrupted.Load():
 	case err == errPace:
 		c.end(wswire.Policy, "too many messages", "websocket_rate")
+	case err == errText:
+		c.end(wswire.Invalid, err.Error(), "invalid_utf8")
 	case err == websocket.ErrReadLimit:
 		c.end(wswire.TooBig, "", "websocket_message_too_large") // the library has told already, mostly
 	case errors.As(err, &closed):
@@ -233,7 +259,12 @@ func (c *Conn) end(code int, text, reason string) {
 }
 
 func (c *Conn) sayClose(code int, text string) {
-	_ = c.ws.WriteControl(websocket.CloseMessage, wswire.ClosePayload(code, text), time.Now().Add(closeWait))
+	err := c.ws.WriteControl(websocket.CloseMessage, wswire.ClosePayload(code, text), time.Now().Add(closeWait))
+	if err != nil && err != websocket.ErrCloseSent {
+		// Somebody writes what the other side does not take. That ends too, and with it what waits for it.
+		_ = c.wire.Conn.SetDeadline(past)
+		return
+	}
 	_ = c.wire.SetReadDeadline(time.Now().Add(closeWait))
 }
 

@@ -42,6 +42,37 @@ type wire struct {
 
 	shaking bool   // the handshake is the library's with this wire
 	reply   []byte // of it
+
+	closing closing
+}
+
+// closing looks at what comes for the first close frame, because the library takes one with half a code for one without.
+type closing struct {
+	scanner wswire.Scanner
+	head    [16]byte // of a frame, as far as it has come
+	held    int
+	over    bool // the frame has come, or where frames end can not be told
+	half    bool
+}
+
+func (c *closing) look(b []byte) {
+	for len(b) > 0 && !c.over {
+		had := c.held
+		c.held += copy(c.head[had:], b)
+		n, e := 0, wswire.Partial
+		if had > 0 {
+			n, e = c.scanner.Next(c.head[:c.held])
+		} else {
+			n, e = c.scanner.Next(b)
+		}
+		if e == wswire.Partial {
+			return // all that there is was held
+		}
+		b, c.held = b[n-had:], 0
+		f := &c.scanner.Frame
+		c.over = e == wswire.Bad || e == wswire.Head && f.Op == wswire.Close
+		c.half = e == wswire.Head && c.over && f.Length == 1
+	}
 }
 
 // Read implements net.Conn.
@@ -56,6 +87,7 @@ func (w *wire) Read(p []byte) (int, error) {
 	}
 	n, err := w.Conn.Read(p)
 	if n > 0 {
+		w.closing.look(p[:n])
 		w.in.Add(int64(n))
 		if w.metrics != nil {
 			w.metrics.BytesIn.Add(int64(n))

@@ -16,10 +16,20 @@ type template struct{ parts []part }
 
 // part is a text, or a place if it has one of the others.
 type part struct {
-	text    string
+	fixed   string
 	request *exchange.Template
 	message *place
+	form    form
 }
+
+// form is how a value is written where it stands.
+type form uint8
+
+const (
+	asText form = iota
+	asJSON
+	inString // of JSON
+)
 
 // place is in a message: a path in its JSON, or all of it.
 type place struct {
@@ -48,7 +58,7 @@ func (k *compiler) template(setting, text string) *template {
 	for rest := text; rest != ""; {
 		before, after, found := strings.Cut(rest, "${")
 		if before != "" {
-			t.parts = append(t.parts, part{text: before})
+			t.parts = append(t.parts, part{fixed: before})
 		}
 		if !found {
 			break
@@ -63,6 +73,42 @@ func (k *compiler) template(setting, text string) *template {
 	}
 	if len(t.parts) > maxParts {
 		k.wrong(setting, "there are more than %d texts and places in it", maxParts)
+	}
+	return t
+}
+
+// bodyOf compiles a body. In one that is an object or a list of JSON, values are written as JSON has them: none can leave its place and become
+// members that the configuration has not.
+func (k *compiler) bodyOf(text string) *template {
+	t := k.template("body", text)
+	var sample []byte
+	forms := make([]form, len(t.parts))
+	quoted, escaped := false, false
+	for i, p := range t.parts {
+		if p.isPlace() {
+			if quoted {
+				forms[i], sample = inString, append(sample, '0')
+			} else {
+				forms[i], sample = asJSON, append(sample, "null"...)
+			}
+			continue
+		}
+		sample = append(sample, p.fixed...)
+		for _, c := range []byte(p.fixed) {
+			switch {
+			case escaped:
+				escaped = false
+			case c == '\\':
+				escaped = quoted
+			case c == '"':
+				quoted = !quoted
+			}
+		}
+	}
+	if v, err := document.Check(sample); err == nil && (v.Kind() == document.Object || v.Kind() == document.Array) {
+		for i := range t.parts {
+			t.parts[i].form = forms[i]
+		}
 	}
 	return t
 }
@@ -107,9 +153,9 @@ func (k *compiler) pathOf(setting, text string) *template {
 	switch {
 	case !strings.HasPrefix(text, "/"):
 		k.wrong(setting, "must begin with a slash")
-	case slices.ContainsFunc(t.parts, func(p part) bool { return strings.ContainsAny(p.text, "?#") }):
+	case slices.ContainsFunc(t.parts, func(p part) bool { return strings.ContainsAny(p.fixed, "?#") }):
 		k.wrong(setting, "has no query and no fragment; parameters go into query")
-	case slices.ContainsFunc(t.parts, func(p part) bool { return strings.ContainsAny(p.text, "%\\") }):
+	case slices.ContainsFunc(t.parts, func(p part) bool { return strings.ContainsAny(p.fixed, "%\\") }):
 		k.wrong(setting, "has an escape; write the characters themselves, the gateway encodes them")
 	case leavesSegment([]byte(text)):
 		k.wrong(setting, "has a segment . or ..; write where it leads to")
@@ -128,7 +174,7 @@ func (t *template) fixed() (string, bool) {
 	}
 	var b strings.Builder
 	for _, p := range t.parts {
-		b.WriteString(p.text)
+		b.WriteString(p.fixed)
 	}
 	return b.String(), true
 }
@@ -178,12 +224,43 @@ func leavesSegment(path []byte) bool {
 }
 
 func (p *part) fill(s *scope, dst []byte) ([]byte, bool) {
+	switch p.form {
+	case inString:
+		text, ok := p.text(s, nil)
+		quoted := exchange.AppendJSONString(nil, text)
+		return append(dst, quoted[1:len(quoted)-1]...), ok
+	case asJSON:
+		return p.json(s, dst)
+	}
+	return p.text(s, dst)
+}
+
+// json appends the value as it is if that is JSON; of the request a number or a truth value, all else as a text.
+func (p *part) json(s *scope, dst []byte) ([]byte, bool) {
+	switch {
+	case p.message != nil && !p.message.whole:
+		if v := s.at(p.message); v != nil {
+			return v.Append(dst), true
+		}
+		return append(dst, "null"...), true
+	case p.message != nil && s.json != nil:
+		return s.json.Append(dst), true
+	}
+	text, ok := p.text(s, nil)
+	if v, err := document.Check(text); err == nil && p.request != nil && (v.Kind() == document.Number || v.Kind() == document.Bool) {
+		return v.Append(dst), ok
+	}
+	return exchange.AppendJSONString(dst, text), ok
+}
+
+// text appends the value as text. ok is false where it is none.
+func (p *part) text(s *scope, dst []byte) (out []byte, ok bool) {
 	switch {
 	case p.request != nil:
 		v, _ := p.request.Value(s.x)
 		return append(dst, v...), true
 	case p.message == nil:
-		return append(dst, p.text...), true
+		return append(dst, p.fixed...), true
 	case p.message.whole:
 		return append(dst, s.message...), true
 	}

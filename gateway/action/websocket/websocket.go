@@ -57,7 +57,7 @@ type Config struct {
 	Query map[string]string `yaml:"query" template:"true"`
 	// Headers over the client's, as templates. One whose places are all empty is left out.
 	Headers map[string]string `yaml:"headers" template:"true"`
-	// Body of a request, or the message that is sent: a template. One place of a message alone is the JSON of its value, and nothing where there is none. Default: the message, but for GET and DELETE nothing; with `to: websocket` the body of the request, and no message if it is empty.
+	// Body of a request, or the message that is sent: a template. In one that is an object or a list of JSON, values are written as JSON has them, so that none can leave its place: within quotes as text, elsewhere as the JSON of a message, or a number or truth value of the request. One place of a message alone is the JSON of its value, and nothing where there is none. Default: the message, but for GET and DELETE nothing; with `to: websocket` the body of the request, and no message if it is empty.
 	Body string `yaml:"body" template:"true"`
 	// ContentType of requests, or of answers with `to: websocket`. Default: application/json for what is JSON, text/plain for other text, application/octet-stream for bytes.
 	ContentType string `yaml:"content_type"`
@@ -235,7 +235,7 @@ func (k *compiler) places(br *bridge) {
 		br.path = k.pathOf("path", c.Path)
 	}
 	if c.Body != "" {
-		br.body = k.template("body", c.Body)
+		br.body = k.bodyOf(c.Body)
 	}
 	br.hasQuery = len(c.Query) > 0
 	for _, name := range slices.Sorted(maps.Keys(c.Query)) {
