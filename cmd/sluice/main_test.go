@@ -76,7 +76,7 @@ func TestCommands(t *testing.T) {
 	f(2, `which configuration`, "validate")
 	f(2, `unknown flag`, "validate", "--nope")
 	f(2, `unknown command`, "frobnicate")
-	f(2, `which of create, list, rotate, revoke\?`, "keys")
+	f(2, `which of create, list, rotate, revoke, link, unlink\?`, "keys")
 	f(1, `no gateway answers at 127.0.0.1:1: `, "keys", "list", "alice", "--admin-address", "127.0.0.1:1")
 	f(1, `no gateway answers at 127.0.0.1:1: `, "top", "--admin-address", "127.0.0.1:1")
 	f(2, `must be PATH=VALUE`, "validate", "-c", good, "--set", "limits")
