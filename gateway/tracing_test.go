@@ -612,6 +612,8 @@ func TestSpansDropped(t *testing.T) {
 			t.Fatal(head)
 		}
 	}
+	_ = p.conn.Close() // a request ends a moment after its answer
+	once(t, "the last request has ended", func() bool { return g.active() == 0 })
 	dropped := g.metric(`sluice_spans_dropped_total{reason="queue_full"}`)
 	if dropped < 150 { // of 200, at most 10 wait and 10 are on their way
 		t.Errorf("%v spans dropped", dropped)
