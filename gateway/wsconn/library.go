@@ -59,12 +59,11 @@ func (c *closing) look(b []byte) {
 	for len(b) > 0 && !c.over {
 		had := c.held
 		c.held += copy(c.head[had:], b)
-		n, e := 0, wswire.Partial
+		from := b
 		if had > 0 {
-			n, e = c.scanner.Next(c.head[:c.held])
-		} else {
-			n, e = c.scanner.Next(b)
+			from = c.head[:c.held]
 		}
+		n, e := c.scanner.Next(from)
 		if e == wswire.Partial {
 			return // all that there is was held
 		}
