@@ -464,7 +464,6 @@ func TestHTTP2ControlFlood(t *testing.T) {
 		t.Helper()
 		t.Run(name, func(t *testing.T) {
 			f := g.frames()
-			_ = f.conn.(*net.TCPConn).SetReadBuffer(4 << 10)
 			_ = f.conn.SetDeadline(time.Now().Add(6 * patience)) // what the system holds of answers takes a busy machine its time
 			for range many {
 				if err := send(f); err != nil {
