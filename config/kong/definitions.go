@@ -46,7 +46,7 @@ func realmOption(preset string) field {
 	return field{name: "realm", kind: text, preset: preset, to: "`routes.*.kong.realm`"}
 }
 
-// redisOptions are those of policies that share their counts, which is off.
+// redisOptions are those of a plugin whose counts are not shared.
 var redisOptions = []field{
 	{name: "redis", kind: anything, fate: inert, to: "the policy is local"}, {name: "redis_host", kind: anything, fate: inert}, {name: "redis_port", kind: anything, fate: inert},
 	{name: "redis_password", kind: anything, fate: inert}, {name: "redis_username", kind: anything, fate: inert}, {name: "redis_ssl", kind: anything, fate: inert},
@@ -79,12 +79,13 @@ func transformOptions(parts []field, uri bool) []field {
 var definitions = []definition{
 	{
 		name: "rate-limiting", policies: []string{"rate_limit"}, to: "`rate_limit` with clock-aligned `window`s",
-		options: with(append(windowOptions(), redisOptions...),
+		options: with(append(windowOptions(), sharedOptions()...),
 			field{name: "limit_by", kind: text, preset: "consumer", enum: []string{"consumer", "credential", "ip", "service", "header", "path", "consumer-group"}, to: "`by`; credential, path and consumer-group are refused, and service where the plugin is global"},
 			field{name: "header_name", kind: text, to: "`by: header:NAME`"},
 			field{name: "path", kind: text, fate: refused, to: "requests are not counted by one path; put the plugin on a route"},
-			field{name: "policy", kind: text, preset: "local", enum: []string{"local", "cluster", "redis"}, to: "local alone: counts are not shared between gateways"},
-			field{name: "fault_tolerant", kind: boolean, preset: "true", fate: inert}, field{name: "sync_rate", kind: number, preset: "-1", min: -1, fate: inert},
+			field{name: "policy", kind: text, preset: "local", enum: []string{"local", "cluster", "redis"}, to: "redis becomes `state.redis` and `mode: strict`; cluster is refused"},
+			field{name: "fault_tolerant", kind: boolean, preset: "true", to: "`state.redis.on_failure`: allow, or deny with 503"},
+			field{name: "sync_rate", kind: number, preset: "-1", min: -1, to: "with `policy: redis` more than 0 is `mode: leased`: no request waits for Redis"},
 			field{name: "hide_client_headers", kind: boolean, preset: "false", to: "`headers: off`"},
 			field{name: "error_code", kind: integer, preset: "429", min: 400, max: 599, to: "`routes.*.kong.errors.rate_limited.status`"},
 			field{name: "error_message", kind: text, preset: "API rate limit exceeded", to: "`routes.*.kong.errors.rate_limited.message`"},

@@ -24,6 +24,9 @@ func (t *translation) native() config.Tree {
 	if secure := t.listeners(); secure.Is() {
 		root.Set("listeners", secure)
 	}
+	if state := t.state(); state.Is() {
+		root.Set("state", state)
+	}
 	services, routes, consumers := config.NewMap(t.document.at("services")), config.NewMap(t.document.at("routes")), config.NewMap(t.document.at("consumers"))
 	for _, s := range t.services {
 		if s.yes("enabled") {

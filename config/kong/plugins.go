@@ -94,7 +94,7 @@ func (t *translation) scopes() {
 			kept = append(kept, p)
 		}
 	}
-	t.plugins = kept
+	t.plugins = t.sharing(kept)
 	t.duplicates()
 }
 

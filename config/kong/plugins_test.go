@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +24,7 @@ import (
 	"sluice/config"
 	"sluice/config/kong"
 	"sluice/gateway"
+	"sluice/gateway/cluster/redistest"
 	"sluice/gateway/registry"
 )
 
@@ -221,6 +223,25 @@ func TestSpansGoWhereOpenTelemetrySays(t *testing.T) {
 	h := send(t, g, "GET", "/users", "", "B3", "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1").backend.Headers
 	if h.Get("X-B3-Traceid") != "0af7651916cd43dd8448eb211c80319c" || h.Get("X-B3-Sampled") != "1" {
 		t.Errorf("%v", h)
+	}
+}
+
+// Gateways that count through one Redis count Kong's windows together, to the last request.
+func TestLimitsAreSharedThroughRedis(t *testing.T) {
+	s := redistest.Start(t, "--requirepass", "a-secret")
+	host, port, _ := net.SplitHostPort(s.Address)
+	text := oneService + "plugins:\n- name: rate-limiting\n  config: {minute: 5, hour: 100, policy: redis, redis: {host: " + host + ", port: " + port + ", password: a-secret, timeout: 10000}}\n"
+	gs := []*gateway.Gateway{ours(t, text), ours(t, text)}
+	for i := range 5 {
+		a := send(t, gs[i%2], "GET", "/users", "")
+		if left := a.header.Get("X-RateLimit-Remaining-Minute"); a.status != 200 || left != strconv.Itoa(4-i) || a.header.Get("X-RateLimit-Limit-Hour") != "100" {
+			t.Errorf("%d: %d, %q of a minute left, %v", i, a.status, left, a.header)
+		}
+	}
+	for _, g := range gs {
+		if a := send(t, g, "GET", "/users", ""); a.status != 429 || a.header.Get("X-RateLimit-Remaining-Hour") != "95" {
+			t.Errorf("%d %v", a.status, a.header)
+		}
 	}
 }
 

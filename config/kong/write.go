@@ -84,6 +84,7 @@ func checkRateLimit(p *plugin) {
 		}
 	}
 	checkShared(p)
+	p.checkRedis()
 	if p.consumer != nil || p.group != nil {
 		for _, option := range []string{"error_code", "error_message"} {
 			if c.has(option) && c.text(option) != c.describe(option).preset {
@@ -116,7 +117,10 @@ func writeRateLimit(p *plugin, into config.Tree) {
 		if c.yes("hide_client_headers") {
 			headers = "off"
 		}
-		list.Append(limit.Set("headers", config.NewWord(c.at("hide_client_headers"), headers)))
+		if limit.Set("headers", config.NewWord(c.at("hide_client_headers"), headers)); c.text("policy") == "redis" && c.number("sync_rate") <= 0 {
+			limit.Set("mode", config.NewWord(c.at("policy"), "strict"))
+		}
+		list.Append(limit)
 	}
 	into.Set("rate_limit", list)
 }
@@ -180,7 +184,9 @@ func checkShared(p *plugin) {
 	case "cluster":
 		p.refuse("policy", "has an option that can not be honoured: there is no database, as Kong has none for a file; write policy: local")
 	case "redis":
-		p.refuse("policy", "has an option that is not built yet: counts that gateways share; write policy: local")
+		if p.def.name != "rate-limiting" {
+			p.refuse("policy", "has an option that can not be honoured: what answers say is counted by each gateway; write policy: local")
+		}
 	}
 }
 
