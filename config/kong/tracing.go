@@ -84,7 +84,7 @@ var openTelemetry = definition{
 var zipkinPlugin = definition{
 	name: "zipkin", policies: []string{"tracing"}, noConsumer: true, to: "`tracing` without a collector: headers are passed on; with `http_endpoint` it is refused",
 	options: []field{
-		{name: "http_endpoint", kind: text, fate: refused, to: "spans are not written in Zipkin's format; write opentelemetry with an endpoint for OTLP, which collectors have beside Zipkin's"},
+		{name: "http_endpoint", kind: text, fate: refused, to: "spans go out by OTLP alone, as OpenTelemetry has given up its exporter for Zipkin; write opentelemetry with an endpoint for OTLP, which Zipkin has with zipkin-otel, and collectors beside Zipkin's"},
 		{name: "sample_ratio", kind: number, preset: "0.001", max: 1, to: "`sample`"},
 		{name: "header_type", kind: text, preset: "preserve", enum: headerTypes, to: "`propagate`; the formats of w3c and b3"},
 		{name: "default_header_type", kind: text, preset: "b3", enum: []string{"b3", "b3-single", "w3c", "jaeger", "ot", "aws", "datadog", "gcp", "instana"}, to: "`propagate`; the formats of w3c and b3"},
