@@ -127,7 +127,7 @@ func FuzzSegments(f *testing.F) {
 				slashes++
 			}
 		}
-		if slashes != 3 || leavesSegment(got) {
+		if slashes != 3 || action.LeavesSegment(got) {
 			t.Errorf("%q becomes %q", value, got)
 		}
 	})

@@ -8,6 +8,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"sluice/gateway/action"
 	"sluice/gateway/document"
 	"sluice/gateway/exchange"
 )
@@ -44,21 +45,17 @@ const maxParts = 32
 
 func (k *compiler) template(setting, text string) *template {
 	t := &template{}
-	for rest := text; rest != ""; {
-		before, after, found := strings.Cut(rest, "${")
-		if before != "" {
-			t.parts = append(t.parts, part{text: before, call: ofNothing})
+	pieces, err := action.Pieces(text)
+	if err != nil {
+		k.wrong(setting, "%v", err)
+		return t
+	}
+	for _, p := range pieces {
+		if p.IsPlace {
+			t.parts = append(t.parts, k.place(setting, p.Text))
+		} else {
+			t.parts = append(t.parts, part{text: p.Text, call: ofNothing})
 		}
-		if !found {
-			break
-		}
-		name, behind, closed := strings.Cut(after, "}")
-		if !closed {
-			k.wrong(setting, "${%s has no closing brace", name)
-			return t
-		}
-		t.parts = append(t.parts, k.place(setting, name))
-		rest = behind
 	}
 	if len(t.parts) > maxParts {
 		k.wrong(setting, "there are more than %d texts and places in it", maxParts)
@@ -105,15 +102,8 @@ func (k *compiler) rest(setting, text string) document.Path {
 // pathOf compiles the path of a request.
 func (k *compiler) pathOf(text string) *template {
 	t := k.template("path", text)
-	switch {
-	case !strings.HasPrefix(text, "/"):
-		k.wrong("path", "must begin with a slash")
-	case slices.ContainsFunc(t.parts, func(p part) bool { return strings.ContainsAny(p.text, "?#") }):
-		k.wrong("path", "has no query and no fragment; parameters go into query")
-	case slices.ContainsFunc(t.parts, func(p part) bool { return strings.ContainsAny(p.text, "%\\") }):
-		k.wrong("path", "has an escape; write the characters themselves, the gateway encodes them")
-	case leavesSegment([]byte(text)):
-		k.wrong("path", "has a segment . or ..; write where it leads to")
+	if fault := action.PathFault(text); fault != "" {
+		k.wrong("path", "%s", fault)
 	}
 	return t
 }
@@ -159,24 +149,14 @@ func (t *template) segments(s *scope) (out []byte, wrong *exchange.Reject) {
 			continue
 		}
 		last = p
-		if value := out[before:]; len(value) == 0 || slices.ContainsFunc(value, func(c byte) bool { return c == '/' || c == '\\' || c < ' ' || c == 0x7f }) {
+		if !action.FitsSegment(out[before:]) {
 			return nil, p.blame()
 		}
 	}
-	if last != nil && leavesSegment(out) {
+	if last != nil && action.LeavesSegment(out) {
 		return nil, last.blame()
 	}
 	return out, nil
-}
-
-// leavesSegment tells whether a segment of the path is one that leads elsewhere, also for those who cut parameters off.
-func leavesSegment(path []byte) bool {
-	for segment := range strings.SplitSeq(string(path), "/") {
-		if name, _, _ := strings.Cut(segment, ";"); name == "." || name == ".." {
-			return true
-		}
-	}
-	return false
 }
 
 // value appends what the part stands for, as text.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/vektah/gqlparser/v2/ast"
 
+	"sluice/gateway/action"
 	"sluice/gateway/exchange"
 	"sluice/gateway/upstream"
 )
@@ -197,32 +198,26 @@ var (
 
 // renderPath fills the path in. No value can make it another path than the configured: neither leave its segment, nor climb.
 func (f *form) renderPath(s *scope) (string, *gqlError) {
-	var b strings.Builder
+	var path []byte
 	for i := range f.path.parts {
 		p := &f.path.parts[i]
 		if p.kind == "" {
-			b.WriteString(p.text)
+			path = append(path, p.text...)
 			continue
 		}
 		v := p.value(s)
 		if v == nil {
 			return "", &errPathMissing
 		}
-		text := textual(v)
-		if text == "" || strings.ContainsFunc(text, func(r rune) bool { return r == '/' || r == '\\' || r < ' ' || r == 0x7f }) {
-			return "", &errPathValue
-		}
-		b.WriteString(text)
-	}
-	path := b.String()
-	for segment := range strings.SplitSeq(path, "/") {
-		// Backends that cut parameters of a segment off would see the dots.
-		name, _, _ := strings.Cut(segment, ";")
-		if name == "." || name == ".." {
+		before := len(path)
+		if path = append(path, textual(v)...); !action.FitsSegment(path[before:]) {
 			return "", &errPathValue
 		}
 	}
-	return path, nil
+	if action.LeavesSegment(path) {
+		return "", &errPathValue
+	}
+	return string(path), nil
 }
 
 // failure returns the error that the call's end is for the fields that wait for it, or whether it means null.

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"sluice/gateway/action"
 	"sluice/gateway/exchange"
 )
 
@@ -30,25 +31,19 @@ type part struct {
 
 // parseTemplate reads a template in which the kinds of places named may stand beside those of every request.
 func parseTemplate(text string, kinds ...string) (*template, error) {
+	pieces, err := action.Pieces(text)
+	if err != nil {
+		return nil, err
+	}
 	t := &template{}
-	for rest := text; rest != ""; {
-		before, after, found := strings.Cut(rest, "${")
-		if before != "" {
-			t.parts = append(t.parts, part{text: before})
-		}
-		if !found {
-			break
-		}
-		name, behind, closed := strings.Cut(after, "}")
-		if !closed {
-			return nil, fmt.Errorf("${%s has no closing brace", name)
-		}
-		p, err := parsePart(name, kinds)
-		if err != nil {
-			return nil, err
+	for _, piece := range pieces {
+		p := part{text: piece.Text}
+		if piece.IsPlace {
+			if p, err = parsePart(piece.Text, kinds); err != nil {
+				return nil, err
+			}
 		}
 		t.parts = append(t.parts, p)
-		rest = behind
 	}
 	return t, nil
 }

@@ -1,12 +1,12 @@
 package websocket
 
 import (
-	"bytes"
 	"slices"
 	"strings"
 
 	"github.com/valyala/fasthttp"
 
+	"sluice/gateway/action"
 	"sluice/gateway/document"
 	"sluice/gateway/exchange"
 )
@@ -55,21 +55,17 @@ const maxParts = 32
 
 func (k *compiler) template(setting, text string) *template {
 	t := &template{}
-	for rest := text; rest != ""; {
-		before, after, found := strings.Cut(rest, "${")
-		if before != "" {
-			t.parts = append(t.parts, part{fixed: before})
+	pieces, err := action.Pieces(text)
+	if err != nil {
+		k.wrong(setting, "%v", err)
+		return t
+	}
+	for _, p := range pieces {
+		if p.IsPlace {
+			t.parts = append(t.parts, k.place(setting, p.Text))
+		} else {
+			t.parts = append(t.parts, part{fixed: p.Text})
 		}
-		if !found {
-			break
-		}
-		name, behind, closed := strings.Cut(after, "}")
-		if !closed {
-			k.wrong(setting, "${%s has no closing brace", name)
-			return t
-		}
-		t.parts = append(t.parts, k.place(setting, name))
-		rest = behind
 	}
 	if len(t.parts) > maxParts {
 		k.wrong(setting, "there are more than %d texts and places in it", maxParts)
@@ -150,15 +146,8 @@ func (k *compiler) message(setting, text string) *place {
 // pathOf compiles the path of a request.
 func (k *compiler) pathOf(setting, text string) *template {
 	t := k.template(setting, text)
-	switch {
-	case !strings.HasPrefix(text, "/"):
-		k.wrong(setting, "must begin with a slash")
-	case slices.ContainsFunc(t.parts, func(p part) bool { return strings.ContainsAny(p.fixed, "?#") }):
-		k.wrong(setting, "has no query and no fragment; parameters go into query")
-	case slices.ContainsFunc(t.parts, func(p part) bool { return strings.ContainsAny(p.fixed, "%\\") }):
-		k.wrong(setting, "has an escape; write the characters themselves, the gateway encodes them")
-	case leavesSegment([]byte(text)):
-		k.wrong(setting, "has a segment . or ..; write where it leads to")
+	if fault := action.PathFault(text); fault != "" {
+		k.wrong(setting, "%s", fault)
 	}
 	return t
 }
@@ -206,21 +195,11 @@ func (t *template) segments(s *scope, dst []byte) (out []byte, ok bool) {
 			continue
 		}
 		places = true
-		if value := dst[before:]; len(value) == 0 || slices.ContainsFunc(value, func(c byte) bool { return c == '/' || c == '\\' || c < ' ' || c == 0x7f }) {
+		if !action.FitsSegment(dst[before:]) {
 			return dst, false
 		}
 	}
-	return dst, !places || !leavesSegment(dst[from:])
-}
-
-// leavesSegment tells whether a segment of the path is one that leads elsewhere, also for those who cut parameters off.
-func leavesSegment(path []byte) bool {
-	for segment := range bytes.SplitSeq(path, []byte("/")) {
-		if name, _, _ := bytes.Cut(segment, []byte(";")); string(name) == "." || string(name) == ".." {
-			return true
-		}
-	}
-	return false
+	return dst, !places || !action.LeavesSegment(dst[from:])
 }
 
 func (p *part) fill(s *scope, dst []byte) ([]byte, bool) {

@@ -49,11 +49,3 @@ func TestEvents(t *testing.T) {
 	f("data: "+strings.Repeat("x", 100)+"\n\n", errEventTooLarge.Error())
 	f(strings.Repeat("data: 0123456789\n", 10)+"\n", errEventTooLarge.Error())
 }
-
-func TestLeavesSegment(t *testing.T) {
-	for path, want := range map[string]bool{"/a/b": false, "/a/../b": true, "/.": true, "/..;x": true, "/...": false, "/a..": false} {
-		if leavesSegment([]byte(path)) != want {
-			t.Errorf("%s: %v", path, !want)
-		}
-	}
-}
