@@ -1,7 +1,9 @@
 package gateway_test
 
 import (
+	"io"
 	"net"
+	"net/http"
 	"strings"
 	"testing"
 )
@@ -220,4 +222,25 @@ func TestMessageStaysInItsPlace(t *testing.T) {
 	g = bridging(t, address, `to: http, answer: body, body: 'say "${message.text}"'`, "")
 	ws = g.dialSocket("/ws")
 	f(`{"text":"\"a\""}`, `say ""a""`)
+}
+
+// What a message says stays in its segment of a path, and its parameter of a query, as the service sees them on the wire.
+func TestMessageStaysInItsSegment(t *testing.T) {
+	address := plainBackend(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.RequestURI) })
+	g := bridging(t, address, `to: http, answer: body, path: "/rooms/${message.room}/say", query: {q: "${message.q}"}, headers: {X-H: "${message.h}"}`, "")
+	ws := g.dialSocket("/ws")
+	f := func(message, want string) {
+		t.Helper()
+		got := said(t, ws, message)
+		if bad := strings.Contains(got, `"urn:sluice:message_value"`); bad != (want == "") || !bad && got != want {
+			t.Errorf("%s became %s, want %s", message, got, want)
+		}
+	}
+	f(`{"room":"a?b#c d%2fe;x","q":"1&r=2#?%00"}`, "/rooms/a%3Fb%23c%20d%252fe;x/say?q=1%26r%3D2%23%3F%2500")
+	f(`{"room":"%2e%2e","q":""}`, "/rooms/%252e%252e/say")
+	for _, room := range []string{"", "..", ".", "..;a", "a/b", "a\\\\b", "a\\r\\nb", "\\u0000"} {
+		f(`{"room":"`+room+`"}`, "")
+	}
+	f(`{"room":"a","h":"x\r\nX-Admin: 1"}`, "")
+	f(`{"room":["a"]}`, "")
 }
