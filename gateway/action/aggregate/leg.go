@@ -263,7 +263,8 @@ func (f *freshness) add(out *outcome) {
 }
 
 // control is the Cache-Control of the document, "" where no answer has said anything. Where only some say how long they are fresh, nobody
-// knows it of the whole.
+// knows it of the whole. public, s-maxage and must-revalidate do not go on: each lets a cache keep for all what one user was answered (RFC 9111, section
+// 3.5), and not every service has said so.
 func (f *freshness) control() string {
 	var words []string
 	switch {
