@@ -218,13 +218,9 @@ func (s *Server) rotateKey(ctx *fasthttp.RequestCtx) {
 		return
 	}
 	if linkOf(ctx) != nil {
-		// A link hands on what there is: no key beyond the end of the old one, and one key for each.
+		// A link hands on what there is: no key beyond the end of the old one.
 		if req.TTL != "" || !req.Expires.IsZero() {
 			fail(ctx, fasthttp.StatusBadRequest, "bad_request", "a key that takes the place of another ends when that would have ended: leave ttl and expires out")
-			return
-		}
-		if before.ReplacedBy != "" {
-			fail(ctx, fasthttp.StatusConflict, "conflict", "the key "+before.ID+" has been replaced by "+before.ReplacedBy+"; rotate that one")
 			return
 		}
 	}
@@ -323,7 +319,7 @@ func refuseKey(ctx *fasthttp.RequestCtx, err error) {
 	switch {
 	case errors.Is(err, keys.ErrNotFound):
 		fail(ctx, fasthttp.StatusNotFound, "no_such_key", err.Error())
-	case errors.Is(err, keys.ErrOver), errors.Is(err, keys.ErrElsewhere), errors.Is(err, keys.ErrFull):
+	case errors.Is(err, keys.ErrOver), errors.Is(err, keys.ErrReplaced), errors.Is(err, keys.ErrElsewhere), errors.Is(err, keys.ErrFull):
 		fail(ctx, fasthttp.StatusConflict, "conflict", err.Error())
 	default:
 		fail(ctx, fasthttp.StatusInternalServerError, "not_written", inward(ctx, "the change could not be written", err.Error()))

@@ -70,6 +70,9 @@ func TestKeys(t *testing.T) {
 	if err := json.Unmarshal([]byte(text), &next); err != nil || next["replaces"] != id {
 		t.Error(text)
 	}
+	if text := w.want(409, "POST", "/api/consumers/alice/keys/"+id+"/rotate", ""); !strings.Contains(text, next["id"].(string)) {
+		t.Error("a key that was replaced: ", text)
+	}
 	if w.call(key, "GET", "/a") != 308 || w.call(next["key"].(string), "GET", "/a") != 308 {
 		t.Error("within the overlap both are good")
 	}
@@ -95,7 +98,7 @@ func TestKeys(t *testing.T) {
 	// Who has changed what is in a chain, and no key is.
 	path := filepath.Join(dir, "audit", "admin.log")
 	r, err := chain.Verify("", path)
-	if err != nil || r.Records != 13 {
+	if err != nil || r.Records != 14 {
 		t.Errorf("%+v %v", r, err)
 	}
 	log, err := os.ReadFile(path)
@@ -107,12 +110,12 @@ func TestKeys(t *testing.T) {
 	}
 	lines := strings.Split(strings.TrimSpace(string(log)), "\n")
 	var revoked map[string]any
-	if err := json.Unmarshal([]byte(lines[2]), &revoked); err != nil {
+	if err := json.Unmarshal([]byte(lines[3]), &revoked); err != nil {
 		t.Fatal(err)
 	}
 	if at(t, revoked, "event") != "change" || at(t, revoked, "actor") != "local" || at(t, revoked, "method") != "DELETE" || at(t, revoked, "status") != 200.0 ||
 		at(t, revoked, "before", "state") != "active" || at(t, revoked, "after", "state") != "revoked" || at(t, revoked, "after", "id") != id {
-		t.Error(lines[2])
+		t.Error(lines[3])
 	}
 
 	// A consumer that has left the configuration loses its keys, which can be listed and revoked.

@@ -106,6 +106,9 @@ func TestLife(t *testing.T) {
 	if err != nil || made.Replaces != k.ID || old.ReplacedBy != made.ID || made.Name != "laptop" || !made.Expires.Equal(k.Expires) || !made.View().LastUsed.IsZero() {
 		t.Fatalf("%+v %+v %v", made, old, err)
 	}
+	if _, _, _, err := s.Rotate("alice", k.ID, time.Hour, time.Time{}); !errors.Is(err, ErrReplaced) || !strings.Contains(err.Error(), made.ID) || len(s.List("alice")) != 2 {
+		t.Errorf("a key that was replaced is rotated once more: %v", err)
+	}
 	c.advance(10*time.Minute - 1)
 	if refused(find(s, secret), c.now()) != "" || refused(find(s, next), c.now()) != "" {
 		t.Error("within the overlap one of the keys is refused")

@@ -31,6 +31,8 @@ var (
 	ErrNotFound = errors.New("there is no such key")
 	// ErrOver: a key that is revoked or expired can not be rotated.
 	ErrOver = errors.New("the key is over; make a new one")
+	// ErrReplaced: a key has one successor; two would be good where their owner knows of one. The error names it.
+	ErrReplaced = errors.New("the key has been replaced")
 	// ErrElsewhere: another process writes in the folder.
 	ErrElsewhere = errors.New("another process writes in state.dir; change keys there, or when it has ended")
 	// ErrFull: there are too many keys.
@@ -170,7 +172,7 @@ func (s *Store) make(r *Record) (secret string, k *Key, err error) {
 }
 
 // Rotate makes a key that takes the place of another: with its limits, and until its own end if until is zero. The old one is
-// valid for the overlap, if it is not over before that.
+// valid for the overlap, if it is not over before that, and can not be rotated again.
 func (s *Store) Rotate(consumer, id string, overlap time.Duration, until time.Time) (secret string, k, old *Key, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -180,6 +182,9 @@ func (s *Store) Rotate(consumer, id string, overlap time.Duration, until time.Ti
 	now := s.now().UTC().Truncate(time.Second)
 	if old.State(s.now()) != "active" {
 		return "", nil, nil, ErrOver
+	}
+	if old.ReplacedBy != "" {
+		return "", nil, nil, fmt.Errorf("%w by %s; rotate that one", ErrReplaced, old.ReplacedBy)
 	}
 	r := old.Record
 	r.Created, r.Replaces, r.ReplacedBy, r.LastUsed = now, old.ID, "", time.Time{}
