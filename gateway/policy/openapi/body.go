@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -29,6 +30,25 @@ func decodeJSON(body []byte) (any, *fault) {
 	return value, r.fault
 }
 
+// Bounds of a number: whatever 64 bits hold can be written within them. Beyond, readers differ, and to check it, which is exact, would
+// take milliseconds for every few bytes.
+const (
+	maxNumber   = 1100
+	maxExponent = 400
+)
+
+func fits(number string) bool {
+	if len(number) > maxNumber {
+		return false
+	}
+	at := strings.IndexAny(number, "eE")
+	if at < 0 {
+		return true
+	}
+	exponent, err := strconv.Atoi(number[at+1:])
+	return err == nil && exponent >= -maxExponent && exponent <= maxExponent
+}
+
 // reader makes values of tokens.
 type reader struct {
 	d     *json.Decoder
@@ -47,6 +67,10 @@ func (r *reader) value(depth int) any {
 	token, err := r.d.Token()
 	if err != nil {
 		return r.malformed()
+	}
+	if n, ok := token.(json.Number); ok && !fits(string(n)) {
+		r.fault = wrong(place("body", r.path), "is a number that not every reader can hold")
+		return nil
 	}
 	delim, nested := token.(json.Delim)
 	switch {

@@ -147,6 +147,26 @@ func TestJSONSchema(t *testing.T) {
 	f("POST", "/things", `{"name":"ab","odd":0}`, 400, "body.odd: is not allowed here")
 }
 
+// Numbers that cost milliseconds each, and that readers take for different ones, are refused before they are checked.
+func TestHugeNumbers(t *testing.T) {
+	f := func(file, target, body string, status int, detail string) {
+		t.Helper()
+		w, h := mustBuild(t, file)
+		got, text := ask(t, w, h, "POST", target, body, "X-Shop: a", "Content-Type: application/json")
+		if got != status || !strings.Contains(text, detail) {
+			t.Errorf("%.80s: got %d %q, want %d %q", body, got, text, status, detail)
+		}
+	}
+	for _, size := range []string{"1e999999", "1e-999999", "1E+401", "1e99999999999999999999", strings.Repeat("9", 2000)} {
+		f("testdata/new.yaml", "/things", `{"name":"ab","size":`+size+`}`, 400, "body.size: is a number that not every reader can hold")
+		f("testdata/new.yaml", "/things", `{"name":"ab","parts":[`+size+`]}`, 400, "body.parts[0]: is a number that not every reader can hold")
+		f("testdata/shop.yaml", "/api/v1/orders", `{"items":`+size+`}`, 400, "body.items: is a number that not every reader can hold")
+	}
+	for _, size := range []string{"1.7976931348623157e308", "4.9e-324", "18446744073709551615", "1" + strings.Repeat("0", 308)} {
+		f("testdata/new.yaml", "/things", `{"name":"ab","size":`+size+`}`, 0, "")
+	}
+}
+
 func TestDetectPasses(t *testing.T) {
 	w, h := mustBuild(t, "{file: testdata/shop.yaml, requests: detect}")
 	if status, text := ask(t, w, h, "GET", "/api/v1/orders?limit=0", "", "X-Shop: a"); status != 0 {
