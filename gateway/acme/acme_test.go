@@ -165,6 +165,17 @@ func TestDiscardBroken(t *testing.T) {
 	f(read(cert), []byte{}, meta, true)
 	f([]byte("garbage"), read(key), meta, true)
 	f(read(cert), read(key), []byte("{"), true)
+
+	// Another gateway is between storing the one and the other.
+	another := newStorage(s.Path)
+	if err := another.Lock(t.Context(), issueLock+"x.example"); err != nil {
+		t.Fatal(err)
+	}
+	f(read(cert), read(other), meta, false)
+	if err := another.Unlock(t.Context(), issueLock+"x.example"); err != nil {
+		t.Fatal(err)
+	}
+	f(read(cert), read(other), meta, true)
 }
 
 // A challenge is answered while it waits, by its name and token, whoever of

@@ -132,13 +132,41 @@ func stillAt(f *os.File, path string) bool {
 
 // discardBroken removes what is stored for a name if it is all there and does
 // not make a certificate, as after a crash in the middle of a renewal: certmagic
-// would fail with it for ever. It reports whether it did.
+// would fail with it for ever. It reports whether it did. What another gateway
+// is about to store looks the same for a moment, and stays.
 func (s *storage) discardBroken(ctx context.Context, issuer, name string) bool {
-	keys := [...]string{
+	if !s.isBroken(ctx, issuer, name) {
+		return false
+	}
+	lock := issueLock + name
+	if held, err := s.TryLock(ctx, lock); err != nil || !held {
+		return false
+	}
+	defer func() { _ = s.Unlock(ctx, lock) }()
+	if !s.isBroken(ctx, issuer, name) {
+		return false
+	}
+	for _, key := range storedAs(issuer, name) {
+		_ = s.Delete(ctx, key)
+	}
+	return true
+}
+
+// issueLock begins the name of the lock under which certmagic stores a certificate.
+const issueLock = "issue_cert_"
+
+// storedAs are the names of a certificate, its key, and what is known of it.
+func storedAs(issuer, name string) [3]string {
+	return [...]string{
 		certmagic.StorageKeys.SiteCert(issuer, name),
 		certmagic.StorageKeys.SitePrivateKey(issuer, name),
 		certmagic.StorageKeys.SiteMeta(issuer, name),
 	}
+}
+
+// isBroken tells whether what is stored for a name is all there and makes no certificate.
+func (s *storage) isBroken(ctx context.Context, issuer, name string) bool {
+	keys := storedAs(issuer, name)
 	var contents [len(keys)][]byte
 	for i, key := range keys {
 		b, err := s.Load(ctx, key)
@@ -148,11 +176,6 @@ func (s *storage) discardBroken(ctx context.Context, issuer, name string) bool {
 		contents[i] = b
 	}
 	defer clear(contents[1])
-	if _, err := tls.X509KeyPair(contents[0], contents[1]); err == nil && json.Valid(contents[2]) {
-		return false
-	}
-	for _, key := range keys {
-		_ = s.Delete(ctx, key)
-	}
-	return true
+	_, err := tls.X509KeyPair(contents[0], contents[1])
+	return err != nil || !json.Valid(contents[2])
 }
