@@ -114,6 +114,8 @@ func (r *Records) later(c command) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.pending) >= maxPending {
+		// Nobody will settle it: a claim that was renewed all the same would be in flight for as long as this instance lives.
+		delete(r.claims, c.args[1])
 		return
 	}
 	if last := len(c.args) - 1; r.bytes+len(c.args[last]) > maxPendingBytes && (c.args[0] == "complete" && last == 3 || c.args[0] == "put" && last == 4) {
@@ -160,8 +162,8 @@ func (r *Records) settle() {
 		n := min(len(pending), maxBatch)
 		some := pending[:n]
 		pending = pending[n:]
-		for i, err := range r.exec(some) {
-			if err != nil {
+		for i, o := range r.exec(some) {
+			if o.err != nil {
 				r.later(some[i])
 				continue
 			}
@@ -181,20 +183,37 @@ func (r *Records) renew() {
 	r.mu.Unlock()
 	for len(all) > 0 {
 		n := min(len(all), maxBatch)
-		r.exec(all[:n])
+		for i, o := range r.exec(all[:n]) {
+			if o.state == "gone" { // its time was over, or the store has forgotten it
+				r.mu.Lock()
+				delete(r.claims, all[i].args[1])
+				r.mu.Unlock()
+			}
+		}
 		all = all[n:]
 	}
 }
 
-func (r *Records) exec(commands []command) []error {
+// outcome is what a command was answered.
+type outcome struct {
+	state string
+	err   error
+}
+
+func (r *Records) exec(commands []command) []outcome {
 	ctx, cancel := context.WithTimeout(r.store.ctx, patience)
 	defer cancel()
 	sent := time.Now()
-	errs := make([]error, len(commands))
+	outcomes := make([]outcome, len(commands))
 	for i, res := range r.store.exec(ctx, commands) {
-		errs[i] = res.Error()
-		r.store.observe("record", sent, errs[i])
-		r.store.fault(errs[i])
+		o := &outcomes[i]
+		if words, err := res.AsStrSlice(); err != nil {
+			o.err = err
+		} else if len(words) > 0 {
+			o.state = words[0]
+		}
+		r.store.observe("record", sent, o.err)
+		r.store.fault(o.err)
 	}
-	return errs
+	return outcomes
 }

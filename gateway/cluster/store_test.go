@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -492,6 +493,35 @@ func TestRecords(t *testing.T) {
 	if _, answer := begin(b, "alone", "p", RecordAnswered); string(answer) != "y" {
 		t.Errorf("%q", answer)
 	}
+	held := func(what string, want int) {
+		t.Helper()
+		a.records.mu.Lock()
+		defer a.records.mu.Unlock()
+		if len(a.records.claims) != want {
+			t.Errorf("%s: %d claims are renewed, want %d", what, len(a.records.claims), want)
+		}
+	}
+	held("all are settled", 0)
+	// A claim whose record is gone is renewed no more, nor is one whose end there was no room to remember: it would be in flight for ever.
+	begin(a, "gone", "p", RecordClaimed)
+	server.Do("DEL", a.records.name([]byte("gone")))
+	held("in flight", 1)
+	a.records.renew()
+	held("its record is gone", 0)
+	claim, _ = begin(a, "overflow", "p", RecordClaimed)
+	a.up.Store(false)
+	a.records.mu.Lock()
+	a.records.pending = slices.Repeat([]command{{&recordScript, a.records.name([]byte("other")), []string{"release", "-"}}}, maxPending)
+	a.records.mu.Unlock()
+	a.records.Complete([]byte("overflow"), claim, time.Hour, []byte("x"))
+	a.records.mu.Lock()
+	a.records.pending = nil
+	a.records.mu.Unlock()
+	a.up.Store(true)
+	held("its end is forgotten", 0)
+	server.Do("HSET", a.records.name([]byte("overflow")), "u", "1")
+	a.records.renew()
+	begin(b, "overflow", "p", RecordLost)
 }
 
 func TestQuotas(t *testing.T) {
