@@ -91,7 +91,7 @@ func (c *OTLP) Target() (*Target, error) {
 		Identity: identity("otlp", c.Endpoint, c.Protocol, headers, c.TLS, fingerprint, c.Compression, c.Timeout, c.Batch, c.ServiceName, c.Resource),
 		Stamped:  true,
 		Open: func(stop <-chan struct{}) (telemetry.Output, error) {
-			o := &otlpSender{OTLP: settings}
+			o := &otlpSender{OTLP: settings, headers: headers}
 			o.ctx, o.cancel = withGrace(stop)
 			first := min(500*time.Millisecond, settings.Timeout/4)
 			if settings.Protocol == "http" {
@@ -152,6 +152,7 @@ func (o *otlpSender) resource() *resource.Resource {
 
 type otlpSender struct {
 	OTLP
+	headers  map[string]string
 	exporter sdklog.Exporter
 	logger   log.Logger
 	made     collected
@@ -193,7 +194,7 @@ func (o *otlpSender) Lines(lines []byte) (lost int, err error) {
 			continue
 		}
 		if err == nil {
-			err = failed
+			err = errors.New(telemetry.Foreign(failed.Error(), o.headers))
 		}
 		n := rejected(failed, len(batch))
 		lost += n

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 
@@ -132,4 +133,18 @@ func TestOTLPLosses(t *testing.T) {
 	// Nobody there: all are lost once the timeout is over.
 	target, err = settings[OTLP](t, "{endpoint: '127.0.0.1:1', timeout: 200ms, batch: 1}").Target()
 	send(t, open(t, target, err), stamped(t, "json", 200, 200, 200), 3, " ")
+}
+
+// A collector that repeats what it was sent, at length, brings neither secrets nor pages into the log.
+func TestOTLPRefusalsAreShort(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = io.WriteString(w, "refused: "+r.Header.Get("Authorization")+strings.Repeat(" page", 100_000))
+	}))
+	t.Cleanup(s.Close)
+	target, err := settings[OTLP](t, "{endpoint: '"+s.URL+"', protocol: http, headers: {Authorization: Bearer s3cr3t-token}}").Target()
+	lost, err := open(t, target, err).Lines([]byte(stamped(t, "json", 200)))
+	if lost != 1 || err == nil || !strings.Contains(err.Error(), "refused: ***") || strings.Contains(err.Error(), "s3cr3t") || len(err.Error()) > 500 {
+		t.Errorf("%d lost, %.600v", lost, err)
+	}
 }

@@ -24,6 +24,7 @@ type exporter struct {
 	resource *resourcepb.Resource
 	log      *telemetry.Limited
 	endpoint string
+	headers  map[string]string // secrets
 	exported *telemetry.Counter
 	overflow *telemetry.Counter
 	failed   *telemetry.Counter
@@ -59,7 +60,7 @@ const (
 
 func newExporter(w *policy.World, d *destination) *exporter {
 	e := &exporter{
-		client: d.client(), resource: d.resource(), endpoint: d.endpoint(),
+		client: d.client(), resource: d.resource(), endpoint: d.endpoint(), headers: d.revealed(),
 		log:      telemetry.NewLimited(w.Log, 30*time.Second),
 		exported: w.Metrics.SpansExported,
 		overflow: w.Metrics.SpansDropped.With(nil, "queue_full"),
@@ -164,7 +165,7 @@ func (e *exporter) send(batch []byte, n int) {
 	if err != nil {
 		lost = min(rejected(err, n), n)
 		e.failed.Add(int64(lost))
-		e.log.Log(slog.LevelWarn, "export", "cannot export spans", "endpoint", e.endpoint, "error", err.Error(), "lost_spans", lost)
+		e.log.Log(slog.LevelWarn, "export", "cannot export spans", "endpoint", e.endpoint, "error", telemetry.Foreign(err.Error(), e.headers), "lost_spans", lost)
 	}
 	e.exported.Add(int64(n - lost))
 }

@@ -146,11 +146,7 @@ func (d *destination) read(b *policy.Build) error {
 	if other := map[string]string{"grpc": "4318", "http": "4317"}[d.Protocol]; u.Port() == other {
 		b.Warnf("otlp.protocol", "%s is usually not the port of OTLP over %s", other, d.Protocol)
 	}
-	headers := make(map[string]string, len(d.Headers))
-	for name, value := range d.Headers {
-		headers[name] = value.Reveal()
-	}
-	identity, err := json.Marshal([]any{d.address, d.path, d.tls != nil, d.Protocol, headers, d.TLS, d.Compression, d.Timeout, d.Queue, d.Batch, d.Interval, d.service, d.more})
+	identity, err := json.Marshal([]any{d.address, d.path, d.tls != nil, d.Protocol, d.revealed(), d.TLS, d.Compression, d.Timeout, d.Queue, d.Batch, d.Interval, d.service, d.more})
 	if err != nil {
 		return err
 	}
@@ -199,14 +195,19 @@ func (t *TLS) load(sum func([]byte) (int, error)) (*tls.Config, error) {
 	return c, nil
 }
 
-func (d *destination) endpoint() string { return d.address }
-
-// client makes OpenTelemetry's own client for the protocol. What it is not given it would take from the environment.
-func (d *destination) client() otlptrace.Client {
+func (d *destination) revealed() map[string]string {
 	headers := make(map[string]string, len(d.Headers))
 	for name, value := range d.Headers {
 		headers[name] = value.Reveal()
 	}
+	return headers
+}
+
+func (d *destination) endpoint() string { return d.address }
+
+// client makes OpenTelemetry's own client for the protocol. What it is not given it would take from the environment.
+func (d *destination) client() otlptrace.Client {
+	headers := d.revealed()
 	first := min(500*time.Millisecond, d.Timeout/4)
 	if d.Protocol == "http" {
 		o := []otlptracehttp.Option{
