@@ -171,8 +171,8 @@ func (a *api) rename(v any) {
 						value.(object)[name] = a.renamed(text)
 					}
 				}
-			case key == "security":
-				v[key] = a.renameSecurity(value)
+			case key == "security" && isList(value): // else a property of that name
+				v[key] = a.renameSecurity(value.([]any))
 			default:
 				a.rename(value)
 			}
@@ -192,11 +192,12 @@ func (a *api) renamed(ref string) string {
 	return componentsPath + section + "/" + a.name + "." + name
 }
 
-func (a *api) renameSecurity(v any) any {
-	list, ok := v.([]any)
-	if !ok {
-		return v
-	}
+func isList(v any) bool {
+	_, ok := v.([]any)
+	return ok
+}
+
+func (a *api) renameSecurity(list []any) any {
 	for i, alternative := range list {
 		renamed := object{}
 		for name, scopes := range mapOf(alternative) {

@@ -22,7 +22,7 @@ const users = `{
 		"parameters": {"Lang": {"name": "lang", "in": "query", "schema": {"type": "string", "enum": ["de", "en"]}}},
 		"securitySchemes": {"key": {"type": "apiKey", "in": "header", "name": "X-API-Key"}},
 		"schemas": {
-			"User": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}, "friends": {"type": "array", "items": {"$ref": "#/components/schemas/User"}}}},
+			"User": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}, "security": {"$ref": "#/components/schemas/Pet"}, "friends": {"type": "array", "items": {"$ref": "#/components/schemas/User"}}}},
 			"Pet": {"oneOf": [{"$ref": "#/components/schemas/User"}], "discriminator": {"propertyName": "kind", "mapping": {"a": "User", "b": "#/components/schemas/User"}}}
 		}
 	}
@@ -77,6 +77,7 @@ func TestMerge(t *testing.T) {
 	f(`"#/components/schemas/users.User"`, "paths", "/v1/users/{id}", "get", "responses", "200", "content", "application/json", "schema", "$ref")
 	f(`{"a":"#/components/schemas/users.User","b":"#/components/schemas/users.User"}`, "components", "schemas", "users.Pet", "discriminator", "mapping")
 	f(`{"type":"string"}`, "components", "schemas", "orders_all.User")
+	f(`{"$ref":"#/components/schemas/users.Pet"}`, "components", "schemas", "users.User", "properties", "security") // a property of that name
 }
 
 func TestPage(t *testing.T) {
