@@ -36,7 +36,7 @@ type Config struct {
 	By string `yaml:"by" default:"consumer"`
 	// Weight is how much of the quota a request takes.
 	Weight int64 `yaml:"weight" default:"1" min:"1" max:"1000000000000"`
-	// Durable counts outlive the process. They are kept in `state.dir`, without which this is refused. With `state.redis` all counts are in Redis, exact for all gateways together, each request waits for it, and this says nothing. They are written every second, and when the gateway ends: one that is killed forgets the last second. The others are in memory, and a restart forgets them.
+	// Durable counts outlive the process. They are kept in `state.dir`, without which this is refused. With `state.redis` all counts are in Redis, exact for all gateways together, each request waits for it, and this says nothing; one whose answer comes later than `state.redis.timeout` may count twice, rather than not at all. They are written every second, and when the gateway ends: one that is killed forgets the last second. The others are in memory, and a restart forgets them.
 	Durable bool `yaml:"durable"`
 }
 
