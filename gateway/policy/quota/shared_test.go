@@ -1,6 +1,7 @@
 package quota
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -82,4 +83,30 @@ func TestSharedWithoutTheStore(t *testing.T) {
 		got := send(t, ho, other.Exchange("/"))
 		return got.verdict == "429"
 	})
+}
+
+// A request whose answer comes late is charged here, and in the store: what errs counts too much, never too little.
+func TestLateAnswersAreNotLost(t *testing.T) {
+	server := redistest.Start(t)
+	proxy := redistest.NewProxy(t, server.Address)
+	w := policytest.New(t, "state: {redis: {addresses: ['a:1'], timeout: 200ms}}")
+	s := w.Share(t, proxy.Address, cluster.Local)
+	h := w.MustBuild(t, Definition, "{requests: 100, per: year, by: global}")
+	if got := send(t, h, w.Exchange("/")); got.verdict != "ok" { // now the server knows the script
+		t.Fatalf("%+v", got)
+	}
+	proxy.Delay(150 * time.Millisecond)
+	if got := send(t, h, w.Exchange("/")); got.verdict != "ok" {
+		t.Fatalf("%+v", got)
+	}
+	proxy.Delay(0)
+	for end := time.Now().Add(30 * time.Second); !s.Up(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the store does not answer")
+		}
+	}
+	got := send(t, h, w.Exchange("/"))
+	if !strings.HasPrefix(got.standing, `"year";r=96;`) && !strings.HasPrefix(got.standing, `"year";r=97;`) {
+		t.Errorf("after three requests: %+v", got)
+	}
 }
