@@ -89,6 +89,93 @@ func TestPartition(t *testing.T) {
 	}
 }
 
+// lose has what is due for an instance carried out, and the answers lost.
+func (g *group) lose(i int) (lost int) {
+	s := g.all[i]
+	loans, _ := s.limiter.turn(g.now, 1<<20)
+	commands := make([]command, len(loans))
+	for i, o := range loans {
+		commands[i] = o.command
+	}
+	for i, r := range s.exec(s.ctx, commands) {
+		if r.Error() != nil {
+			g.t.Fatal(r.Error())
+		}
+		s.limiter.fail(loans[i], g.now)
+	}
+	return len(loans)
+}
+
+// An instance that comes back is charged for what it has used alone, and for nothing else: not for what it was lent or had told before, whatever
+// has become of that meanwhile, and once, however many answers are lost.
+func TestBackFromAlone(t *testing.T) {
+	server := redistest.Start(t)
+	f := func(name string, n int, before, alone int, away time.Duration, answers string, lost int) {
+		t.Run(name, func(t *testing.T) {
+			g := newGroup(t, server.Address, n)
+			l := bucketOf(1000, 1000*time.Hour, 1000)
+			for _, s := range g.all {
+				s.limiter.Register(l)
+			}
+			total := 0
+			use := func(i, want int) {
+				for range want {
+					if g.take(i, "k", l) == Passed {
+						total++
+					}
+				}
+			}
+			for i := range g.all {
+				use(i, before)
+			}
+			if answers == "lost" {
+				if g.lose(0) == 0 {
+					t.Fatal("nothing was asked for")
+				}
+			} else {
+				g.step(time.Millisecond)
+				g.step(time.Millisecond)
+			}
+			g.all[0].down(errLate)
+			use(0, alone)
+			for range away / (10 * time.Millisecond) {
+				g.step(10 * time.Millisecond)
+			}
+			if n > 1 {
+				use(1, 100) // it has not heard of that
+			}
+			g.all[0].back()
+			for range lost {
+				for n := 0; n == 0; g.now += int64(time.Millisecond) {
+					n = g.lose(0)
+				}
+			}
+			for range 6000 {
+				for i := range g.all {
+					use(i, 1)
+				}
+				g.step(time.Millisecond)
+			}
+			if total < 999 || total > 1001 {
+				t.Errorf("%d of 1000 passed", total)
+			}
+		})
+	}
+	f("at once", 2, 50, 200, 0, "", 0)
+	f("nothing used", 2, 50, 0, time.Second, "", 0)
+	f("unknown", 2, 0, 200, time.Second, "", 0)
+	f("a few told of", 2, 3, 20, time.Second, "", 0)
+	f("lots have lapsed", 2, 50, 200, 8*time.Second, "", 0)
+	f("lots have lapsed, nothing used", 3, 50, 0, 8*time.Second, "", 0)
+	f("alone in the world", 1, 100, 300, 8*time.Second, "", 0)
+	f("first answer lost", 2, 50, 200, time.Second, "lost", 0)
+	f("first answer lost, lapsed", 2, 50, 200, 8*time.Second, "lost", 0)
+	f("last answer lost", 2, 50, 200, time.Second, "", 1)
+	f("unknown, last answers lost", 2, 0, 400, time.Second, "", 2)
+	f("more answers lost", 2, 50, 200, time.Second, "", 3)
+	f("all lost", 3, 50, 100, 8*time.Second, "lost", 4)
+}
+
 // What an idle instance is asked for without the store is no more than its part of a full bucket.
 func TestAloneFromIdle(t *testing.T) {
 	server := redistest.Start(t)

@@ -30,16 +30,17 @@ type bucket struct {
 	rate   float64 // demand in a nanosecond
 	used   int64   // when somebody asked last
 
-	told    bool  // the store knows of this instance's tokens
-	lapsed  bool  // it did, until they lapsed
-	asked   bool  // it is, or is about to be
-	busy    bool  // a call is under way
-	alone   bool  // served without the store
-	recall  bool  // others are in want of what is held
-	brought int64 // what was held when that began
-	waits   int64 // pause before the next attempt to be forgotten
-	called  int64 // when others were asked for what they hold
-	calls   int64 // pause before they are asked again
+	told   bool   // the store knows of this instance's tokens
+	lapsed bool   // it did, until they lapsed
+	birth  string // of what the store knows, "" before it has told
+	asked  bool   // it is, or is about to be
+	busy   bool   // a call is under way
+	lost   *loan  // whose answer was lost: it is asked again
+	alone  bool   // served without the store
+	recall bool   // others are in want of what is held
+	waits  int64  // pause before the next attempt to be forgotten
+	called int64  // when others were asked for what they hold
+	calls  int64  // pause before they are asked again
 
 	// The limiter's mu guards these.
 	due   int64
@@ -59,7 +60,7 @@ func (b *bucket) refill(now int64, part float64, wall func() time.Time) {
 		case !w.fixed:
 			m.tokens = min(m.tokens+elapsed*w.rate, b.limits.room(w, part))
 		case now >= m.over:
-			m.tokens, m.over = b.limits.room(w, part), w.ends(now, wall())
+			*m = meter{tokens: b.limits.room(w, part), over: w.ends(now, wall())}
 		}
 	}
 }
@@ -129,10 +130,11 @@ func (b *bucket) has() bool {
 	return true
 }
 
-// charge changes all meters by n tokens.
+// charge takes n tokens from all meters.
 func (b *bucket) charge(n int64) {
 	for i := range b.meters {
 		b.meters[i].tokens -= float64(n)
+		b.meters[i].owes += float64(n)
 	}
 }
 
@@ -158,15 +160,30 @@ func (b *bucket) turn() {
 // leaveAlone makes the meters those of this instance's part, of n, from what was known of all.
 func (b *bucket) leaveAlone(now int64, n int, wall func() time.Time) {
 	b.refill(now, 1, wall)
+	owes := b.unpaid
+	if b.told || b.lapsed {
+		owes -= b.held // debited before
+	} else {
+		owes += b.taken
+	}
 	for i := range b.meters {
 		m := &b.meters[i]
 		mine := min(float64(b.held), max(m.tokens, 0))
 		m.tokens = min(b.limits.room(&b.limits.windows[i], 1/float64(n)), mine+max(0, m.tokens-mine)/float64(n))
+		m.owes, m.owed = float64(owes), float64(max(owes, 0))
 	}
-	b.alone, b.brought = true, 0
-	if b.told {
-		b.brought = b.held
+	b.alone = true
+}
+
+// debts is what an instance that has served alone tells the store. What it used long ago may have been earned again since, as far as its
+// part has.
+func (b *bucket) debts(part float64) (debts [MaxWindows]debt) {
+	for i := range b.meters {
+		m := &b.meters[i]
+		lacks := max(0, math.Ceil(b.limits.room(&b.limits.windows[i], part)-m.tokens))
+		debts[i] = debt{min(m.owes, lacks+m.owed), lacks}
 	}
+	return debts
 }
 
 // adopt takes other limits: what is left of a window stays, one that was not there before is full.
@@ -181,8 +198,9 @@ func (b *bucket) adopt(now int64, l *Limits, part float64, wall func() time.Time
 		for j := range b.meters {
 			if b.limits.windows[j].name == w.name {
 				meters[i].tokens = min(meters[i].tokens, b.meters[j].tokens)
+				meters[i].owes, meters[i].owed = b.meters[j].owes, b.meters[j].owed
 			}
 		}
 	}
-	b.limits, b.meters = l, meters
+	b.limits, b.meters, b.lost = l, meters, nil
 }

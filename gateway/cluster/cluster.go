@@ -9,8 +9,9 @@
 // What may go unused of a limit, where one instance is asked for all of it: of the bucket a 32nd for each instance, which is what it
 // uses before it tells or keeps through a pause, and what the bucket earns in 100 ms and two requests for each, which are lots that
 // are not asked back yet (TestNeverMoreThanTheLimit). What an instance holds that is killed lapses after 5 s, what it kept
-// through a pause after a minute. An instance that was parted from the store debits what its part of a full bucket lacks when it is
-// back, since the store may have lost all: what it had told before counts twice, up to its part of the bucket, and once more if the answer is lost.
+// through a pause after a minute. An instance that was parted from the store is charged for what it has used alone when it is back, less
+// what it was lent; where the store has forgotten all meanwhile, for what its part of a full bucket lacks (TestBackFromAlone). Of a window of
+// the clock that began meanwhile, what it was lent in the last one goes unused.
 package cluster
 
 import (

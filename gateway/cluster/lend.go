@@ -46,13 +46,19 @@ const (
 type loan struct {
 	b                *bucket
 	op               string
+	nonce            string
 	limits           *Limits
-	owe              int64
+	debts            [MaxWindows]debt
+	over             [MaxWindows]int64 // when the windows end that the debts are of
+	owe              int64             // the same of all windows, but for one who has served alone
 	held, give, want int64
 	sent             time.Time
 	asked            int64
 	command
 }
+
+// noBirth stands for one that has not been told of yet.
+const noBirth = "0"
 
 // run fetches what is used up, and gives back what is not.
 func (l *Limiter) run() {
@@ -149,24 +155,24 @@ func (l *Limiter) plan(b *bucket, now int64, fleet *fleet, up bool) (o *loan, at
 		return nil, 0 // and when the store is back
 	}
 	b.measure(now)
-	o = &loan{b: b, limits: b.limits, asked: now}
-	var owe [MaxWindows]float64
+	if b.lost != nil {
+		return l.repeat(b, now, fleet), 0
+	}
+	o = &loan{b: b, limits: b.limits, asked: now, nonce: number(l.calls.Add(1))}
+	birth := noBirth
 	quiet := now-b.used >= int64(idle)
 	switch {
 	case b.alone:
 		part := 1 / float64(fleet.most)
 		b.refill(now, part, l.store.o.Wall)
-		o.op = "rejoin"
+		o.op, o.debts = "rejoin", b.debts(part)
+		if b.birth != "" {
+			birth = b.birth
+		}
 		if l.Strict(b.limits) {
 			o.op = "pay"
 		} else {
-			o.held, o.give = max(0, b.least()), b.brought
-		}
-		for i := range b.meters {
-			owe[i] = max(0, b.limits.room(&b.limits.windows[i], part)-b.meters[i].tokens)
-			if o.op == "rejoin" {
-				owe[i] = math.Ceil(owe[i])
-			}
+			o.held = max(0, b.least())
 		}
 	case quiet && !b.recall:
 		o.op = "release"
@@ -215,19 +221,47 @@ func (l *Limiter) plan(b *bucket, now int64, fleet *fleet, up bool) (o *loan, at
 	}
 	b.recall = false
 	o.want = max(0, o.want)
-	if o.op != "rejoin" && o.op != "pay" {
-		o.owe = b.unpaid
-		for i := range b.meters {
-			owe[i] = float64(o.owe)
+	for i := range b.meters {
+		if !b.alone {
+			o.owe = b.unpaid
+			o.debts[i].owe = float64(o.owe)
 		}
+		o.over[i] = b.meters[i].over
 	}
 	b.asked, b.busy, b.taken = true, true, 0
-	share := b.limits.share(fleet.least)
-	o.command = command{&limitScript, b.name, b.limits.args([]string{
-		l.store.scriptNow(), o.op, l.store.id, fleet.ids, number(share), number(o.held), number(o.give), number(o.want), number(b.limits.cost), number(validFor.Microseconds()),
-	}, &owe)}
+	l.command(o, fleet, birth)
 	return o, 0
 }
+
+// command is how a loan is asked for.
+func (l *Limiter) command(o *loan, fleet *fleet, birth string) {
+	o.command = command{&limitScript, o.b.name, o.limits.args([]string{
+		l.store.scriptNow(), o.op, l.store.id, fleet.ids, number(o.limits.share(fleet.least)), number(o.held), number(o.give), number(o.want),
+		number(o.limits.cost), number(validFor.Microseconds()), o.nonce, birth,
+	}, &o.debts)}
+}
+
+// repeat asks again for what may have been lent already. The caller holds the bucket's guard.
+func (l *Limiter) repeat(b *bucket, now int64, fleet *fleet) *loan {
+	o := b.lost
+	part := float64(1)
+	if b.alone {
+		part = 1 / float64(fleet.most)
+	}
+	b.refill(now, part, l.store.o.Wall)
+	for i := range b.meters {
+		if b.meters[i].over != o.over[i] {
+			o.debts[i] = debt{} // of a window that is over
+		}
+	}
+	birth := o.args[birthArg]
+	b.asked, b.busy, o.asked = true, true, now
+	l.command(o, fleet, birth)
+	return o
+}
+
+// Where arguments of the script are that change on the way.
+const heldArg, wantArg, birthArg = 5, 7, 11
 
 func number(n int64) string { return strconv.FormatInt(n, 10) }
 
@@ -288,12 +322,13 @@ type reply struct {
 	granted, keep int64
 	forgotten     bool
 	untold, out   int64
+	birth         string
 	tokens        [MaxWindows]float64
 }
 
 func readLoan(r rueidis.RedisResult, limits *Limits) (a reply, err error) {
 	all, err := r.ToArray()
-	if err != nil || len(all) != 5+len(limits.windows) {
+	if err != nil || len(all) != 6+len(limits.windows) {
 		return a, cmpErr(err)
 	}
 	var numbers [5]int64
@@ -303,8 +338,11 @@ func readLoan(r rueidis.RedisResult, limits *Limits) (a reply, err error) {
 		}
 	}
 	a.granted, a.keep, a.forgotten, a.untold, a.out = numbers[0], numbers[1], numbers[2] == 1, numbers[3], numbers[4]
+	if a.birth, err = all[5].ToString(); err != nil {
+		return a, err
+	}
 	for i := range limits.windows {
-		if a.tokens[i], err = all[5+i].AsFloat64(); err != nil {
+		if a.tokens[i], err = all[6+i].AsFloat64(); err != nil {
 			return a, err
 		}
 	}
@@ -315,18 +353,23 @@ func readLoan(r rueidis.RedisResult, limits *Limits) (a reply, err error) {
 func (l *Limiter) apply(o *loan, a reply, now int64) {
 	b := o.b
 	b.guard.Lock()
-	b.busy = false
+	b.busy, b.lost = false, nil
 	used := b.taken // while the call was under way
 	at := int64(0)
 	switch {
-	case b.limits != o.limits || b.alone && o.op != "rejoin" && o.op != "pay":
-		// Other limits or other times have begun meanwhile: what was granted lapses.
+	case b.limits != o.limits:
+		// Other limits have begun meanwhile: what was granted lapses.
 		b.asked = false
 		if o.op == "release" {
 			b.told, b.held = false, 0
 		}
 		b.guard.Unlock()
 		l.schedule(b, now+int64(retry))
+		return
+	case b.alone && o.op != "rejoin" && o.op != "pay":
+		b.account(o, a)
+		b.guard.Unlock()
+		l.schedule(b, now)
 		return
 	case o.op == "pay":
 		l.end(b)
@@ -353,9 +396,18 @@ func (l *Limiter) apply(o *loan, a reply, now int64) {
 	default:
 		mine := a.keep + a.granted
 		b.unpaid = max(0, used-mine)
+		if b.alone && b.unpaid > 0 {
+			// It may have been long: what its part has earned again is not owed.
+			lacks, most := b.debts(1/float64(l.store.fleet.Load().most)), float64(0)
+			for i := range b.meters {
+				most = max(most, lacks[i].lacks)
+			}
+			b.unpaid = min(b.unpaid, int64(most))
+		}
 		b.held = max(0, mine-used)
 		b.told, b.alone, b.lapsed = true, false, false
 	}
+	b.birth = a.birth
 	if o.op != "release" || !a.forgotten {
 		b.until = o.asked + int64(validFor)
 		if o.op == "release" {
@@ -444,15 +496,31 @@ func (b *bucket) pause(a reply, share int64) int64 {
 	return pause
 }
 
-// fail is what becomes of a bucket whose call has failed. What it was to be given lapses; it asks again.
+// account is what an answer means to one that has gone on alone meanwhile. The caller holds the guard.
+func (b *bucket) account(o *loan, a reply) {
+	lent := a.granted
+	switch o.op {
+	case "claim":
+		lent += a.keep - o.give
+	case "release":
+		lent -= o.give
+	}
+	for i := range b.meters {
+		if m := &b.meters[i]; m.over == o.over[i] {
+			m.owes -= float64(o.owe + lent)
+			m.owed = max(0, m.owed-float64(o.owe))
+		}
+	}
+	b.asked, b.birth = false, a.birth
+}
+
+// fail is what becomes of a bucket whose call has failed: it is made again, since it may have been carried out.
 func (l *Limiter) fail(o *loan, now int64) {
 	b := o.b
 	b.guard.Lock()
 	b.busy, b.asked = false, false
-	if o.op == "release" && b.told {
-		// Whether it was given back is not known.
-		b.unpaid += b.taken
-		b.taken, b.held, b.told = 0, 0, false
+	if b.limits == o.limits {
+		b.lost = o
 	}
 	b.guard.Unlock()
 	l.schedule(b, now+int64(retry))
@@ -546,9 +614,9 @@ func (l *Limiter) returnAll() {
 			}
 			if o, _ := l.plan(b, now, fleet, true); o != nil {
 				if o.op == "rejoin" || o.op == "claim" { // tells what was used, and keeps nothing
-					o.args[5] = "0"
+					o.args[heldArg] = "0"
 				}
-				o.args[7] = "0"
+				o.args[wantArg] = "0"
 				commands = append(commands, o.command)
 			}
 		}

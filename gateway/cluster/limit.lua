@@ -1,7 +1,8 @@
 -- Tokens of one caller in up to six windows, shared by instances.
 --
--- KEYS[1] is a hash: '@' is when it was brought up to date (µs), 'w'.. the tokens of each window, 'm'.. of each instance how many
--- tokens it may hold and until when. A missing one stands for full windows of which nobody holds any.
+-- KEYS[1] is a hash: '@' is when it was brought up to date (µs), 'b' when it was begun, 'w'.. the tokens of each window, 'm'.. of
+-- each instance how many tokens it may hold and until when, 'n'.. its latest call and until when that is remembered. A missing one
+-- stands for full windows of which nobody holds any.
 --
 -- Two rules make that no more passes than the limit: what is held and what is here together never exceed a window's capacity, and
 -- of each instance that has not told of this caller its share stays here, since it serves from that without asking.
@@ -13,24 +14,38 @@ if now == 0 then
   now = t[1] * 1000000 + t[2]
 end
 -- op: take (by a request that waits), pay (what is owed, as far as there is any), claim (I have told of nothing so far), rejoin (I
--- have served on my own), sync, release (I hold none any more, and want my share to be kept for me, or a little that
--- is mine for as long as one who holds none is remembered).
+-- have served on my own: what is owed is what I used less what I was lent), sync, release (I hold none any more, and want my share
+-- to be kept for me, or a little that is mine for as long as one who holds none is remembered).
 local op, me, live, share = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local held, give, want, cost, valid = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+-- nonce names this call, which is made again where its answer was lost; birth is which hash I was told of last, '0' for none.
+local nonce, birth = ARGV[11], ARGV[12]
+local remembered = 6e8
 
-local f, gone, out, told, mine = {}, {}, 0, 0, 0
+local f, gone, lapsed, out, told, mine, known, again = {}, {}, {}, 0, 0, 0, false, false
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   local name, value = all[i], all[i + 1]
-  if sub(name, 1, 1) == 'm' then
+  local what, whose = sub(name, 1, 1), sub(name, 2)
+  if what == 'm' then
     local has, ends = match(value, '^(%d+) (%d+)$')
-    if sub(name, 2) == me then
-      mine = tonumber(has)
-    elseif tonumber(ends) <= now then
+    has, ends = tonumber(has), tonumber(ends)
+    if whose == me then
+      mine, known = has, true
+    elseif ends > now then
+      out = out + has
+      if find(live, whose, 1, true) then told = told + 1 end
+    elseif has == 0 or ends + remembered <= now then
       gone[#gone + 1] = name
     else
-      out = out + tonumber(has)
-      if find(live, sub(name, 2), 1, true) then told = told + 1 end
+      lapsed[#lapsed + 1] = name -- debited, and of use to nobody unless it comes back
+    end
+  elseif what == 'n' then
+    local last, ends = match(value, '^(%d+) (%d+)$')
+    if whose == me then
+      again = last == nonce
+    elseif tonumber(ends) <= now then
+      gone[#gone + 1] = name
     end
   else
     f[name] = value
@@ -60,11 +75,17 @@ local function window(unit, at)
 end
 
 local fresh = op == 'claim' or op == 'rejoin'
-if op ~= 'pay' then give = min(give, mine) end -- what has lapsed is not there to be given
+local forgotten = birth ~= '0' and f['b'] ~= birth -- what I had told before is not known any more
+if again then -- and only the answer is of use
+  fresh, give, want = false, 0, 0
+elseif op ~= 'pay' then
+  give = min(give, mine)
+end
 local t, least = {}, math.huge
-for i = 0, (#ARGV - 11) / 5 do
-  local at = 11 + i * 5
+for i = 0, (#ARGV - 13) / 6 do
+  local at = 13 + i * 6
   local name, kind, cap, rate, owe = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
+  if forgotten then owe = tonumber(ARGV[at + 5]) end -- what my part of the window lacks
   -- What I held while time passed counts against the room as well: it may have been used only now.
   local room = cap - out - mine
   local has = tonumber(f[name])
@@ -74,10 +95,21 @@ for i = 0, (#ARGV - 11) / 5 do
     has = has + (now - last) * rate
   elseif window(kind, now) > window(kind, last) then
     has = room
+    for j = 1, #lapsed do gone[#gone + 1] = lapsed[j] end -- debited from a window that is over
+    lapsed = {}
+    if op == 'rejoin' and not again then -- what I used of this one is owed, whatever I was lent of the last
+      room, has, owe = cap - out, cap - out, max(owe, 0)
+    end
   end
   has = min(has, room) + give
-  if op == 'pay' then has = min(has, room) end
-  if op == 'rejoin' or op == 'pay' then
+  if again then
+    owe = 0
+  elseif op == 'pay' then
+    has, owe = min(has, room), max(owe, 0)
+  end
+  if owe < 0 then -- what I was lent and have not used, unless it is not there any more
+    has = min(has + min(-owe, mine), cap - out)
+  elseif op == 'rejoin' or op == 'pay' then
     has = has - min(owe, max(has, 0))
   else
     has = max(has - owe, -cap)
@@ -86,16 +118,22 @@ for i = 0, (#ARGV - 11) / 5 do
   least = min(least, has)
 end
 
-local keep, granted, forgotten = held, 0, 0
-if fresh then
+local keep, granted, left = held, 0, 0
+if again then
+  if op == 'release' and not known then left = 1 end
+  if op ~= 'sync' then keep = op ~= 'release' and mine or 0 end
+  granted = mine - keep
+elseif fresh then
   keep = max(0, min(held, floor(least)))
 end
 local spent = fresh and keep or 0
-if op == 'take' then
+if again then
+  spent = -granted -- it was debited then
+elseif op == 'take' then
   if least >= want then granted = want end
 elseif op == 'release' then
   if floor(least) - share * (untold + 1) >= 0 then
-    forgotten = 1
+    left = 1
   else
     -- A little is kept for when I am asked again, of what is left and promised to nobody.
     granted = max(0, min(want, floor((floor(least) - share * untold) / (4 * (untold + told + 1)))))
@@ -112,6 +150,15 @@ spent = spent + granted
 
 local full, latest, tokens = true, 0, {}
 local set = { 'HSET', KEYS[1], '@', string.format('%.0f', now) }
+if not f['@'] then
+  f['b'] = string.format('%.0f', now)
+  set[#set + 1] = 'b'
+  set[#set + 1] = f['b']
+end
+if nonce ~= '' then
+  set[#set + 1] = 'n' .. me
+  set[#set + 1] = nonce .. string.format(' %.0f', now + remembered)
+end
 for i, w in ipairs(t) do
   w.has = w.has - spent
   tokens[i] = string.format('%.3f', w.has)
@@ -125,7 +172,7 @@ for i, w in ipairs(t) do
     latest = max(latest, ends - now)
   end
 end
-if op == 'release' and forgotten == 1 then
+if op == 'release' and left == 1 then
   gone[#gone + 1] = 'm' .. me
 elseif op ~= 'take' and op ~= 'pay' then
   full = false
@@ -137,9 +184,10 @@ elseif op ~= 'take' and op ~= 'pay' then
 end
 if full and out == 0 and told == 0 then
   redis.call('DEL', KEYS[1])
+  f['b'] = '0'
 else
   redis.call(unpack(set))
   if #gone > 0 then redis.call('HDEL', KEYS[1], unpack(gone)) end
   redis.call('PEXPIRE', KEYS[1], string.format('%.0f', latest / 1000 + valid / 1000 + 1000))
 end
-return { granted, keep, forgotten, untold, out, unpack(tokens) }
+return { granted, keep, left, untold, out, f['b'] or '0', unpack(tokens) }

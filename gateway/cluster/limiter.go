@@ -43,6 +43,7 @@ type Limiter struct {
 	pokes   chan *bucket // have run low
 	wake    chan struct{}
 	flushes atomic.Int64 // under way
+	calls   atomic.Int64 // made, by which each has a name
 	closing atomic.Bool
 	ended   chan struct{} // closed when run has ended
 

@@ -102,15 +102,20 @@ func (l *Limits) share(n int) int64 {
 	return part - part%l.cost
 }
 
-// args are the arguments of the script that say what the windows are. owe is what is to be debited from each, nil for the same of all.
-func (l *Limits) args(dst []string, owe *[MaxWindows]float64) []string {
+// debt is what is to be debited from a window: what is owed, below 0 for what is given back, or where the store has forgotten what
+// it was told, what this instance's part lacks.
+type debt struct{ owe, lacks float64 }
+
+// args are the arguments of the script that say what the windows are, and what is to be debited from each.
+func (l *Limits) args(dst []string, debts *[MaxWindows]debt) []string {
 	for i := range l.windows {
 		w := &l.windows[i]
 		rate := "0"
 		if !w.fixed {
 			rate = strconv.FormatFloat(w.rate*1000, 'g', -1, 64)
 		}
-		dst = append(dst, w.name, w.kind, strconv.FormatFloat(w.capacity, 'f', 0, 64), rate, strconv.FormatFloat(owe[i], 'f', -1, 64))
+		dst = append(dst, w.name, w.kind, strconv.FormatFloat(w.capacity, 'f', 0, 64), rate,
+			strconv.FormatFloat(debts[i].owe, 'f', -1, 64), strconv.FormatFloat(debts[i].lacks, 'f', -1, 64))
 	}
 	return dst
 }
@@ -129,4 +134,7 @@ func (w *window) ends(now int64, wall time.Time) int64 {
 type meter struct {
 	tokens float64
 	over   int64 // when a window of the clock ends
+	// Of an instance that serves alone: what it has used and the store has not debited, less what it was lent, and how much that was
+	// when it began to.
+	owes, owed float64
 }

@@ -69,8 +69,8 @@ func (l *Limiter) ReturnStrict(key []byte, limits *Limits) {
 func (l *Limiter) strictly(op string, key []byte, limits *Limits, give, want int64) command {
 	var long [limiter.MaxKeyLen + 1]byte
 	return command{&limitScript, l.name(limiter.Shorten(key, &long)), limits.args([]string{
-		l.store.scriptNow(), op, l.store.id, l.store.id, "0", "0", number(give), number(want), number(limits.cost), number(validFor.Microseconds()),
-	}, &[MaxWindows]float64{})}
+		l.store.scriptNow(), op, l.store.id, l.store.id, "0", "0", number(give), number(want), number(limits.cost), number(validFor.Microseconds()), "", noBirth,
+	}, &[MaxWindows]debt{})}
 }
 
 // stand says how the windows of a charge stand by what the store has said.
