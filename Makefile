@@ -27,7 +27,7 @@ test: tools-test ## all tests, against both engines; with the race detector thos
 	cd loadtest && $(GO) test -race ./...
 
 # Packages whose code runs on one goroutine, the command, whose tests start processes, the gateway as a whole, and what a browser looks at; and its tests where goroutines meet.
-ALONE := sluice|gateway|dashboard|waf|router|config|kong|schema|examples|document|convert|transform|coding|compare|corpus|instructions
+ALONE := sluice|gateway|dashboard|waf|router|config|kong|schema|examples|document|convert|transform|coding|compare|corpus|instructions|bench/(cachesuite|graphql|path|peers|program|scan|tree)|action|redirect|respond|apidocs|grpcwire|wswire|accesslog|apikey|authorize|botfilter|cors|ipfilter|requestsize|requesttransform|responsetransform
 # What the engine loop has no part in: it speaks HTTP/1.1 without TLS.
 ANYWAY := HTTP2|HTTP3|Obtain|Renew|Authority|SharedStorage|Challenge
 RACED ?= Stream|Upgrade|Abort|Drain|Pipeline|Reload|Stale|Coalesc|Mirror|Idempotency
