@@ -46,6 +46,7 @@ type ear struct{ got chan string }
 func hears(t *testing.T) (*server, *ear) {
 	w := &ear{got: make(chan string, 10)}
 	return switching(t, func(p *peer) {
+		_ = p.conn.SetDeadline(time.Time{}) // heard says when it takes too long
 		b, _ := io.ReadAll(p.r)
 		w.got <- string(b)
 	}), w
