@@ -112,6 +112,50 @@ func BenchmarkGet(b *testing.B) {
 	}
 }
 
+// What memory takes for a lookup of a thousand popular keys, whatever the store: three reads that depend on each other, as of a table, of
+// what it points to, and of the key there, spread over what so many entries take; and a map's lookup. That of Get can not grow by less.
+func BenchmarkMemory(b *testing.B) {
+	type place struct {
+		next *place
+		_    [56]byte
+	}
+	for _, n := range []int{1000, 1_000_000} {
+		var parts [3][]place
+		for i := range parts {
+			parts[i] = make([]place, n)
+		}
+		popular := make([]*place, 1000)
+		for i, at := range rand.Perm(n)[:len(popular)] {
+			first, second, third := &parts[0][at], &parts[1][rand.IntN(n)], &parts[2][rand.IntN(n)]
+			first.next, second.next, popular[i] = second, third, first
+		}
+		b.Run(fmt.Sprintf("reads-of-%d", n), func(b *testing.B) {
+			i := 0
+			for b.Loop() {
+				if p := popular[i%1000].next.next; p == nil || p.next == p {
+					b.Fatal("lost")
+				}
+				i++
+			}
+		})
+		table, keys := make(map[string]*place, n), make([]string, n)
+		for i := range keys {
+			keys[i] = "https\x00api.example.com\x00/api/v1/products/" + strconv.Itoa(i)
+			table[keys[i]] = &parts[0][i]
+		}
+		rand.Shuffle(n, func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+		b.Run(fmt.Sprintf("map-of-%d", n), func(b *testing.B) {
+			i := 0
+			for b.Loop() {
+				if table[keys[i%1000]] == nil {
+					b.Fatal("lost")
+				}
+				i++
+			}
+		})
+	}
+}
+
 func BenchmarkGetVariant(b *testing.B) {
 	b.ReportAllocs()
 	s := NewStore(1<<20, 1<<20)
