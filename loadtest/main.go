@@ -22,6 +22,7 @@ var scenarios = []*scenario{
 	smoke, steady, ramp, spike, soak,
 	limit, circuit, stampede, retries, abuser,
 	canary, rollout, reload, drain, upgrade, sockets,
+	deployed,
 }
 
 // options are the flags.

@@ -27,7 +27,7 @@ func (t *trial) save(dir string) (path string, err error) {
 		"Name": t.scenario.name, "Proves": t.proves, "Passed": t.passed(),
 		"Began": t.began.UTC().Format(time.RFC3339), "Length": t.length.Round(100 * time.Millisecond),
 		"Machine":    fmt.Sprintf("%d processors, %s/%s; gateway, backend and load on the same machine; other processes had %s of it", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, show(t.others)),
-		"Thresholds": t.thresholds, "Remarks": t.remarks(), "Phases": t.rows(), "Configuration": t.config,
+		"Thresholds": t.thresholds, "Remarks": t.remarks(), "Phases": t.rows(), "Tables": t.tables, "Configuration": t.config,
 		"Plots": []template.HTML{rates.draw(t), latencies.draw(t)},
 	})
 	if err != nil {

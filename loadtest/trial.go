@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"text/tabwriter"
 	"time"
 )
 
@@ -23,6 +24,7 @@ type scenario struct {
 	name   string
 	proves string
 	args   []string // further arguments of `sluice run`
+	apart  bool     // starts its gateways itself
 	run    func(*trial) error
 	faults []*fault
 }
@@ -52,11 +54,19 @@ type trial struct {
 	others  share // of the machine, for processes that are not the trial's
 
 	mu         sync.Mutex
-	started    []*gateway
+	ends       []func() // of what was started
 	phases     []*phase
 	thresholds []threshold
 	marks      []mark
 	notes      []string
+	tables     []table
+}
+
+// table is what a scenario has to show beside its loads.
+type table struct {
+	Title string
+	Head  []string
+	Rows  [][]string
 }
 
 // threshold is a condition of success with what was seen.
@@ -96,8 +106,10 @@ func try(ctx context.Context, o options, s *scenario, f *fault) (t *trial, err e
 		t.backend.fault = f.backend
 	}
 	defer t.stop()
-	if t.gateway, err = t.start("gateway"); err != nil {
-		return nil, err
+	if !s.apart {
+		if t.gateway, err = t.start("gateway"); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.run(t); err != nil {
 		return nil, err
@@ -118,28 +130,37 @@ func (t *trial) start(name string) (*gateway, error) {
 	if err := os.WriteFile(file, []byte(t.config), 0o600); err != nil {
 		return nil, err
 	}
-	args := append([]string{"run", "-c", file, "--listen", "127.0.0.1:0", "--admin-address", "127.0.0.1:0", "--watch=false",
-		"--drain-delay", "0s", "--drain-timeout", "5s"}, t.args...)
+	g, err := t.launch(name, append([]string{"-c", file, "--listen", "127.0.0.1:0", "--admin-address", "127.0.0.1:0", "--watch=false",
+		"--drain-delay", "0s", "--drain-timeout", "5s"}, t.args...), nil)
+	if err != nil {
+		return nil, err
+	}
+	g.file = file
+	return g, nil
+}
+
+// launch runs a gateway with arguments of `sluice run` and what the fault changes of them.
+func (t *trial) launch(name string, args, environ []string) (*gateway, error) {
+	args = append([]string{"run"}, args...)
 	if t.fault != nil {
 		args = append(args, t.fault.args...)
 		for _, s := range t.fault.set {
 			args = append(args, "--set", s)
 		}
 	}
-	g, err := startGateway(t.ctx, t.sluice, args, []string{"BACKEND=" + t.backend.url, "SECRET=" + secret},
-		filepath.Join(t.out, t.scenario.name+"-"+name+".log"))
+	environ = append([]string{"BACKEND=" + t.backend.url, "SECRET=" + secret}, environ...)
+	g, err := startGateway(t.ctx, t.sluice, args, environ, filepath.Join(t.out, t.scenario.name+"-"+name+".log"))
 	if err != nil {
 		return nil, err
 	}
-	g.file = file
-	t.started = append(t.started, g)
+	t.ends = append(t.ends, g.stop)
 	return g, nil
 }
 
-// stop ends every gateway of the trial.
+// stop ends what was started, the latest first.
 func (t *trial) stop() {
-	for _, g := range t.started {
-		g.stop()
+	for _, end := range slices.Backward(t.ends) {
+		end()
 	}
 }
 
@@ -245,6 +266,14 @@ func (t *trial) tell(w io.Writer) {
 	}
 	for _, line := range t.remarks() {
 		fmt.Fprintf(w, "    %s\n", line)
+	}
+	for _, table := range t.tables {
+		fmt.Fprintf(w, "  %s\n", table.Title)
+		columns := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		for _, row := range append([][]string{table.Head}, table.Rows...) {
+			fmt.Fprintf(columns, "    %s\n", strings.Join(row, "\t"))
+		}
+		_ = columns.Flush()
 	}
 }
 
