@@ -123,7 +123,14 @@ const silence = 4
 func (s *Store) watch(sent time.Time) (ended func()) {
 	unanswered := func() bool { return s.answered.Load() < int64(sent.Sub(s.begun)) }
 	t := time.AfterFunc(silence*s.o.Timeout, func() {
-		if unanswered() {
+		switch {
+		case !unanswered():
+		case time.Since(sent) > (silence+1)*s.o.Timeout:
+			// It was this process that stood still, and the answers may lie unread. To go on alone now would be to do again what the
+			// others have done in its place, so the store is asked first.
+			s.watch(time.Now())
+			s.hurry()
+		default:
 			s.down(errLate)
 		}
 	})
