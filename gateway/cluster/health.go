@@ -109,8 +109,13 @@ func (s *Store) hurry() {
 // observe notes how a call has ended.
 func (s *Store) observe(op string, sent time.Time, err error) {
 	took := time.Since(sent)
-	if err == nil && took <= s.o.Timeout {
+	switch {
+	case err != nil:
+	case took <= s.o.Timeout:
 		s.answered.Store(int64(time.Since(s.begun)))
+	default:
+		// Where there is little to ask, nothing else might be answered before the store counts as gone.
+		s.hurry()
 	}
 	s.o.Observe(op, took, err)
 }

@@ -42,3 +42,29 @@ func TestStoodStill(t *testing.T) {
 	f("paused, and gone meanwhile", 3*time.Second, false, true, false)
 	f("gone", 0, false, false, false)
 }
+
+// One answer that is late does not end in a store that counts as gone, also where nobody else asks for anything.
+func TestOneLateAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := Open(Options{Addresses: []string{"127.0.0.1:1"}, Timeout: 50 * time.Millisecond, Now: func() int64 { return 0 }, Wall: time.Now})
+		defer s.stop()
+		time.Sleep(time.Minute)
+		s.up.Store(true)
+		sent := time.Now()
+		ended := s.watch(sent)
+		time.Sleep(s.o.Timeout + time.Millisecond)
+		s.observe("beat", sent, nil)
+		ended()
+		select {
+		case <-s.wake: // and the beat is answered
+			s.observe("beat", time.Now(), nil)
+		default:
+			t.Error("the store is not asked again")
+		}
+		time.Sleep(silence * s.o.Timeout)
+		synctest.Wait()
+		if !s.Up() {
+			t.Error("the store counts as gone")
+		}
+	})
+}
