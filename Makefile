@@ -167,12 +167,18 @@ graphql-audit: tools-node ## the audit of npm's graphql-http at a GraphQL facade
 tools-node:
 	@command -v node >/dev/null && command -v npm >/dev/null || (apt-get update -q && apt-get install -y -q --no-install-recommends nodejs npm)
 
-.PHONY: loadtest loadtest-smoke loadtest-prove
+.PHONY: loadtest loadtest-smoke loadtest-prove tools-ha
 SCENARIO ?= smoke
 DURATION ?= 2m
 LOADTESTFLAGS ?=
-loadtest: $(BIN)/loadtest ## load with thresholds, into loadtest/results; SCENARIO=all for every scenario, DURATION=30m for a longer soak
+comma := ,
+loadtest: $(if $(filter ha all,$(subst $(comma), ,$(SCENARIO))),tools-ha) $(BIN)/loadtest ## load with thresholds, into loadtest/results; SCENARIO=all for every scenario, DURATION=30m for a longer soak
 	$(BIN)/loadtest -sluice bin/sluice -out loadtest/results -scenario $(SCENARIO) -duration $(DURATION) $(LOADTESTFLAGS)
+
+# The parts of the scenario ha. Their own services are not needed.
+tools-ha:
+	@command -v redis-server >/dev/null && command -v etcd >/dev/null && command -v haproxy >/dev/null || \
+		{ apt-get update -q && apt-get install -y -q --no-install-recommends redis-server etcd-server haproxy; }
 
 loadtest-smoke: ## the scenario for every change
 	$(MAKE) loadtest SCENARIO=smoke

@@ -115,6 +115,22 @@ func TestQuantile(t *testing.T) {
 	}
 }
 
+func TestBeyond(t *testing.T) {
+	f := func(want int, all ...span) {
+		t.Helper()
+		if got := beyond(all, 10); got != want {
+			t.Errorf("%d, want %d", got, want)
+		}
+	}
+	at := func(ms time.Duration) span { return span{ms * time.Millisecond, (ms + 1) * time.Millisecond} }
+	f(0)
+	f(1, at(0))
+	f(3, at(0), at(1), at(2))
+	f(1, at(0), at(200), at(400))                        // as many as are earned
+	f(2, at(0), at(1000), at(1001), at(2000))            // a stretch in the middle
+	f(0, span{0, time.Second}, span{0, 2 * time.Second}) // when they passed is not known
+}
+
 // A load straight to a backend, through to a report that needs no other file.
 func TestLoadAndReport(t *testing.T) {
 	b, err := startBackend()
