@@ -226,6 +226,40 @@ func TestSpansGoWhereOpenTelemetrySays(t *testing.T) {
 	}
 }
 
+func TestSpansGoWhereZipkinSays(t *testing.T) {
+	type span struct {
+		TraceID, Kind, Name string
+		LocalEndpoint       struct{ ServiceName string }
+		Tags                map[string]string
+	}
+	got := make(chan []span, 10)
+	collector := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var spans []span
+		if err := json.NewDecoder(r.Body).Decode(&spans); err != nil || r.URL.Path != "/api/v2/spans" {
+			t.Errorf("%s: %v", r.URL, err)
+		}
+		got <- spans
+		w.WriteHeader(http.StatusAccepted)
+	}))
+	t.Cleanup(collector.Close)
+	g := ours(t, oneService+"plugins:\n- name: zipkin\n  config: {http_endpoint: \""+collector.URL+"/api/v2/spans\", sample_ratio: 1, static_tags: [{name: region, value: eu}], http_response_header_for_traceid: X-Trace}\n")
+	a := send(t, g, "GET", "/users/7", "", "Zipkin-Tags", "plan=gold")
+	spans := <-got
+	if len(spans) != 2 {
+		t.Fatalf("%+v", spans)
+	}
+	server, client := spans[0], spans[1]
+	if server.Kind != "SERVER" || server.Name != "GET" || server.LocalEndpoint.ServiceName != "kong" || client.Kind != "CLIENT" ||
+		server.TraceID != a.header.Get("X-Trace") || server.TraceID != a.backend.Headers.Get("X-B3-Traceid") {
+		t.Errorf("%+v, the client got %v, the backend %v", spans, a.header, a.backend.Headers)
+	}
+	for name, want := range map[string]string{"http.method": "GET", "http.path": "/users/7", "http.status_code": "200", "region": "eu", "plan": "gold"} {
+		if server.Tags[name] != want {
+			t.Errorf("%s is %q, want %q", name, server.Tags[name], want)
+		}
+	}
+}
+
 // Gateways that count through one Redis count Kong's windows together, to the last request.
 func TestLimitsAreSharedThroughRedis(t *testing.T) {
 	s := redistest.Start(t, "--requirepass", "a-secret")

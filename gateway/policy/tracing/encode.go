@@ -128,6 +128,13 @@ func (t *trace) encode(x *exchange.Exchange) []byte {
 	if x.Reason != "" {
 		e.str("sluice.reason", x.Reason)
 	}
+	if t.tracer.tags != "" {
+		for i := range x.Fields {
+			if f := &x.Fields[i]; exchange.EqualFold(f.Name, t.tracer.tags) {
+				e.bytes(clientTags, f.Value)
+			}
+		}
+	}
 	if x.Status >= 500 {
 		fault := x.Reason
 		if x.Reject == nil {

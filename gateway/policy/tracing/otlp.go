@@ -66,7 +66,10 @@ type TLS struct {
 
 // destination is a collector and what it is told of the gateway, read and checked.
 type destination struct {
-	OTLP
+	OTLP             // where zipkin is set, what both have
+	zipkin   *Zipkin // nil: OTLP
+	block    string  // of the configuration: otlp or zipkin
+	url      string
 	address  string
 	path     string
 	tls      *tls.Config // nil: without TLS
@@ -77,10 +80,24 @@ type destination struct {
 
 // openExporter gives the exporter of a policy: one for all that have the same settings. It is nil without an endpoint, and in a dry run.
 func openExporter(b *policy.Build, c *Config) (*exporter, error) {
-	if c.OTLP.Endpoint == "" {
+	d := &destination{OTLP: c.OTLP, block: "otlp", service: c.ServiceName, more: c.Resource}
+	if z := &c.Zipkin; z.Endpoint != "" {
+		if c.OTLP.Endpoint != "" {
+			return nil, policy.Wrong("zipkin", "stands beside otlp; spans go to one collector: keep one of the two")
+		}
+		switch strings.ToLower(z.TagsHeader) {
+		case "authorization", "proxy-authorization", "cookie":
+			return nil, policy.Wrong("zipkin.tags_header", "%s holds credentials, which no span may hold", z.TagsHeader)
+		}
+		if z.TagsHeader != "" && !exchange.IsToken(z.TagsHeader) {
+			return nil, policy.Wrong("zipkin.tags_header", "%q can not be the name of a header", z.TagsHeader)
+		}
+		d.zipkin, d.block = z, "zipkin"
+		d.OTLP = OTLP{Endpoint: z.Endpoint, Protocol: "zipkin", Headers: z.Headers, TLS: z.TLS, Timeout: z.Timeout, Queue: z.Queue, Batch: z.Batch, Interval: z.Interval}
+	}
+	if d.Endpoint == "" {
 		return nil, nil
 	}
-	d := &destination{OTLP: c.OTLP, service: c.ServiceName, more: c.Resource}
 	if err := d.read(b); err != nil {
 		return nil, err
 	}
@@ -95,7 +112,7 @@ func openExporter(b *policy.Build, c *Config) (*exporter, error) {
 	return policy.LivingAs(b.World, "tracing/"+d.identity, func() (*exporter, error) {
 		e := newExporter(b.World, d)
 		if err := e.start(); err != nil {
-			return nil, policy.Wrong("otlp", "cannot set the exporter up: %v", err)
+			return nil, policy.Wrong(d.block, "cannot set the exporter up: %v", err)
 		}
 		return e, nil
 	})
@@ -108,45 +125,49 @@ func (d *destination) read(b *policy.Build) error {
 	}
 	u, err := url.Parse(text)
 	switch {
-	case err != nil || u.Hostname() == "" || u.Port() == "" || u.Scheme != "http" && u.Scheme != "https":
-		return policy.Wrong("otlp.endpoint", "%q is no endpoint; want HOST:PORT, http://HOST:PORT or https://HOST:PORT", withoutUser(d.Endpoint))
+	case err != nil || u.Hostname() == "" || u.Port() == "" && d.zipkin == nil || u.Scheme != "http" && u.Scheme != "https":
+		return policy.Wrong(d.block+".endpoint", "%q is no endpoint; want HOST:PORT, http://HOST:PORT or https://HOST:PORT", withoutUser(d.Endpoint))
 	case u.User != nil:
-		return policy.Wrong("otlp.endpoint", "must not hold a user or a password; put credentials into otlp.headers")
+		return policy.Wrong(d.block+".endpoint", "must not hold a user or a password; put credentials into %s.headers", d.block)
 	case u.RawQuery != "" || u.Fragment != "":
-		return policy.Wrong("otlp.endpoint", "must not have a query or a fragment")
+		return policy.Wrong(d.block+".endpoint", "must not have a query or a fragment")
 	case d.Protocol == "grpc" && strings.Trim(u.Path, "/") != "":
-		return policy.Wrong("otlp.endpoint", "has a path, %s; gRPC knows none: remove it, or set protocol: http", u.Path)
+		return policy.Wrong(d.block+".endpoint", "has a path, %s; gRPC knows none: remove it, or set protocol: http", u.Path)
 	}
-	if n, err := strconv.Atoi(u.Port()); err != nil || n < 1 || n > 65535 {
-		return policy.Wrong("otlp.endpoint", "%q is no port", u.Port())
+	if n, err := strconv.Atoi(u.Port()); u.Port() != "" && (err != nil || n < 1 || n > 65535) {
+		return policy.Wrong(d.block+".endpoint", "%q is no port", u.Port())
 	}
 	d.address, d.path = u.Host, u.Path
-	if d.path == "" || d.path == "/" {
+	switch {
+	case d.zipkin != nil && u.Path == "":
+		u.Path = "/api/v2/spans"
+	case d.path == "" || d.path == "/":
 		d.path = "/v1/traces"
 	}
+	d.url = u.String()
 	sum := sha256.New()
 	if u.Scheme == "https" {
-		if d.tls, err = d.TLS.load(sum.Write); err != nil {
+		if d.tls, err = d.TLS.load(d.block+".tls", sum.Write); err != nil {
 			return err
 		}
 	} else if d.TLS != (TLS{}) {
-		return policy.Wrong("otlp.tls", "has no use without TLS; write the endpoint as https://%s", u.Host)
+		return policy.Wrong(d.block+".tls", "has no use without TLS; write the endpoint as https://%s", u.Host)
 	}
 	for name, value := range d.Headers {
 		if !exchange.IsToken(name) || !exchange.IsFieldValue([]byte(value.Reveal())) {
-			return policy.Wrong("otlp.headers", "%q can not be the name of a header, or its value can not be one's", name)
+			return policy.Wrong(d.block+".headers", "%q can not be the name of a header, or its value can not be one's", name)
 		}
 	}
 	if d.tls == nil && len(d.Headers) > 0 && !isLoopback(u.Hostname()) {
-		b.Warnf("otlp.headers", "go to %s without TLS, where anybody on the way can read them", u.Host)
+		b.Warnf(d.block+".headers", "go to %s without TLS, where anybody on the way can read them", u.Host)
 	}
 	if d.Queue < d.Batch {
-		b.Warnf("otlp.queue", "is smaller than a batch, so that no batch ever fills")
+		b.Warnf(d.block+".queue", "is smaller than a batch, so that no batch ever fills")
 	}
 	if other := map[string]string{"grpc": "4318", "http": "4317"}[d.Protocol]; u.Port() == other {
-		b.Warnf("otlp.protocol", "%s is usually not the port of OTLP over %s", other, d.Protocol)
+		b.Warnf(d.block+".protocol", "%s is usually not the port of OTLP over %s", other, d.Protocol)
 	}
-	identity, err := json.Marshal([]any{d.address, d.path, d.tls != nil, d.Protocol, d.revealed(), d.TLS, d.Compression, d.Timeout, d.Queue, d.Batch, d.Interval, d.service, d.more})
+	identity, err := json.Marshal([]any{d.url, d.path, d.tls != nil, d.Protocol, d.revealed(), d.TLS, d.Compression, d.Timeout, d.Queue, d.Batch, d.Interval, d.service, d.more, d.zipkin})
 	if err != nil {
 		return err
 	}
@@ -169,23 +190,23 @@ func isLoopback(host string) bool {
 }
 
 // load reads the files; what is in them goes to sum, so that new contents are new settings.
-func (t *TLS) load(sum func([]byte) (int, error)) (*tls.Config, error) {
+func (t *TLS) load(at string, sum func([]byte) (int, error)) (*tls.Config, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName, InsecureSkipVerify: t.InsecureSkipVerify}
 	if t.CA != "" {
 		pem, err := os.ReadFile(t.CA)
 		if err != nil {
-			return nil, policy.Wrong("otlp.tls.ca", "%v", err)
+			return nil, policy.Wrong(at+".ca", "%v", err)
 		}
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, policy.Wrong("otlp.tls.ca", "%s holds no PEM certificate", t.CA)
+			return nil, policy.Wrong(at+".ca", "%s holds no PEM certificate", t.CA)
 		}
 		_, _ = sum(pem)
 	}
 	if t.Cert != "" || t.Key != "" {
 		pair, err := tls.LoadX509KeyPair(t.Cert, t.Key)
 		if err != nil {
-			return nil, policy.Wrong("otlp.tls.cert", "%v", err)
+			return nil, policy.Wrong(at+".cert", "%v", err)
 		}
 		c.Certificates = []tls.Certificate{pair}
 		for _, der := range pair.Certificate {
@@ -205,11 +226,14 @@ func (d *destination) revealed() map[string]string {
 
 func (d *destination) endpoint() string { return d.address }
 
-// client makes OpenTelemetry's own client for the protocol. What it is not given it would take from the environment.
+// client makes OpenTelemetry's own client for the protocol, or ours for Zipkin. What it is not given it would take from the environment.
 func (d *destination) client() otlptrace.Client {
 	headers := d.revealed()
 	first := min(500*time.Millisecond, d.Timeout/4)
-	if d.Protocol == "http" {
+	switch d.Protocol {
+	case "zipkin":
+		return newZipkin(d, first)
+	case "http":
 		o := []otlptracehttp.Option{
 			otlptracehttp.WithEndpoint(d.address), otlptracehttp.WithURLPath(d.path), otlptracehttp.WithHeaders(headers),
 			otlptracehttp.WithEncoding(otlptracehttp.EncodingProtobuf), otlptracehttp.WithTimeout(d.Timeout),

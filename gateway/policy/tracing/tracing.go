@@ -1,6 +1,6 @@
 // Package tracing makes the gateway a part of distributed traces: it takes the context that a request comes with (W3C Trace Context, B3),
-// tells backends theirs, and for the share of requests that is sampled gives a span for the request and one for each try at a backend to an
-// OpenTelemetry collector. It guarantees that no request waits for the collector (spans that can not be handed over are dropped and counted),
+// tells backends theirs, and for the share of requests that is sampled gives a span for the request and one for each try at a backend to a
+// collector of OpenTelemetry's or of Zipkin's. It guarantees that no request waits for the collector (spans that can not be handed over are dropped and counted),
 // that no span holds a credential or a value of the query that was not asked for, and that a request which is not sampled allocates nothing.
 package tracing
 
@@ -18,12 +18,16 @@ import (
 type Config struct {
 	// OTLP is the collector that gets the spans. Default: none; contexts are passed on, and nothing is recorded here.
 	OTLP OTLP `yaml:"otlp"`
+	// Zipkin is a collector of Zipkin's that gets the spans, in place of `otlp`. Default: none.
+	Zipkin Zipkin `yaml:"zipkin"`
 	// Sample is the share of traces that are recorded, of those that begin here; it goes by the trace's id, as the samplers of OpenTelemetry's SDKs do. A trace that comes with a decision keeps it.
 	Sample float64 `yaml:"sample" default:"0.1" min:"0" max:"1"`
 	// Propagate lists the formats that are read and written: `w3c` is `traceparent` and `tracestate`; `b3` is read in both its forms, and written as the single header `b3`; `b3multi` is written as the headers `X-B3-…`. If a request has several, w3c counts. The headers of a format that is not listed pass unread.
 	Propagate []string `yaml:"propagate" enum:"w3c|b3|b3multi" default:"w3c,b3"`
 	// Trust says whose context counts: everybody's (`all`), that of `trusted_proxies` (`proxies`), or nobody's (`none`). Who is not trusted begins a new trace, can not have it sampled, and its baggage is removed.
 	Trust string `yaml:"trust" enum:"all|proxies|none" default:"all"`
+	// ResponseHeader names a header that tells clients the id of their trace, as `X-Trace-ID`. Default: none, they are not told.
+	ResponseHeader string `yaml:"response_header"`
 	// ServiceName is the `service.name` of the spans.
 	ServiceName string `yaml:"service_name" default:"sluice" required:"true"`
 	// Resource has further attributes of the gateway, as `deployment.environment.name: production`.
@@ -46,11 +50,13 @@ type tracer struct {
 	trust    string
 	below    uint64 // a trace is sampled if its id is
 	values   []string
+	tags     string    // the header with tags of the client's, empty: none
+	told     string    // the header that tells clients of their trace, empty: none
 	exporter *exporter // nil: nothing is recorded
 }
 
 func build(b *policy.Build, c *Config) (policy.Hooks, error) {
-	t := &tracer{trust: c.Trust, below: uint64(c.Sample * (1 << 63)), values: c.QueryValues}
+	t := &tracer{trust: c.Trust, below: uint64(c.Sample * (1 << 63)), values: c.QueryValues, told: c.ResponseHeader}
 	if c.Sample >= 1 {
 		t.below = math.MaxUint64
 	}
@@ -69,6 +75,16 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 	}
 	if c.Trust == "proxies" && len(b.World.Config.TrustedProxies) == 0 {
 		b.Warnf("trust", "there are no trusted_proxies, so nobody is trusted")
+	}
+	switch {
+	case c.ResponseHeader == "":
+	case !exchange.IsToken(c.ResponseHeader):
+		return policy.Hooks{}, policy.Wrong("response_header", "%q can not be the name of a header", c.ResponseHeader)
+	case exchange.KindOf([]byte(c.ResponseHeader)) != exchange.KindOther:
+		return policy.Hooks{}, policy.Wrong("response_header", "%s has a meaning of its own; choose another, such as X-Trace-ID", c.ResponseHeader)
+	}
+	if c.Zipkin.Endpoint != "" {
+		t.tags = c.Zipkin.TagsHeader
 	}
 	var err error
 	if t.exporter, err = openExporter(b, c); err != nil {
@@ -162,6 +178,9 @@ func (t *tracer) request(x *exchange.Exchange) error {
 		x.ToBackend.Remove("baggage")
 	}
 	x.TraceID = tr.traceparent[atTrace : atTrace+32]
+	if t.told != "" {
+		x.ToClient.Set(t.told, x.TraceID)
+	}
 	x.Observer = tr
 	return nil
 }

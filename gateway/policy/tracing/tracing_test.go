@@ -26,6 +26,8 @@ func TestWarnings(t *testing.T) {
 	f("otlp: {endpoint: '192.0.2.1:4317', headers: {Api-Key: x}}", "otlp.headers: go to 192.0.2.1:4317 without TLS")
 	f("otlp: {endpoint: 'collector:4318'}", "4318 is usually not the port of OTLP over grpc")
 	f("otlp: {endpoint: 'collector:4317', queue: 10}", "otlp.queue: is smaller than a batch")
+	f("zipkin: {endpoint: 'http://127.0.0.1:9411', headers: {Api-Key: x}}", "")
+	f("zipkin: {endpoint: 'http://192.0.2.1', headers: {Api-Key: x}}", "zipkin.headers: go to 192.0.2.1 without TLS")
 	f("trust: proxies", "there are no trusted_proxies")
 }
 
@@ -112,6 +114,7 @@ func TestNoAllocations(t *testing.T) {
 	f(otlp+"propagate: [w3c, b3, b3multi]", "b3: 12345678901234567890123456789012-1234567890123456-0")
 	f(otlp+"propagate: [b3multi]\nsample: 0", "X-B3-TraceId: 12345678901234567890123456789012", "X-B3-SpanId: 1234567890123456", "X-B3-Sampled: 0")
 	f(otlp+"sample: 0", "traceparent: nonsense", "tracestate: nonsense")
+	f("zipkin: {endpoint: 'http://127.0.0.1:9411', tags_header: Zipkin-Tags}\nsample: 0\nresponse_header: X-Trace-ID", "Zipkin-Tags: a=b")
 }
 
 // decode reads spans as a collector does.
