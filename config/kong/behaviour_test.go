@@ -23,12 +23,18 @@ import (
 // ours starts a gateway with a file of Kong, its clock at the beginning of a minute.
 func ours(t *testing.T, text string, set ...string) *gateway.Gateway {
 	t.Helper()
+	now := time.Now().Truncate(time.Minute).Add(time.Second)
+	return oursBy(t, func() time.Time { return now }, text, set...)
+}
+
+// oursBy starts a gateway by a clock; nil is the machine's.
+func oursBy(t *testing.T, now func() time.Time, text string, set ...string) *gateway.Gateway {
+	t.Helper()
 	c, err := config.Parse("kong.yml", []byte(text), config.Options{Environ: environ, Listen: "127.0.0.1:0", Set: set, Kong: kong.Translator(kong.Options{})})
 	if err != nil {
 		t.Fatal(err)
 	}
-	now := time.Now().Truncate(time.Minute).Add(time.Second)
-	g := gateway.New(gateway.Options{Registry: registry.All(), Resolve: backends(t), DrainTimeout: 5 * time.Second, Now: func() time.Time { return now }})
+	g := gateway.New(gateway.Options{Registry: registry.All(), Resolve: backends(t), DrainTimeout: 5 * time.Second, Now: now})
 	t.Cleanup(func() { g.Shutdown(t.Context()) })
 	if err := g.Apply(c); err != nil {
 		t.Fatal(err)

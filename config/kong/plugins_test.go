@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +23,6 @@ import (
 	"sluice/config"
 	"sluice/config/kong"
 	"sluice/gateway"
-	"sluice/gateway/cluster/redistest"
 	"sluice/gateway/registry"
 )
 
@@ -256,25 +254,6 @@ func TestSpansGoWhereZipkinSays(t *testing.T) {
 	for name, want := range map[string]string{"http.method": "GET", "http.path": "/users/7", "http.status_code": "200", "region": "eu", "plan": "gold"} {
 		if server.Tags[name] != want {
 			t.Errorf("%s is %q, want %q", name, server.Tags[name], want)
-		}
-	}
-}
-
-// Gateways that count through one Redis count Kong's windows together, to the last request.
-func TestLimitsAreSharedThroughRedis(t *testing.T) {
-	s := redistest.Start(t, "--requirepass", "a-secret")
-	host, port, _ := net.SplitHostPort(s.Address)
-	text := oneService + "plugins:\n- name: rate-limiting\n  config: {minute: 5, hour: 100, policy: redis, redis: {host: " + host + ", port: " + port + ", password: a-secret, timeout: 10000}}\n"
-	gs := []*gateway.Gateway{ours(t, text), ours(t, text)}
-	for i := range 5 {
-		a := send(t, gs[i%2], "GET", "/users", "")
-		if left := a.header.Get("X-RateLimit-Remaining-Minute"); a.status != 200 || left != strconv.Itoa(4-i) || a.header.Get("X-RateLimit-Limit-Hour") != "100" {
-			t.Errorf("%d: %d, %q of a minute left, %v", i, a.status, left, a.header)
-		}
-	}
-	for _, g := range gs {
-		if a := send(t, g, "GET", "/users", ""); a.status != 429 || a.header.Get("X-RateLimit-Remaining-Hour") != "95" {
-			t.Errorf("%d %v", a.status, a.header)
 		}
 	}
 }
