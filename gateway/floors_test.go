@@ -10,7 +10,7 @@ import (
 // floors are the packages in the order in which they may import: each one only
 // what stands on a line above it. Leaves of one line never import each other.
 var floors = [][]string{
-	{"gateway/stripe", "gateway/socket", "gateway/grpcwire", "gateway/upstream/h2", "gateway/resident", "gateway/handover", "gateway/durable", "gateway/etcd", "gateway/wswire"},
+	{"gateway/stripe", "gateway/socket", "gateway/grpcwire", "gateway/upstream/h2", "gateway/resident", "gateway/handover", "gateway/durable", "gateway/etcd", "gateway/kube", "gateway/consul", "gateway/wswire"},
 	{"gateway/lifetime", "gateway/limiter", "gateway/breaker", "gateway/cache", "gateway/certs", "gateway/acme", "gateway/coding", "gateway/document", "gateway/upstream/balance"},
 	{"gateway/keys", "gateway/chain", "gateway/usage"},
 	{"gateway/ledger"},

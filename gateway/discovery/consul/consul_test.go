@@ -64,8 +64,9 @@ func TestTagsAndToken(t *testing.T) {
 	}
 }
 
-// A busy index is not followed faster than pace.
+// A busy index is not followed faster than the client's pace.
 func TestPace(t *testing.T) {
+	const pace = 100 * time.Millisecond
 	a := consultest.Start(t, "users", "", registered(1, "passing"))
 	w := start(t, a, "wait: 1m")
 	w.Want("10.0.0.1:80 in z1")
