@@ -27,6 +27,7 @@ import (
 	"sluice/gateway/discovery/file"
 	"sluice/gateway/policy"
 	"sluice/gateway/policy/apikey"
+	"sluice/gateway/policy/authorize"
 	"sluice/gateway/policy/basicauth"
 	caching "sluice/gateway/policy/cache"
 	"sluice/gateway/policy/correlationid"
@@ -46,7 +47,7 @@ func TestMain(m *testing.M) {
 }
 
 var kinds = snapshot.NewRegistry(
-	[]*policy.Definition{apikey.Definition, basicauth.Definition, correlationid.Definition, jwt.Definition, ratelimit.Definition, quota.Definition, caching.Definition},
+	[]*policy.Definition{apikey.Definition, authorize.Definition, basicauth.Definition, correlationid.Definition, jwt.Definition, ratelimit.Definition, quota.Definition, caching.Definition},
 	[]*action.Definition{redirect.Definition, split.Definition},
 	file.Definition,
 )

@@ -162,8 +162,9 @@ type developerView struct {
 	Until     time.Time `json:"until"`
 	MayChange bool      `json:"may_change"`
 	Keys      []keyView `json:"keys"`
-	// Limits are those that have counted something: what of them is used and remains.
-	Limits []policy.LimitEntry `json:"limits"`
+	// Limits are those that count what the consumer does, used or not; MoreLimits tells that there are others.
+	Limits     []policy.LimitEntry `json:"limits"`
+	MoreLimits bool                `json:"more_limits"`
 }
 
 func (s *Server) showDeveloper(ctx *fasthttp.RequestCtx) {
@@ -171,15 +172,22 @@ func (s *Server) showDeveloper(ctx *fasthttp.RequestCtx) {
 	if !ok {
 		return
 	}
+	current := s.snapshot(ctx)
+	if current == nil {
+		return
+	}
+	limits, err := current.Limits(name, defaultLimits+1)
+	if err != nil {
+		fail(ctx, fasthttp.StatusInternalServerError, "limits_unknown", "cannot tell the limits of "+name+": "+err.Error())
+		return
+	}
 	l := linkOf(ctx)
-	v := developerView{name, "", time.Unix(l.Expires, 0).UTC(), l.Change, s.viewKeys(name, c), []policy.LimitEntry{}}
+	v := developerView{
+		Consumer: name, Until: time.Unix(l.Expires, 0).UTC(), MayChange: l.Change, Keys: s.viewKeys(name, c),
+		Limits: append([]policy.LimitEntry{}, limits[:min(len(limits), defaultLimits)]...), MoreLimits: len(limits) > defaultLimits,
+	}
 	if c != nil {
 		v.Plan = c.Plan
-	}
-	for _, e := range s.limitsOf(name, l.Tenant) {
-		if e.Tenant == l.Tenant { // no tenant asks for all of them
-			v.Limits = append(v.Limits, e)
-		}
 	}
 	reply(ctx, v)
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -255,4 +256,68 @@ func TestKeysOfAnotherTenant(t *testing.T) {
 	w.want(404, "GET", "/api/consumers/alice/keys/"+id, "")
 	w.want(404, "POST", "/api/consumers/alice/keys/"+id+"/rotate", "")
 	w.want(404, "DELETE", "/api/consumers/alice/keys/"+id, "")
+}
+
+// A consumer's page shows each limit that counts what it does, before the first request and behind it; none that counts something else,
+// and none of a route that is not for it.
+func TestDeveloperSeesLimitsBeforeUse(t *testing.T) {
+	w := newWorld(t, fmt.Sprintf(`
+listeners: {main: {address: "127.0.0.1:0"}}
+state: {dir: %q}
+routes:
+  bucket: {match: {paths: [/bucket]}, redirect: &to {to: "https://elsewhere.example/"}, policies: {rate_limit: [{requests: 10, per: 1h}, {requests: 5, per: 1h, by: ip}, {requests: 3, per: 1h, shadow: true}]}}
+  clock: {match: {paths: [/clock]}, redirect: *to, policies: {rate_limit: {requests: 7, window: year}}}
+  plan: {match: {paths: [/plan]}, redirect: *to}
+  plan2: {match: {paths: [/plan2]}, redirect: *to}
+  open: {match: {paths: [/open]}, redirect: *to, policies: {api_key: off, rate_limit: {requests: 11, per: 1h}}}
+  staff: {match: {paths: [/staff]}, redirect: *to, policies: {authorize: {groups: {allow: [staff]}}, rate_limit: {requests: 12, per: 1h}}}
+  elsewhere: {match: {hosts: [beta.example], paths: [/beta]}, redirect: *to, policies: {rate_limit: {requests: 13, per: 1h}}}
+policies: {api_key: {}, rate_limit: {requests: 1000, per: 366d}, quota: {requests: 100, per: year}}
+plans: {gold: {quota: [{requests: 50, per: year}, {requests: 40, per: year, by: ip}]}}
+tenants: {acme: {}, beta: {hosts: ["beta.example"]}}
+consumers:
+  alice: {tenant: acme, plan: gold}
+  bob: {tenant: beta, groups: [staff], policies: {quota: off, rate_limit: {requests: 9, per: 1h, by: global}}}
+admin: {address: "127.0.0.1:0", token: operators-token-of-some-length}
+`, t.TempDir()), func(o *Options) { o.Token = "operators-token-of-some-length" })
+	w.token = "operators-token-of-some-length"
+	f := func(consumer string, want ...string) {
+		t.Helper()
+		var self struct {
+			Limits []struct {
+				Policy, Scope, Key string
+				Windows            []struct {
+					Name                             string
+					Requests, Burst, Used, Remaining int64
+				}
+			}
+		}
+		if err := json.Unmarshal([]byte(w.wantAs(200, w.linkTo(consumer, ""), "GET", "/developer/api/self", "")), &self); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, l := range self.Limits {
+			for _, n := range l.Windows {
+				got = append(got, fmt.Sprintf("%s of %s: %s %d of %d, %d left", l.Policy, l.Scope, n.Name, n.Used, n.Requests, n.Remaining))
+			}
+			if l.Key != "consumer:"+consumer {
+				t.Error(l)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s:\n%s\nwant\n%s", consumer, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+	}
+	f("alice", "rate_limit of global: default 0 of 1000, 1000 left", "quota of plans.gold: year 0 of 50, 50 left",
+		"rate_limit of routes.bucket: 1h 0 of 10, 10 left", "rate_limit of routes.clock: year 0 of 7, 7 left")
+	f("bob", "rate_limit of consumers.bob: default 0 of 9, 9 left")
+	key := w.mint("alice")
+	for _, path := range []string{"/bucket", "/bucket", "/clock", "/plan", "/plan2", "/open"} {
+		if got := w.call(key, "GET", path); got != 308 {
+			t.Fatal(path, got)
+		}
+	}
+	f("alice", "rate_limit of global: default 2 of 1000, 998 left", "quota of plans.gold: year 5 of 50, 45 left",
+		"rate_limit of routes.bucket: 1h 2 of 10, 8 left", "rate_limit of routes.clock: year 1 of 7, 6 left")
+	f("bob", "rate_limit of consumers.bob: default 0 of 9, 9 left")
 }

@@ -227,12 +227,7 @@ func viewUsage(u *ledger.Usage, q *usageQuery) usageRow {
 }
 
 // quotas are what a consumer has used of its quotas.
-func (s *Server) quotas(consumer, tenant string) []policy.LimitEntry {
-	return slices.DeleteFunc(s.limitsOf(consumer, tenant), func(e policy.LimitEntry) bool { return e.Policy != "quota" })
-}
-
-// limitsOf are a consumer's limits and quotas that have counted something.
-func (s *Server) limitsOf(consumer, tenant string) (all []policy.LimitEntry) {
+func (s *Server) quotas(consumer, tenant string) (all []policy.LimitEntry) {
 	key := "consumer:" + consumer
 	s.o.Gateway.EachLiving(func(_ string, v any) bool {
 		i, ok := v.(policy.LimitInspector)
@@ -240,7 +235,7 @@ func (s *Server) limitsOf(consumer, tenant string) (all []policy.LimitEntry) {
 			return true
 		}
 		for _, e := range i.Inspect(policy.LimitQuery{Now: s.o.Gateway.Now(), Prefix: key, Tenant: tenant, Most: defaultLimits}) {
-			if e.Key == key {
+			if e.Policy == "quota" && e.Key == key {
 				all = append(all, e)
 			}
 		}

@@ -46,6 +46,17 @@ func (l *Limiter) TakeStrict(now int64, charges []Charge) Verdict {
 	return l.takeAllAlone(now, charges)
 }
 
+// LookStrict asks the store how a key's windows stand, and takes nothing. Without the store it says how they stand here.
+func (l *Limiter) LookStrict(now int64, c Charge) {
+	for _, r := range l.store.ask("take", l.strictly("take", c.Key, c.Limits, 0, 0)) {
+		if a, err := readLoan(r, c.Limits); err == nil {
+			l.stand(now, &c, a, true)
+			return
+		}
+	}
+	l.alone(now, &c, false)
+}
+
 // CountStrict takes the tokens of one key from the store without waiting. refused is called if there are none.
 func (l *Limiter) CountStrict(now int64, key []byte, limits *Limits, refused func()) {
 	sent := l.store.send("take", l.strictly("take", key, limits, 0, limits.cost), func(c *call) {

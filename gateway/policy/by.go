@@ -99,6 +99,9 @@ func (k *Key) Constant() bool {
 	return !k.tenant && !k.caller && (k.By.kind == byRoute || k.By.kind == byGlobal)
 }
 
+// OfConsumer reports whether a consumer's requests have one key, which no other consumer's have.
+func (k *Key) OfConsumer() bool { return k.By.kind == byConsumer || k.caller && k.By.kind == byGlobal }
+
 // Append appends the key of a request.
 func (k *Key) Append(dst []byte, x *exchange.Exchange) []byte {
 	dst = append(dst, k.Prefix...)

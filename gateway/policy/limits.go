@@ -48,9 +48,9 @@ type LimitWindow struct {
 	Remaining int64   `json:"remaining"`
 	Reset     float64 `json:"reset"`
 	Shadow    bool    `json:"shadow,omitempty"`
-	// Period is the calendar period of a quota, Used what of it is used.
+	// Period is the calendar period of a quota, or what the clock of a limit counts by; Used what of it is used.
 	Period string `json:"period,omitempty"`
-	Used   int64  `json:"used,omitempty"`
+	Used   int64  `json:"used"`
 }
 
 // LimitList collects the entries that a query asks for, the first of them in the order of scope and key.

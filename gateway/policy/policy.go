@@ -125,6 +125,12 @@ type Hooks struct {
 	// Done runs when the exchange ends, if Request was reached.
 	Done func(x *exchange.Exchange)
 
+	// Standing shows how a caller stands with what the policy counts by consumer, and counts nothing. It may wait. x is nobody's
+	// request: it has a time, a consumer, and the consumer's tenant.
+	Standing func(x *exchange.Exchange) []LimitWindow
+	// Bars reports that the policy refuses every request of a consumer.
+	Bars func(c *exchange.Consumer) bool
+
 	// Blocking: the hooks may wait or burn more than about 100 µs.
 	Blocking bool
 	// Varies names what the stored answer depends on because of this policy,

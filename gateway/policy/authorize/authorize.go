@@ -69,7 +69,7 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 		a.claims = append(a.claims, condition{path, c.Claims[path]})
 	}
 	aboutCaller := len(a.allow)+len(a.deny)+len(a.scopes)+len(a.claims) > 0
-	hooks := policy.Hooks{Request: a.request}
+	hooks := policy.Hooks{Request: a.request, Bars: a.bars}
 	if c.When != "" {
 		var err error
 		if a.when, err = compile(b.World, c.When); err != nil {
@@ -122,6 +122,12 @@ func (a *authorizer) request(x *exchange.Exchange) error {
 		}
 	}
 	return nil
+}
+
+// bars tells whether a consumer's groups alone refuse it.
+func (a *authorizer) bars(c *exchange.Consumer) bool {
+	id := &exchange.Identity{Consumer: c}
+	return inAny(id, a.deny) || len(a.allow) > 0 && !inAny(id, a.allow)
 }
 
 // inAny does not ask a consumer's token for groups: a consumer that signs its tokens itself could join any.

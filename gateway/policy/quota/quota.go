@@ -113,7 +113,7 @@ func build(b *policy.Build, cs []*Config) (policy.Hooks, error) {
 	case !durable:
 		b.Warnf("", "a restart forgets what was used; write durable: true to keep it in state.dir")
 	}
-	hooks := policy.Hooks{Request: q.request}
+	hooks := policy.Hooks{Request: q.request, Standing: q.standing}
 	if b.World.DryRun {
 		return hooks, nil
 	}
@@ -136,7 +136,7 @@ func build(b *policy.Build, cs []*Config) (policy.Hooks, error) {
 
 // buildShared is for counts in the store that instances share, which outlive them as long as it keeps what it is given.
 func (q *quota) buildShared(b *policy.Build) (policy.Hooks, error) {
-	hooks := policy.Hooks{Request: q.requestShared, Blocking: true}
+	hooks := policy.Hooks{Request: q.requestShared, Standing: q.standing, Blocking: true}
 	if b.World.DryRun {
 		return hooks, nil
 	}

@@ -7,6 +7,8 @@ import (
 
 	"sluice/gateway/cluster"
 	"sluice/gateway/cluster/redistest"
+	"sluice/gateway/exchange"
+	"sluice/gateway/policy"
 	"sluice/gateway/policy/policytest"
 )
 
@@ -109,4 +111,35 @@ func TestLateAnswersAreNotLost(t *testing.T) {
 	if !strings.HasPrefix(got.standing, `"year";r=96;`) && !strings.HasPrefix(got.standing, `"year";r=97;`) {
 		t.Errorf("after three requests: %+v", got)
 	}
+}
+
+// What a consumer is shown is what all instances have counted, and looking counts nothing.
+func TestSharedStanding(t *testing.T) {
+	server := redistest.Start(t)
+	a, _ := sharing(t, server, "10s", cluster.Local)
+	b, _ := sharing(t, server, "10s", cluster.Local)
+	const settings = "[{requests: 3, per: year}, {requests: 5, per: day, by: ip}]"
+	ha, hb := a.MustBuild(t, Definition, settings), b.MustBuild(t, Definition, settings)
+	alice := &exchange.Consumer{Name: "alice"}
+	f := func(w *policytest.World, h policy.Hooks, used, remaining int64) {
+		t.Helper()
+		x := w.Exchange("/")
+		x.Identity.Consumer = alice
+		for range 2 {
+			if got := h.Standing(x); len(got) != 1 || got[0].Period != "year" || got[0].Used != used || got[0].Remaining != remaining {
+				t.Errorf("%+v", got)
+			}
+		}
+	}
+	f(b, hb, 0, 3)
+	for range 2 {
+		x := a.Exchange("/")
+		x.Identity.Consumer = alice
+		send(t, ha, x)
+	}
+	f(a, ha, 2, 1)
+	f(b, hb, 2, 1)
+	// Without the store it is what this instance heard last.
+	server.Kill()
+	f(a, ha, 2, 1)
 }

@@ -259,10 +259,7 @@ func (s *State) Inspect(q policy.LimitQuery) []policy.LimitEntry {
 			if requests == 0 {
 				requests = w.requests // read from the file, and not charged since
 			}
-			list.Add(policy.LimitEntry{Policy: "quota", Scope: name, Tenant: tenant, Key: who, Windows: []policy.LimitWindow{{
-				Name: strings.Trim(w.name, `"`), Requests: requests, Per: float64(p.end - p.start), Burst: requests, Period: w.calendar.unit,
-				Used: c.used + c.owed, Remaining: max(0, requests-c.used-c.owed), Reset: float64(p.end - now),
-			}}})
+			list.Add(policy.LimitEntry{Policy: "quota", Scope: name, Tenant: tenant, Key: who, Windows: []policy.LimitWindow{w.show(p, now, requests, c.used+c.owed)}})
 		}
 	}
 	return list.Entries()

@@ -98,7 +98,7 @@ func buildFixed(b *policy.Build, cs []*Config) (policy.Hooks, error) {
 	}
 	f.policy = announced
 	f.limited = b.World.Metrics.RateLimited.With(b.World.Generation, b.Route.Name, "rate_limit")
-	hooks := policy.Hooks{Request: f.request}
+	hooks := policy.Hooks{Request: f.request, Standing: f.standing}
 	if b.World.Shared() {
 		windows := make([]cluster.Window, len(f.limits))
 		for i, l := range f.limits {

@@ -134,7 +134,7 @@ func build(b *policy.Build, cs []*Config) (policy.Hooks, error) {
 	if err := l.compile(b, cs, names); err != nil {
 		return policy.Hooks{}, err
 	}
-	hooks := policy.Hooks{Request: l.request}
+	hooks := policy.Hooks{Request: l.request, Standing: l.standing}
 	if b.World.Shared() {
 		hooks.Request = l.requestShared
 	}

@@ -227,3 +227,30 @@ func TestInspectShared(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// What a consumer is shown is what all instances have counted, whatever counts, and looking counts nothing.
+func TestSharedStanding(t *testing.T) {
+	server := redistest.Start(t)
+	a, b := shared(t, server), shared(t, server)
+	alice := &exchange.Consumer{Name: "alice"}
+	f := func(settings string) {
+		t.Helper()
+		server.Do("FLUSHALL")
+		ha, hb := a.MustBuild(t, Definition, settings), b.MustBuild(t, Definition, settings)
+		for used := range int64(3) {
+			for i, h := range []policy.Hooks{hb, ha, hb} {
+				x := []*policytest.World{b, a, b}[i].Exchange("/")
+				x.Identity.Consumer = alice
+				if got := h.Standing(x); len(got) != 1 || got[0].Requests != 4 || got[0].Used != used || got[0].Remaining != 4-used {
+					t.Errorf("%s: %+v, want %d used", settings, got, used)
+				}
+			}
+			x := a.Exchange("/")
+			x.Identity.Consumer = alice
+			send(t, ha, x)
+		}
+	}
+	f("[{requests: 4, per: 366d}, {requests: 4, per: 366d, by: ip}, {requests: 7, per: 366d, shadow: true}]")
+	f("{requests: 4, per: 366d, mode: strict}")
+	f("{requests: 4, window: year, mode: strict}")
+}

@@ -118,7 +118,7 @@ func (g *group) standing(out []limiter.Result) []policy.LimitWindow {
 		}
 		ws[i] = policy.LimitWindow{
 			Name: g.names[i], Requests: l.Requests, Per: l.Per.Seconds(), Burst: burst,
-			Remaining: out[i].Remaining, Reset: out[i].Reset.Seconds(), Shadow: g.shadow,
+			Remaining: out[i].Remaining, Used: max(0, burst-out[i].Remaining), Reset: out[i].Reset.Seconds(), Shadow: g.shadow,
 		}
 	}
 	return ws

@@ -117,7 +117,7 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 		l.things = append(l.things, t)
 	}
 	l.limited = b.World.Metrics.RateLimited.With(b.World.Generation, b.Route.Name, "response_rate_limit")
-	hooks := policy.Hooks{Request: l.request, Response: l.response}
+	hooks := policy.Hooks{Request: l.request, Response: l.response, Standing: l.standing}
 	if b.World.DryRun {
 		return hooks, nil
 	}
@@ -175,6 +175,30 @@ func (l *limit) response(x *exchange.Exchange) error {
 		return exceeded
 	}
 	return nil
+}
+
+// windowNames are the windows of the clock, in the order of limiter's.
+var windowNames = [maxWindows]string{"second", "minute", "hour", "day", "month", "year"}
+
+// standing is how a consumer stands with all that is counted by consumer.
+func (l *limit) standing(x *exchange.Exchange) (all []policy.LimitWindow) {
+	unix := x.Arrived.Unix()
+	for i := range l.things {
+		t := &l.things[i]
+		if !t.key.OfConsumer() || l.counters == nil {
+			continue
+		}
+		var remaining [maxWindows]int64
+		l.counters.Look(unix, t.key.Append(nil, x), t.windows, remaining[:])
+		for j, w := range t.windows {
+			left := max(0, remaining[j])
+			all = append(all, policy.LimitWindow{
+				Name: t.name, Requests: w.Limit, Per: float64(w.Window.Seconds()), Burst: w.Limit, Period: windowNames[w.Window],
+				Used: w.Limit - left, Remaining: left, Reset: float64(max(1, w.Window.Seconds()-(unix-w.Window.Start(unix)))),
+			})
+		}
+	}
+	return all
 }
 
 var comma, equals = []byte(","), []byte("=")

@@ -220,6 +220,18 @@ async function minting(page) {
     await own.context().close();
   }
 
+  // Who has sent nothing yet sees what there will be to keep to.
+  await go(page, '#/consumers/dora');
+  await page.getByRole('heading', { name: 'dora' }).waitFor();
+  const idle = await linkOf(false);
+  const fresh = await open(idle, phone, new URL(idle).origin);
+  for (const [scope, requests] of [['plans.gold', /^1,000,000/], ['routes.users', /^1,[56]00/]]) { // another step of the walk reloads
+    const cells = await fresh.locator('section', { hasText: 'Limits' }).locator('tr', { hasText: scope }).getByRole('cell').allInnerTexts();
+    check(cells.filter((t) => requests.test(t)).length === 2 && cells.includes('0'), `an unused limit of ${scope} is shown as ${cells}`);
+  }
+  await audit(fresh, 'a page without use', structure);
+  await fresh.context().close();
+
   const own = await open(changes, {}, new URL(changes).origin);
   await own.getByRole('button', { name: /^Rotate/ }).first().focus();
   await own.keyboard.press('Enter');
@@ -330,8 +342,8 @@ async function step(name, base, options, act) {
 
 const phone = { viewport: { width: 390, height: 800 }, hasTouch: true };
 
-await firstPaint(browser, URL_PLAIN); // the first page of a browser waits for the browser
-figure('first paint', await firstPaint(browser, URL_PLAIN), 'ms');
+await firstPaint(browser, URL_MANY); // the first page of a browser waits for the browser
+figure('first paint', (await firstPaint(browser, URL_MANY)).paint, 'ms');
 await Promise.all([
   step('pages in light', URL_PLAIN, { colorScheme: 'light' }, (page) => walk(page, 'light', everything)),
   step('pages in dark', URL_PLAIN, { colorScheme: 'dark' }, (page) => walk(page, 'dark', colours)),

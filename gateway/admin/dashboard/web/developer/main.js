@@ -93,20 +93,22 @@ async function revoke(k) {
 }
 
 function limitsOf(self) {
-  const rows = self.limits.flatMap((e) => e.windows.map((w) => ({ ...w, policy: e.policy, scope: e.scope })));
+  const kinds = { rate_limit: 'rate', response_rate_limit: 'answers', quota: 'quota' };
+  const rows = self.limits.flatMap((e) => e.windows.map((w, i) => ({ ...w, i, policy: e.policy, scope: e.scope })));
   const list = table({
-    caption: 'Limits', noun: 'limit', key: (w) => [w.policy, w.scope, w.name].join(' '), empty: 'No limit has counted a request yet.',
+    caption: 'Limits', noun: 'limit', key: (w) => [w.policy, w.scope, w.i].join(' '), empty: 'No limit counts this consumer\'s requests.',
+    text: rows.length > 20 && ((w) => `${kinds[w.policy]} ${w.scope} ${w.name}`),
     columns: [
-      { label: 'Limit', cell: (w) => (w.policy === 'quota' ? 'quota' : 'rate') },
+      { label: 'Limit', cell: (w) => kinds[w.policy] ?? w.policy },
       { label: 'Of', cell: (w) => h('code', {}, w.scope) },
       { label: 'Requests', number: true, cell: (w) => `${f.count(w.requests)} per ${w.period || f.span(w.per)}` },
-      { label: 'Used', number: true, cell: (w) => (w.period ? f.count(w.used) : '–') },
+      { label: 'Used', number: true, cell: (w) => f.count(w.used) },
       { label: 'Left', number: true, cell: (w) => f.count(w.remaining) },
-      { label: 'Whole again in', number: true, cell: (w) => f.span(w.reset) },
+      { label: 'Whole again in', number: true, cell: (w) => (w.used > 0 ? f.span(w.reset) : '–') },
     ],
   });
   list.update(rows);
-  return panel('Limits', list.node, { bare: true });
+  return [panel('Limits', list.node, { bare: true }), self.more_limits && h('p', { class: 'muted' }, 'There are more limits than are shown.')];
 }
 
 // usage shows what was recorded, by route.
