@@ -7,10 +7,14 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"embed"
+	"encoding/base64"
 	"encoding/hex"
+	"fmt"
 	"io/fs"
 	"mime"
 	"path"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/valyala/fasthttp"
@@ -23,10 +27,12 @@ const Path = "/dashboard/"
 // publishes the page and nothing else.
 const DeveloperPath = "/developer/"
 
-// policy lets the page use its own files and the API, and nothing else: no script that stands in the page, no text that
-// becomes markup.
-const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
-	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+// policy lets a page use its own files and the API, and nothing else: of what stands in the page only the script and the style with
+// these hashes, and no text that becomes markup.
+func policy(script, style string) string {
+	return "default-src 'none'; script-src 'self' " + script + "; style-src 'self' " + style + "; img-src 'self'; connect-src 'self'; " +
+		"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+}
 
 //go:embed web
 var web embed.FS
@@ -38,18 +44,24 @@ type file struct {
 	etag        string
 }
 
-// styles are sent as one file, since nothing is painted before the last of them is there.
+// document is a page with what it may do.
+type document struct {
+	data   []byte
+	policy string
+}
+
+// styles are in the page, as is the script that begins it: the first paint waits for no second request.
 var styles = []string{"base", "layout", "parts"}
 
 var (
-	page      *file
-	developer *file
+	page      document
+	developer document
 	files     = make(map[string]*file) // by path, as it is asked for
 )
 
 func init() {
 	err := fs.WalkDir(web, "web", func(name string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() || path.Ext(name) == ".css" {
+		if err != nil || entry.IsDir() || path.Ext(name) == ".css" || name == startFile {
 			return err
 		}
 		f, short := newFile(name, read(name)), strings.TrimPrefix(name, "web/")
@@ -59,7 +71,7 @@ func init() {
 		}
 		files[Path+short] = f
 		// The consumer's page has the same parts, but a token of its own.
-		if strings.HasPrefix(short, "lib/") && short != "lib/session.js" || short == "theme.js" || short == "icon.svg" {
+		if strings.HasPrefix(short, "lib/") && short != "lib/session.js" || short == "icon.svg" {
 			files[DeveloperPath+short] = f
 		}
 		return nil
@@ -67,15 +79,43 @@ func init() {
 	if err != nil {
 		panic("BUG: " + err.Error())
 	}
-	var joined []byte
-	for _, name := range styles {
-		joined = append(joined, read("web/style/"+name+".css")...)
-	}
-	files[Path+"style.css"] = newFile("style.css", joined)
-	files[DeveloperPath+"style.css"] = files[Path+"style.css"]
-	page, developer = files[Path+"index.html"], files[DeveloperPath+"index.html"]
+	page, developer = newDocument("web/index.html", Path+"main.js"), newDocument("web/developer/index.html", DeveloperPath+"main.js")
 	delete(files, Path+"index.html")
 	delete(files, DeveloperPath+"index.html")
+}
+
+const startFile = "web/start.js"
+
+// newDocument puts what a page's first paint needs into it, and names the modules that are loaded behind that, the first of which imports
+// the others.
+func newDocument(name, main string) document {
+	var style []byte
+	for _, name := range styles {
+		style = append(style, read("web/style/"+name+".css")...)
+	}
+	script := read(startFile)
+	head := fmt.Sprintf("  <meta name=\"modules\" content=\"%s\">\n  <script>%s</script>\n  <style>%s</style>\n</head>", strings.Join(modules(nil, main), " "), script, style)
+	return document{bytes.Replace(read(name), []byte("</head>"), []byte(head), 1), policy(hashOf(script), hashOf(style))}
+}
+
+var imported = regexp.MustCompile(`(?m)^import (?:.* from )?'(\.[^']+)';$`)
+
+// modules adds a module, and then those that it imports, to a list.
+func modules(list []string, name string) []string {
+	if slices.Contains(list, name) {
+		return list
+	}
+	list = append(list, name)
+	for _, m := range imported.FindAllSubmatch(files[name].data, -1) {
+		list = modules(list, path.Join(path.Dir(name), string(m[1])))
+	}
+	return list
+}
+
+// hashOf names what stands in a page, as its policy does.
+func hashOf(data []byte) string {
+	sum := sha256.Sum256(data)
+	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
 }
 
 func read(name string) []byte {
@@ -106,15 +146,15 @@ func typeOf(name string) string {
 func Has(path []byte) bool { return files[string(path)] != nil || string(path) == DeveloperPath }
 
 // Page answers with the operators' page.
-func Page(ctx *fasthttp.RequestCtx) { show(ctx, page) }
+func Page(ctx *fasthttp.RequestCtx) { show(ctx, &page) }
 
 // Developer answers with a consumer's page, which is the same for all: the link that it is opened with tells it whose it is.
-func Developer(ctx *fasthttp.RequestCtx) { show(ctx, developer) }
+func Developer(ctx *fasthttp.RequestCtx) { show(ctx, &developer) }
 
-func show(ctx *fasthttp.RequestCtx, page *file) {
-	ctx.Response.Header.Set(fasthttp.HeaderContentSecurityPolicy, policy)
-	ctx.SetContentType(page.contentType)
-	ctx.SetBody(page.data)
+func show(ctx *fasthttp.RequestCtx, d *document) {
+	ctx.Response.Header.Set(fasthttp.HeaderContentSecurityPolicy, d.policy)
+	ctx.SetContentType("text/html; charset=utf-8")
+	ctx.SetBody(d.data)
 }
 
 // File answers with the file that the path names; it returns false when there is none. Browsers may keep a file and ask

@@ -24,8 +24,12 @@ async function open(address, options = {}, base = address) {
   });
   page.on('request', (r) => { if (!r.url().startsWith(base)) fault(`${page.url()}: asks ${r.url()}`); });
   await page.goto(address);
+  await alive(page);
   return page;
 }
+
+// alive waits until a page's scripts, which are loaded behind the first paint, have taken over.
+const alive = (page) => page.locator('main h1[tabindex], main form').first().waitFor();
 
 // What axe looks at. The colours are all that differs between light and dark, and all that a phone does not change.
 const everything = {};
@@ -226,7 +230,9 @@ async function minting(page) {
   const idle = await linkOf(false);
   const fresh = await open(idle, phone, new URL(idle).origin);
   for (const [scope, requests] of [['plans.gold', /^1,000,000/], ['routes.users', /^1,[56]00/]]) { // another step of the walk reloads
-    const cells = await fresh.locator('section', { hasText: 'Limits' }).locator('tr', { hasText: scope }).getByRole('cell').allInnerTexts();
+    const limit = fresh.locator('section', { hasText: 'Limits' }).locator('tr', { hasText: scope });
+    await limit.waitFor();
+    const cells = await limit.getByRole('cell').allInnerTexts();
     check(cells.filter((t) => requests.test(t)).length === 2 && cells.includes('0'), `an unused limit of ${scope} is shown as ${cells}`);
   }
   await audit(fresh, 'a page without use', structure);
@@ -261,6 +267,7 @@ async function minting(page) {
 async function keyboard(page) {
   await page.goto(`${URL_PLAIN}/#/overview`);
   await page.reload();
+  await alive(page);
   await page.keyboard.press('Tab');
   check(await page.evaluate(() => document.activeElement.id) === 'skip', 'the first stop is not the way to the content');
   await page.keyboard.press('Enter');
@@ -277,6 +284,7 @@ async function keyboard(page) {
   await page.getByRole('button', { name: /^Theme: light/ }).click();
   check(await page.evaluate(() => getComputedStyle(document.body).backgroundColor) === 'rgb(13, 18, 24)', 'dark was chosen and it is not');
   await page.reload();
+  await alive(page);
   check(await page.getByRole('button', { name: 'Theme: dark' }).isVisible(), 'the scheme that was chosen is forgotten');
 }
 
@@ -289,6 +297,7 @@ async function login(page) {
   await page.keyboard.press('Enter');
   await page.getByRole('heading', { name: 'Overview' }).waitFor();
   await page.reload();
+  await alive(page);
   await page.getByRole('heading', { name: 'Overview' }).waitFor();
   check(!(await page.content()).includes(TOKEN), 'the token stands in the page');
   const kept = await page.evaluate(() => [Object.values({ ...localStorage }).join(), document.cookie].join());
