@@ -105,7 +105,7 @@ func run(ctx context.Context, o options) error {
 		return fmt.Errorf("the gateway on core %d and the load on core %d need two different cores of the %d here", o.gatewayCore, o.load, runtime.NumCPU())
 	}
 	if o.profile != "" {
-		o.gateways, o.also = list{subject}, nil
+		o.gateways, o.also = list{subject, observed}, nil
 	}
 	dir, err := os.MkdirTemp("", "sluice-peers-")
 	if err != nil {

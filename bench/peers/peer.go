@@ -28,6 +28,7 @@ type gateway struct {
 	beside        []string // templates of further files of the configuration
 	args          func(config string) []string
 	modes         []mode
+	observed      bool // it traces every tenth request and keeps usage
 
 	// What is no package of Debian is built from a Go module: the folder that pins
 	// it, the name of what is pinned, and what is done to a copy of the folder
@@ -38,7 +39,10 @@ type gateway struct {
 
 func (g *gateway) does(m mode) bool { return slices.Contains(g.modes, m) }
 
-const subject = "sluice" // what the peers are compared with
+const (
+	subject  = "sluice"          // what the peers are compared with
+	observed = "sluice-observed" // the same with traces and usage
+)
 
 // assemble finds, installs and builds what is to be measured; sluice is first.
 func assemble(ctx context.Context, o options, dir string) ([]*gateway, error) {
@@ -50,6 +54,11 @@ func assemble(ctx context.Context, o options, dir string) ([]*gateway, error) {
 			return nil, err
 		}
 		all = append(all, sluice(subject, binary))
+		if wanted(observed) {
+			more := sluice(observed, binary)
+			more.modes, more.observed = []mode{watching}, true
+			all = append(all, more)
+		}
 	}
 	for _, also := range o.also {
 		name, binary, ok := strings.Cut(also, "=")
@@ -104,7 +113,7 @@ func sluice(name, binary string) *gateway {
 		args: func(config string) []string {
 			return []string{"run", "-c", config, "--log-level", "warn", "--watch=false", "--drain-delay", "0s", "--drain-timeout", "1s"}
 		},
-		modes: []mode{proxying, limiting, tokens, caching, secure, multi, clear},
+		modes: []mode{proxying, limiting, tokens, watching, caching, secure, multi, clear},
 	}
 }
 
@@ -112,6 +121,7 @@ func sluice(name, binary string) *gateway {
 type settings struct {
 	Mode                                      mode
 	Low                                       bool // a limit of 5 in 10 s, to see that it holds
+	Observed                                  bool // traces and usage
 	Dir, User, Listen, Admin, Backend, Secret string
 	Connections, Files                        int
 }
@@ -135,7 +145,7 @@ func (r *runner) start(ctx context.Context, g *gateway, m mode, low bool) (*inst
 		return nil, err
 	}
 	i.settings = settings{
-		Mode: m, Low: low, Dir: dir, User: "nobody", Secret: secret, Backend: r.backend.addr, Listen: ports[0], Admin: ports[1],
+		Mode: m, Low: low, Observed: g.observed, Dir: dir, User: "nobody", Secret: secret, Backend: r.backend.addr, Listen: ports[0], Admin: ports[1],
 		// The rest is for connections to the backend, which idle clients need none of.
 		Connections: min(r.files-2000, 24_000), Files: r.files,
 	}

@@ -176,9 +176,9 @@ func TestChoose(t *testing.T) {
 func TestConfigurations(t *testing.T) {
 	for _, name := range []string{"nginx.conf.tmpl", "haproxy.cfg.tmpl", "Caddyfile.tmpl", "traefik.yaml.tmpl", "traefik.routes.yaml.tmpl", "sluice.yaml.tmpl"} {
 		for m := range clients {
-			for _, low := range []bool{false, true} {
+			for _, yes := range []bool{false, true} {
 				i := &instance{gateway: &gateway{name: name, template: name}, settings: settings{
-					Mode: m, Low: low, Dir: t.TempDir(), User: "nobody", Secret: secret, Backend: "127.0.0.1:1", Listen: "127.0.0.1:2", Admin: "127.0.0.1:3",
+					Mode: m, Low: yes, Observed: yes, Dir: t.TempDir(), User: "nobody", Secret: secret, Backend: "127.0.0.1:1", Listen: "127.0.0.1:2", Admin: "127.0.0.1:3",
 					Connections: 100, Files: 1000,
 				}}
 				path, err := i.render()
@@ -212,11 +212,11 @@ func TestRequests(t *testing.T) {
 		}
 		for _, r := range all {
 			head, body, ok := strings.Cut(r, "\r\n\r\n")
-			if !ok || len(body) != w.post || strings.Contains(head, "Authorization") != (w.mode == tokens) {
+			if !ok || len(body) != w.post || strings.Contains(head, "Authorization") != w.mode.authenticates() {
 				t.Errorf("%s: %q", w.name, r)
 			}
 		}
-		if w.mode == tokens && (len(all) != 8 || all[0] == all[1]) {
+		if w.mode.authenticates() && (len(all) != 8 || all[0] == all[1]) {
 			t.Errorf("%s: %d requests", w.name, len(all))
 		}
 	}

@@ -92,7 +92,13 @@ func names(works []*work) []string {
 
 // profileWork takes the profiles of one work while it is under load.
 func (r *runner) profileWork(ctx context.Context, w *work, dir string) error {
-	i, err := r.start(ctx, r.gateways[0], w.mode, false)
+	does := r.gateways[0]
+	for _, g := range r.gateways {
+		if g.does(w.mode) {
+			does = g // that which does most of it is the last
+		}
+	}
+	i, err := r.start(ctx, does, w.mode, false)
 	if err != nil {
 		return err
 	}

@@ -196,6 +196,11 @@ func (r *report) writeWork(w io.Writer, work *work, names []string) {
 		}
 		fmt.Fprintf(w, "| %s |\n", strings.Join(row, " | "))
 	}
+	for _, name := range names {
+		if bar, ok := work.atMostMore[name]; ok {
+			fmt.Fprintf(w, "\n%s takes %s times what %s takes, %s.\n", name, r.against(work.name, name, subject, work.ratio).format(3), subject, judge(r.against(work.name, name, subject, work.ratio), bar))
+		}
+	}
 	lost := int64(0)
 	for _, s := range r.Samples {
 		if s.Work == work.name {
@@ -214,6 +219,13 @@ func (r *report) writeIdle(w io.Writer, work *work, names []string) {
 			r.of(work.name, name, func(s *sample) float64 { return s.Idle }).format(2), r.verdict(work, name),
 			r.of(work.name, name, func(s *sample) float64 { return s.PSS }).format(1))
 	}
+}
+
+func judge(s spread, bar float64) string {
+	if s.median <= bar {
+		return fmt.Sprintf("within %.2f", bar)
+	}
+	return fmt.Sprintf("**above %.2f**", bar)
 }
 
 // verdict is sluice's cost over a gateway's in the same round, and whether that

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -48,12 +49,12 @@ func (r *runner) verifyOne(ctx context.Context, g *gateway, m mode) error {
 		_, err = i.wants(ctx, "/300", "", 200)
 	case limiting:
 		_, err = i.wants(ctx, "/300", "", 200)
-	case tokens:
+	case tokens, watching:
 		err = i.verifyTokens(ctx)
 	case caching:
 		err = r.verifyCache(ctx, i)
 	}
-	if err != nil || m != limiting && m != tokens {
+	if err != nil || m != limiting && !m.authenticates() {
 		return err
 	}
 	low, err := r.start(ctx, g, m, true)
@@ -116,7 +117,24 @@ func (i *instance) verifyTokens(ctx context.Context) error {
 	if err != nil || i.template != "sluice.yaml.tmpl" {
 		return err
 	}
-	return i.verifyObserved(ctx, h)
+	if err := i.verifyObserved(ctx, h); err != nil || !i.observed {
+		return err
+	}
+	return i.verifyWatched(ctx)
+}
+
+// told is what the operators' listener says.
+func (i *instance) told(ctx context.Context, path string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+i.Admin+path, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = res.Body.Close() }()
+	return io.ReadAll(res.Body)
 }
 
 // verifyObserved checks what sluice does at this work beyond its peers.
@@ -125,16 +143,7 @@ func (i *instance) verifyObserved(ctx context.Context, h http.Header) error {
 	if id == "" {
 		return errors.New("the answer has no correlation id")
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+i.Admin+"/metrics", http.NoBody)
-	if err != nil {
-		return err
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	metrics, err := io.ReadAll(res.Body)
-	_ = res.Body.Close()
+	metrics, err := i.told(ctx, "/metrics")
 	if err != nil || !bytes.Contains(metrics, []byte(`sluice_requests_total{route="all"`)) {
 		return fmt.Errorf("the metrics do not count the route: %w", err)
 	}
@@ -145,6 +154,29 @@ func (i *instance) verifyObserved(ctx context.Context, h http.Header) error {
 		time.Sleep(100 * time.Millisecond)
 	}
 	return errors.New("the access log does not have the request")
+}
+
+var exported = regexp.MustCompile(`(?m)^sluice_spans_exported_total [1-9]`)
+
+// verifyWatched checks that a gateway counts usage and sends traces.
+func (i *instance) verifyWatched(ctx context.Context) error {
+	var usage, metrics []byte
+	for range 100 { // spans are sent, and usage is written, within seconds
+		var err1, err2 error
+		usage, err1 = i.told(ctx, "/api/usage?by=route&step=total")
+		metrics, err2 = i.told(ctx, "/metrics")
+		if err := errors.Join(err1, err2); err != nil {
+			return err
+		}
+		if bytes.Contains(usage, []byte(`"route": "all"`)) && exported.Match(metrics) {
+			return nil
+		}
+		if _, err := i.wants(ctx, "/300", "", 401); err != nil {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return fmt.Errorf("spans are sent: %t; usage: %s", exported.Match(metrics), usage)
 }
 
 func (r *runner) verifyCache(ctx context.Context, i *instance) error {
@@ -170,7 +202,7 @@ func (r *runner) verifyCache(ctx context.Context, i *instance) error {
 // verifyLimit checks a limit of 5 in 10 s, by subject where there are tokens.
 func (i *instance) verifyLimit(ctx context.Context) error {
 	var one, another string
-	if i.Mode == tokens {
+	if i.Mode.authenticates() {
 		var err1, err2 error
 		one, err1 = token("user-1", secret, time.Hour)
 		another, err2 = token("user-2", secret, time.Hour)
@@ -190,7 +222,7 @@ func (i *instance) verifyLimit(ctx context.Context) error {
 	if count[200] < 3 || count[429] < 10 || count[200]+count[429] != 20 {
 		return fmt.Errorf("20 requests under a limit of 5 got these statuses: %v", count)
 	}
-	if i.Mode == tokens {
+	if i.Mode.authenticates() {
 		if _, err := i.wants(ctx, "/300", another, 200); err != nil {
 			return fmt.Errorf("the limit is not each subject's own: %w", err)
 		}
@@ -217,7 +249,7 @@ func (i *instance) wants(ctx context.Context, path, token string, status int) (h
 // certificate: those are of this run.
 var clients = func() map[mode]*http.Client {
 	all := make(map[mode]*http.Client)
-	for _, m := range []mode{proxying, limiting, tokens, caching, secure, multi, clear} {
+	for _, m := range []mode{proxying, limiting, tokens, watching, caching, secure, multi, clear} {
 		var p http.Protocols
 		p.SetHTTP1(!m.http2())
 		p.SetHTTP2(m == multi)

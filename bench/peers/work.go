@@ -19,6 +19,7 @@ const (
 	proxying mode = "proxy"
 	limiting mode = "limit"
 	tokens   mode = "jwt"
+	watching mode = "observed" // sluice's tokens and limits, and the same with traces and usage besides
 	caching  mode = "cache"
 	secure   mode = "tls"
 	multi    mode = "h2"  // HTTP/2 over TLS
@@ -40,6 +41,8 @@ type work struct {
 	// atMost are the bars: what sluice may cost, as a multiple of a peer in the
 	// same round.
 	atMost map[string]float64
+	// atMostMore are the bars of gateways that do more than sluice does beside them: what they may cost, as a multiple of sluice.
+	atMostMore map[string]float64
 }
 
 var works = []*work{
@@ -54,6 +57,8 @@ var works = []*work{
 	{name: "limit", title: "limit by address, 300 B, saturated", mode: limiting, path: "/300", answer: 300, connections: 64},
 	{name: "jwt-limit", title: "JWT HS256 (8 tokens) and limit by subject, 300 B, saturated; sluice with correlation id, metrics and access log too", mode: tokens, path: "/300", answer: 300, connections: 64,
 		atMost: map[string]float64{"haproxy": 0.82}},
+	{name: "observed", title: "sluice at the work jwt-limit, and with every tenth request traced and usage kept besides", mode: watching, path: "/300", answer: 300, connections: 64,
+		atMostMore: map[string]float64{observed: 1.05}},
 	{name: "cached-300", title: "cached 300 B, saturated", mode: caching, path: "/cached", answer: 300, connections: 64,
 		atMost: map[string]float64{"haproxy": 0.92, "nginx": 0.68}},
 	{name: "tls-300", title: "proxy 300 B over TLS 1.3, keep-alive; the client's TLS may leave the gateway idle time", mode: secure, path: "/300", answer: 300, connections: 64,
@@ -73,10 +78,11 @@ var works = []*work{
 // pages are what the backend answers.
 func pages() map[string][]byte {
 	return map[string][]byte{
-		"/300":    load.Answer(300, ""),
-		"/10k":    load.Answer(10<<10, ""),
-		"/1m":     load.Answer(1<<20, ""),
-		"/cached": load.Answer(300, "Cache-Control: public, max-age=3600\r\n"),
+		"/300":       load.Answer(300, ""),
+		"/10k":       load.Answer(10<<10, ""),
+		"/1m":        load.Answer(1<<20, ""),
+		"/v1/traces": load.Answer(0, ""), // what is sent there by a gateway that traces
+		"/cached":    load.Answer(300, "Cache-Control: public, max-age=3600\r\n"),
 	}
 }
 
@@ -113,7 +119,7 @@ func (w *work) requests() ([]string, error) {
 		line = fmt.Sprintf("POST %s HTTP/1.1\r\n%sContent-Type: application/octet-stream\r\nContent-Length: %d\r\n", w.path, fields, w.post)
 		body = strings.Repeat("x", w.post)
 	}
-	if w.mode != tokens {
+	if !w.mode.authenticates() {
 		return []string{line + "\r\n" + body}, nil
 	}
 	var all []string
@@ -138,6 +144,8 @@ func (w *work) before(i *instance) *work {
 	plain.connections, plain.streams = w.connections*max(w.streams, 1), 0
 	return &plain
 }
+
+func (m mode) authenticates() bool { return m == tokens || m == watching }
 
 func (m mode) secured() bool { return m == secure || m == multi }
 
