@@ -66,7 +66,7 @@ func (g *Gateway) share(w *policy.World, r *config.Redis) error {
 }
 
 // calls are what a store is asked.
-var calls = [...]string{"beat", "lend", "take", "return", "quota", "record", "purge", "publish"}
+var calls = [...]string{"beat", "lend", "take", "return", "quota", "record", "purge", "book", "publish"}
 
 func (g *Gateway) openStore(o cluster.Options) *sharedStore {
 	series := g.metrics.Begin()

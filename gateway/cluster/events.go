@@ -36,7 +36,8 @@ type events struct {
 
 	mu      sync.Mutex
 	purge   func(what string)
-	pending []string // purges that nobody could be told of
+	pending []string          // purges that nobody could be told of
+	books   map[string]func() // what is called when a book was written in
 
 	// run's own.
 	known int64 // number of the last purge that was carried out; 0: the log was empty, -1: it was not read yet
@@ -187,11 +188,32 @@ func (e *events) handle(message string) {
 	case mine:
 	case kind == "joined", kind == "left":
 		e.store.hurry()
+	case kind == "book":
+		e.mu.Lock()
+		written := e.books[text]
+		e.mu.Unlock()
+		if written != nil {
+			written()
+		}
 	case kind == "recall":
 		if id, name, ok := strings.Cut(text, "\n"); ok {
 			e.store.limiter.recalled(id, name)
 		}
 	}
+}
+
+// follow has f called when another instance says that it has written in a book; nil ends that.
+func (e *events) follow(book string, f func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if f == nil {
+		delete(e.books, book)
+		return
+	}
+	if e.books == nil {
+		e.books = make(map[string]func())
+	}
+	e.books[book] = f
 }
 
 func (e *events) carryOut(what string) {
