@@ -439,7 +439,7 @@ func (d *deployment) play(a *act) error {
 		atMost(d.t, "failed requests: "+a.name, p.failed(), a.most)
 	}
 	if a.quick {
-		atMost(d.t, "99 % of reads: "+a.name, slowest(reads, 0.99), control.usual(0.99))
+		atMost(d.t, "99 % of reads: "+a.name, slowest(reads, 0.99), control.usual())
 	}
 	if a.parts {
 		// Each may begin with its part of a full bucket, and the store with a full one again.

@@ -130,9 +130,9 @@ func (t *trial) control(length time.Duration) *phase {
 		to: func() string { return t.backend.url }, apart: true})
 }
 
-// usual is the most that a latency may be: a multiple of the same quantile
+// usual is the most that the 99th percentile may be: a multiple of the same
 // without the gateway, and what a scheduler may add on its longer way.
-func (p *phase) usual(q float64) time.Duration { return 5*p.latency(q) + 100*time.Millisecond }
+func (p *phase) usual() time.Duration { return 5*p.latency(0.99) + 100*time.Millisecond }
 
 var ports = regexp.MustCompile(`127\.0\.0\.1:\d+`)
 

@@ -122,7 +122,9 @@ func TestBeyond(t *testing.T) {
 			t.Errorf("%d, want %d", got, want)
 		}
 	}
-	at := func(ms time.Duration) span { return span{ms * time.Millisecond, (ms + 1) * time.Millisecond} }
+	at := func(ms int) span {
+		return span{time.Duration(ms) * time.Millisecond, time.Duration(ms+1) * time.Millisecond}
+	}
 	f(0)
 	f(1, at(0))
 	f(3, at(0), at(1), at(2))

@@ -114,7 +114,7 @@ var circuit = &scenario{
 		// Some are under way when it opens; then one for each time that it tries.
 		within(t, "requests that reached the failing backend", reached, failures, failures+20)
 		atLeast(t, "told when to come again", of(told, len(broken.hits)), 0.95)
-		atMost(t, "99th percentile of refusals", broken.latency(0.99), control.wait().usual(0.99))
+		atMost(t, "99th percentile of refusals", broken.latency(0.99), control.wait().usual())
 		atMost(t, "time until it is found working", recovery, openFor+2*time.Second)
 		exactly(t, "failed requests after that", relapses, 0)
 		exactly(t, "the breaker in the end", closed, "closed")

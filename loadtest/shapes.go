@@ -39,7 +39,7 @@ var steady = &scenario{
 		atLeast(t, "offered load that was sent", of(len(p.hits), rate*int(length.Seconds())), 0.8)
 		exactly(t, "requests in the gateway's metric", int(counted), len(p.hits))
 		exactly(t, "requests at the backend", int(t.backend.calls.Load()), len(p.hits))
-		atMost(t, "99th percentile", p.latency(0.99), control.wait().usual(0.99))
+		atMost(t, "99th percentile", p.latency(0.99), control.wait().usual())
 		return nil
 	},
 	faults: []*fault{

@@ -96,7 +96,7 @@ var smoke = &scenario{
 		// Of six kinds two reach the backend each time, and one once.
 		through := 1 + allowed + mixed.count(func(h hit) bool { return h.code == 200 })*2/3
 		within(t, "requests at the backend", int(t.backend.calls.Load()), through-2, through+2)
-		atMost(t, "99th percentile", mixed.latency(0.99), control.wait().usual(0.99))
+		atMost(t, "99th percentile", mixed.latency(0.99), control.wait().usual())
 		return nil
 	},
 	faults: []*fault{
