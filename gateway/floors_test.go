@@ -12,7 +12,7 @@ import (
 var floors = [][]string{
 	{"gateway/stripe", "gateway/socket", "gateway/grpcwire", "gateway/upstream/h2", "gateway/resident", "gateway/handover", "gateway/durable", "gateway/etcd", "gateway/kube", "gateway/consul", "gateway/wswire"},
 	{"gateway/lifetime", "gateway/limiter", "gateway/breaker", "gateway/cache", "gateway/certs", "gateway/acme", "gateway/coding", "gateway/document", "gateway/upstream/balance"},
-	{"gateway/keys", "gateway/chain", "gateway/usage"},
+	{"gateway/keys", "gateway/revocation", "gateway/chain", "gateway/usage"},
 	{"gateway/ledger"},
 	{"gateway/convert", "gateway/cluster"},
 	{"config"},

@@ -280,6 +280,11 @@ func (g *Gateway) compile(c *config.Config, dry bool) (*generation, error) {
 		}
 		wrong = append(wrong, located)
 	}
+	if !dry {
+		if err := g.openRevoked(world); err != nil {
+			wrong = append(wrong, c.Errorf("state.dir", "what is revoked can not be kept here: %v", err))
+		}
+	}
 	s, err := snapshot.Compile(world, env, g.o.Registry, g.Health)
 	world.Follow, g.tried = nil, append(g.tried, files...)
 	if len(wrong) > 0 {

@@ -57,6 +57,8 @@ func (s *Server) endpoints() []endpoint {
 		{"DELETE", "/api/consumers/{name}/keys/{id}", "/api/consumers/NAME/keys/ID", "revokes a key at once", s.revokeKey},
 		{"POST", "/api/consumers/{name}/links", "/api/consumers/NAME/links", `makes a link to the consumer's own page, which shows its keys, usage and limits: {"ttl": "24h" or "expires", "may_change": false}; may_change lets keys be rotated and revoked there`, s.createLink},
 		{"DELETE", "/api/links", "/api/links", "ends all links to consumers' own pages at once", s.endLinks},
+		{"GET", "/api/revocations", "/api/revocations", "tokens that count no more, and until when", s.listRevocations},
+		{"POST", "/api/revocations", "/api/revocations", `revokes a token of jwt or forward_auth: {"token"}, {"jti", "issuer"}, or all that were issued for {"subject", "issuer"} until now; "ttl": "24h" or "until" is when all of them have expired, for a JWT by itself its exp`, s.revoke},
 		{"GET", dashboard.DeveloperPath, dashboard.DeveloperPath, "a consumer's own page, for who has a link to it", dashboard.Developer},
 		{"GET", dashboard.DeveloperPath + "{file:*}", "", "", dashboardFile},
 		{"GET", developerAPI + "self", "", "", s.showDeveloper},

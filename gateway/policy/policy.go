@@ -16,6 +16,7 @@ import (
 	"sluice/gateway/exchange"
 	"sluice/gateway/keys"
 	"sluice/gateway/lifetime"
+	"sluice/gateway/revocation"
 	"sluice/gateway/telemetry"
 	"sluice/gateway/upstream"
 	"sluice/gateway/usage"
@@ -254,6 +255,8 @@ type World struct {
 	Repeat func(x *exchange.Exchange, prepare func(*exchange.Exchange)) bool
 	// Keys are the API keys made at run time, nil without state.dir.
 	Keys *keys.Store
+	// Revoked are the tokens that count no more; nil where nothing may be opened.
+	Revoked *revocation.List
 	// Usage counts who uses what; nil where nobody wants to know.
 	Usage *usage.Counter
 	// Tenants are the tenants of the generation by name.

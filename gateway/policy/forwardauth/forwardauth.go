@@ -5,17 +5,20 @@
 package forwardauth
 
 import (
+	"bytes"
 	"net/textproto"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/valyala/fasthttp"
 
 	"sluice/config"
 	"sluice/gateway/exchange"
 	"sluice/gateway/policy"
+	"sluice/gateway/revocation"
 	"sluice/gateway/telemetry"
 )
 
@@ -71,6 +74,7 @@ type authenticator struct {
 	subject   string   // response header, "" for none
 	allow     bool     // on failure
 	consumers map[string]*exchange.Consumer
+	revoked   *revocation.List // nil: nothing is opened
 	failed    *telemetry.Counter
 
 	by      []part
@@ -80,7 +84,7 @@ type authenticator struct {
 }
 
 func build(b *policy.Build, c *Config) (hooks policy.Hooks, err error) {
-	a := &authenticator{timeout: c.Timeout, allow: c.OnFailure == "allow", consumers: b.World.Consumers}
+	a := &authenticator{timeout: c.Timeout, allow: c.OnFailure == "allow", consumers: b.World.Consumers, revoked: b.World.Revoked}
 	where, err := readURL(c.URL)
 	if err != nil {
 		return hooks, err
@@ -203,10 +207,15 @@ func (a *authenticator) strip(x *exchange.Exchange) error {
 }
 
 func (a *authenticator) authenticate(x *exchange.Exchange) error {
+	revoked := a.revoked != nil && a.revoked.Some()
+	if revoked && a.isRevoked(x) {
+		x.AuthFailure = "revoked"
+		return invalid
+	}
 	var key [keySize]byte
 	if a.answers != nil {
 		key = a.key(x)
-		if d := a.answers.get(&key, x.Clock.Now()); d != nil {
+		if d := a.answers.get(&key, x.Clock.Now()); d != nil && !(revoked && a.outdated(d)) {
 			return a.apply(x, d)
 		}
 	}
@@ -219,6 +228,7 @@ func (a *authenticator) authenticate(x *exchange.Exchange) error {
 		return unavailable
 	}
 	if a.answers != nil && d.remembered() {
+		d.made = float64(x.Arrived.Unix())
 		a.answers.put(&key, d, x.Clock.Now()+a.ttl, a.most)
 	}
 	return a.apply(x, d)
@@ -248,6 +258,28 @@ func (a *authenticator) apply(x *exchange.Exchange, d *decision) error {
 	return nil
 }
 
+var invalid = exchange.NewReject(401, "credential_invalid", "the credential is not valid any more")
+
+// isRevoked looks for what the service would get in the list of tokens that count no more: the values of headers, and what stands behind a scheme.
+func (a *authenticator) isRevoked(x *exchange.Exchange) bool {
+	for _, name := range a.sent {
+		for _, value := range x.Request.Header.PeekAll(name) {
+			if a.revoked.Revoked(&revocation.Credential{Token: value}) {
+				return true
+			}
+			if i := bytes.IndexByte(value, ' '); i >= 0 && a.revoked.Revoked(&revocation.Credential{Token: bytes.TrimLeft(value[i:], " ")}) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// outdated reports whether a decision was made before its subject was revoked: the service is asked anew.
+func (a *authenticator) outdated(d *decision) bool {
+	return len(d.subject) > 0 && a.revoked.Revoked(&revocation.Credential{Subject: unsafe.String(unsafe.SliceData(d.subject), len(d.subject)), Issued: d.made})
+}
+
 // presents reports whether the request has anything that could be a credential.
 func (a *authenticator) presents(x *exchange.Exchange) bool {
 	for _, name := range a.sent {
@@ -262,6 +294,7 @@ func (a *authenticator) presents(x *exchange.Exchange) bool {
 type decision struct {
 	headers []exchange.HeaderEdit // for the backend
 	subject []byte
+	made    float64         // Unix seconds, no later than when the service was asked
 	denial  *exchange.Reply // nil: allowed
 	size    int
 }

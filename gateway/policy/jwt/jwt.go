@@ -11,11 +11,14 @@ import (
 	"maps"
 	"net/textproto"
 	"slices"
+	"strconv"
 	"strings"
+	"unsafe"
 
 	"sluice/config"
 	"sluice/gateway/exchange"
 	"sluice/gateway/policy"
+	"sluice/gateway/revocation"
 )
 
 // Config are the settings of the policy `jwt`. One of `secret`, `public_key`, `jwks_url` and `issuer` says how tokens are
@@ -97,6 +100,7 @@ const userID = "X-User-ID"
 
 type authenticator struct {
 	verifier      *Verifier
+	revoked       *revocation.List // nil: nothing is opened
 	consumers     map[string]*exchange.Consumer
 	consumerClaim string
 	headers       []place
@@ -117,6 +121,7 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 		return slices.DeleteFunc(slices.Clone([]string(list)), func(name string) bool { return name == "" })
 	}
 	a := &authenticator{
+		revoked:       b.World.Revoked,
 		consumers:     b.World.Consumers,
 		consumerClaim: c.ConsumerClaim,
 		cookie:        written(c.From.Cookie),
@@ -364,7 +369,9 @@ func (a *authenticator) authenticate(x *exchange.Exchange) error {
 	}
 	var c *Claims
 	if reason == 0 {
-		c, reason = a.verifier.Verify(token, x.Arrived.UnixNano())
+		if c, reason = a.verifier.Verify(token, x.Arrived.UnixNano()); reason == 0 && a.revoked != nil && a.revoked.Some() && a.isRevoked(c, token) {
+			reason = Revoked
+		}
 	}
 	if reason != 0 {
 		x.AuthFailure = reason.String()
@@ -394,6 +401,18 @@ func (a *authenticator) authenticate(x *exchange.Exchange) error {
 		}
 	}
 	return nil
+}
+
+// isRevoked looks for a verified token in the list of those that count no more.
+func (a *authenticator) isRevoked(c *Claims, token []byte) bool {
+	asked := revocation.Credential{Token: token, Issuer: c.Issuer, Subject: c.Subject}
+	if id, ok := c.Claim("jti"); ok {
+		asked.JTI = unsafe.String(unsafe.SliceData(id), len(id))
+	}
+	if issued, ok := c.Claim("iat"); ok {
+		asked.Issued, _ = strconv.ParseFloat(unsafe.String(unsafe.SliceData(issued), len(issued)), 64)
+	}
+	return a.revoked.Revoked(&asked)
 }
 
 // find looks for a token where the settings say. Several Authorization headers are refused, since the backend may believe

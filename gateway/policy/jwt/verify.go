@@ -31,11 +31,12 @@ const (
 	WrongAudience
 	NoIssuer // no iss, where it chooses the key
 	TooLong  // exp lies further in the future than it may
+	Revoked  // by who runs the gateway
 )
 
 var reasonNames = [...]string{
 	"", "missing", "malformed", "wrong_algorithm", "unknown_key", "no_keys", "bad_signature", "expired", "not_yet_valid",
-	"missing_claim", "wrong_issuer", "wrong_audience", "no_issuer", "too_long",
+	"missing_claim", "wrong_issuer", "wrong_audience", "no_issuer", "too_long", "revoked",
 }
 
 // String is the word for logs and metrics.

@@ -1,0 +1,239 @@
+package revocation
+
+import (
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+var start = time.Date(2030, 1, 2, 3, 4, 5, 6e8, time.UTC)
+
+func open(t *testing.T, dir string, now *time.Time) *List {
+	t.Helper()
+	l, err := Open(Options{Dir: dir, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return *now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(l.Close)
+	return l
+}
+
+func revoke(t *testing.T, l *List, e Entry) Entry {
+	t.Helper()
+	made, err := l.Revoke(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return made
+}
+
+func TestRevoked(t *testing.T) {
+	now := start
+	l := open(t, "", &now)
+	f := func(c Credential, want bool) {
+		t.Helper()
+		if got := l.Revoked(&c); got != want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+	f(Credential{Token: []byte("abc"), JTI: "1", Subject: "alice"}, false)
+	until := start.Add(time.Hour)
+	revoke(t, l, Entry{Kind: Token, Value: OfToken([]byte("abc")), Until: until})
+	revoke(t, l, Entry{Kind: JTI, Value: "1", Issuer: "a", Until: until})
+	revoke(t, l, Entry{Kind: JTI, Value: "2", Until: until})
+	revoke(t, l, Entry{Kind: Subject, Value: "alice", Before: start, Until: until})
+	revoke(t, l, Entry{Kind: Subject, Value: "bob", Issuer: "a", Before: start, Until: until})
+
+	f(Credential{Token: []byte("abc")}, true)
+	f(Credential{Token: []byte("abd")}, false)
+	f(Credential{JTI: "1", Issuer: "a"}, true)
+	f(Credential{JTI: "1", Issuer: "b"}, false)
+	f(Credential{JTI: "2", Issuer: "b"}, true)
+	f(Credential{JTI: "3"}, false)
+	at := float64(start.Unix())
+	f(Credential{Subject: "alice", Issuer: "x", Issued: at}, true) // within the second: rather once too often
+	f(Credential{Subject: "alice", Issued: at + .99}, true)
+	f(Credential{Subject: "alice", Issued: at + 1}, false)
+	f(Credential{Subject: "alice"}, true) // does not say
+	f(Credential{Subject: "bob", Issuer: "b"}, false)
+	f(Credential{Subject: "bob", Issuer: "a"}, true)
+
+	now = until
+	l.sweep()
+	f(Credential{Token: []byte("abc")}, false)
+	if l.Some() || l.Len() != 0 || len(l.jtis)+len(l.subjects)+len(l.tokens) != 0 {
+		t.Error("what has ended is kept")
+	}
+}
+
+func TestWrongEntries(t *testing.T) {
+	now := start
+	l := open(t, "", &now)
+	until := start.Add(time.Hour)
+	f := func(want string, e Entry) {
+		t.Helper()
+		if _, err := l.Revoke(e); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %v, want %s", e, err, want)
+		}
+	}
+	f("kind", Entry{Value: "x", Until: until})
+	f("token", Entry{Kind: Token, Value: "x", Until: until})
+	f("token", Entry{Kind: Token, Value: OfToken(nil), Issuer: "a", Until: until})
+	f("jti", Entry{Kind: JTI, Until: until})
+	f("jti", Entry{Kind: JTI, Value: strings.Repeat("x", 513), Until: until})
+	f("before", Entry{Kind: Subject, Value: "x", Until: until})
+	f("before", Entry{Kind: JTI, Value: "x", Before: start, Until: until})
+	f("until", Entry{Kind: JTI, Value: "x"})
+	f("until", Entry{Kind: JTI, Value: "x", Until: start})
+	f("until", Entry{Kind: JTI, Value: "x", Until: start.Add(Furthest + 1)})
+	if l.Len() != 0 {
+		t.Error(l.Entries())
+	}
+}
+
+// In whichever order entries are heard of, the same stands.
+func TestOrderDoesNotMatter(t *testing.T) {
+	now := start
+	var all []Entry
+	for i := range 40 {
+		e := Entry{Kind: Subject, Value: fmt.Sprint(i % 5), Before: start.Add(time.Duration(rand.IntN(50)) * time.Second), Until: start.Add(time.Duration(1+rand.IntN(50)) * time.Minute)}
+		if err := e.check(start); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, e, e)
+	}
+	var want []Entry
+	for range 20 {
+		l := open(t, "", &now)
+		rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		for _, e := range all {
+			if l.Learn(e) == nil {
+				t.Fatal("refused")
+			}
+		}
+		if got := l.Entries(); want == nil {
+			want = got
+		} else if !reflect.DeepEqual(got, want) {
+			t.Fatalf("%v, want %v", got, want)
+		}
+	}
+	l := open(t, "", &now)
+	e := all[0]
+	e.ID = "rev_other"
+	if l.Learn(e) != nil {
+		t.Error("an entry with another's id is learned")
+	}
+}
+
+// Processes of one folder know what the others have revoked, also after a restart, and after one has died in the middle of a line.
+func TestFolder(t *testing.T) {
+	now := start
+	dir := filepath.Join(t.TempDir(), "state")
+	a, b := open(t, dir, &now), open(t, dir, &now)
+	knows := func(l *List, jti string) bool { return l.Revoked(&Credential{JTI: jti}) }
+	once := func(what string, ok func() bool) {
+		t.Helper()
+		for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("not within 10 s: " + what)
+			}
+		}
+	}
+	until := start.Add(time.Hour)
+	revoke(t, a, Entry{Kind: JTI, Value: "1", Until: until})
+	once("the other one knows", func() bool { return knows(b, "1") })
+	f, err := os.OpenFile(filepath.Join(dir, fileName), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = f.WriteString(`0123abcd {"id":"rev_`)
+	_ = f.Close()
+	revoke(t, b, Entry{Kind: JTI, Value: "2", Until: until})
+	revoke(t, a, Entry{Kind: JTI, Value: "3", Until: until})
+	c := open(t, dir, &now)
+	for _, jti := range []string{"1", "2", "3"} {
+		if !knows(c, jti) {
+			t.Errorf("%s is not known after a restart", jti)
+		}
+	}
+	once("all know all", func() bool { return a.Len() == 3 && b.Len() == 3 })
+	info, err := os.Stat(filepath.Join(dir, fileName))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Error(info.Mode(), err)
+	}
+	// Who writes the file anew loses nothing that another one has written meanwhile.
+	revoke(t, b, Entry{Kind: JTI, Value: "4", Until: until})
+	a.writing.Lock()
+	err = a.file.rewrite(a.Entries, a.learn)
+	a.writing.Unlock()
+	if err != nil || a.file.lines != 4 {
+		t.Error(err, a.file.lines)
+	}
+	once("the others read it", func() bool { return b.Len() == 4 && c.Len() == 4 })
+	revoke(t, c, Entry{Kind: JTI, Value: "5", Until: until})
+	once("and what is written in it", func() bool { return knows(a, "5") && knows(b, "5") })
+}
+
+func TestDamagedFile(t *testing.T) {
+	now := start
+	dir := t.TempDir()
+	l := open(t, dir, &now)
+	for _, jti := range []string{"1", "2", "3"} {
+		revoke(t, l, Entry{Kind: JTI, Value: jti, Until: start.Add(time.Hour)})
+	}
+	path := filepath.Join(dir, fileName)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text[len(text)/2] ^= 1
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(Options{Dir: dir, Log: slog.New(slog.DiscardHandler), Now: time.Now}); err == nil || !strings.Contains(err.Error(), "line 2") {
+		t.Error(err)
+	}
+}
+
+func TestRevokedAllocates(t *testing.T) {
+	now := start
+	l := open(t, "", &now)
+	c := Credential{Token: []byte("abc"), JTI: "1", Subject: "alice", Issued: float64(start.Unix() + 5)}
+	for range 2 {
+		if n := testing.AllocsPerRun(100, func() { l.Revoked(&c) }); n != 0 {
+			t.Errorf("%v allocations", n)
+		}
+		revoke(t, l, Entry{Kind: Token, Value: OfToken([]byte("x")), Until: start.Add(time.Hour)})
+		revoke(t, l, Entry{Kind: Subject, Value: "alice", Before: start, Until: start.Add(time.Hour)})
+	}
+}
+
+func BenchmarkRevoked(b *testing.B) {
+	for _, n := range []int{0, 10, MaxEntries} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			l, err := Open(Options{Log: slog.New(slog.DiscardHandler), Now: time.Now})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer l.Close()
+			for i := range n {
+				if _, err := l.Revoke(Entry{Kind: JTI, Value: fmt.Sprint(i), Until: time.Now().Add(time.Hour)}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			c := Credential{Token: make([]byte, 300), JTI: "none", Subject: "alice"}
+			b.ReportAllocs()
+			for b.Loop() {
+				if l.Revoked(&c) {
+					b.Fatal("revoked")
+				}
+			}
+		})
+	}
+}
