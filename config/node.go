@@ -201,6 +201,13 @@ type place struct {
 	list  bool
 }
 
+func (p *place) depth() (levels int) {
+	for ; p != nil; p = p.up {
+		levels++
+	}
+	return levels
+}
+
 func (p *place) String() string {
 	switch {
 	case p == nil:

@@ -17,6 +17,7 @@ import (
 const (
 	maxFileSize = 16 << 20
 	maxNodes    = 1 << 20 // of one file, with aliases copied out
+	maxMarks    = 2 * maxNodes
 	maxDepth    = 64
 	maxMistakes = 100 // told of one file
 )
@@ -37,6 +38,9 @@ func parseTree(name string, data []byte) (root *node, errs Errors) {
 	data = bytes.TrimPrefix(data, []byte("\ufeff"))
 	if line, column, ok := unreadable(data); ok {
 		return fail(line, column, "the file is not text: write it in UTF-8 without control characters")
+	}
+	if line, ok := crowded(data); ok {
+		return fail(line, 1, "more than %d lines, commas, colons and dashes; split the file into a directory of files", maxMarks)
 	}
 	// The parser is a stranger's and reads what anybody wrote: a panic there is a broken file.
 	defer func() {
@@ -138,6 +142,32 @@ func unreadable(data []byte) (line, column int, found bool) {
 	return 0, 0, false
 }
 
+// crowded finds the line with which a file has more of what sets values apart than maxNodes values need. The parser holds some 350 bytes for
+// each value, in all a gigabyte and more before one could be counted.
+func crowded(data []byte) (line int, found bool) {
+	marks := 0
+	line = 1
+	for i, c := range data {
+		switch c {
+		case '\n':
+			marks++
+			line++
+		case ',', '[', '{':
+			marks++
+		case ':', '-', '?':
+			if i+1 < len(data) && (data[i+1] == ' ' || data[i+1] == '\n') {
+				marks++
+			}
+		default:
+			continue
+		}
+		if marks > maxMarks {
+			return line, true
+		}
+	}
+	return 0, false
+}
+
 // converter turns the parser's tree into ours.
 type converter struct {
 	src     *source
@@ -197,6 +227,9 @@ func (c *converter) node(n *yaml.Node, path *place) *node {
 		}
 		if !c.spend(n, path, anchored.count(maxNodes)) {
 			return c.at(n)
+		}
+		if path.depth()+anchored.depth() > maxDepth {
+			return c.fail(n, path, "%v, with the aliases copied out", errDepth)
 		}
 		return anchored.clone()
 	case yaml.ScalarNode:
@@ -313,6 +346,20 @@ func (n *node) count(bound int) int {
 		total += item.count(bound - total)
 	}
 	return total
+}
+
+// depth is how many lists and blocks stand in one another.
+func (n *node) depth() (levels int) {
+	if n.kind != mapping && n.kind != sequence {
+		return 0
+	}
+	for _, f := range n.fields {
+		levels = max(levels, f.value.depth())
+	}
+	for _, item := range n.items {
+		levels = max(levels, item.depth())
+	}
+	return levels + 1
 }
 
 func (n *node) clone() *node {

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -48,7 +49,7 @@ func TestParseTreeFailure(t *testing.T) {
 		t.Helper()
 		_, errs := parseTree("f", []byte(text))
 		if !strings.Contains(errs.Error(), want) {
-			t.Errorf("%q: got %v, want %s", text, errs, want)
+			t.Errorf("%.100q: got %v, want %s", text, errs, want)
 		}
 	}
 	f("a: &x [*x]\n", "f:1:8: a[0]: no anchor &x stands before this alias")
@@ -64,6 +65,16 @@ func TestParseTreeFailure(t *testing.T) {
 	f(strings.Repeat("{a: ", 1<<18), "more than 64 levels")
 	f(strings.Repeat("? ", 1<<18), "more than 64 levels")
 	f(strings.Repeat("&a ", 1<<18), "not YAML")
+	// What copies itself out deeper than a file may be.
+	deep := "a0: &a0 {x: 1}\n"
+	for i := range 3 {
+		deep += fmt.Sprintf("a%d: &a%d %s*a%d%s\n", i+1, i+1, strings.Repeat("{x: ", 30), i, strings.Repeat("}", 30))
+	}
+	f(deep, "f:4:129: a3"+strings.Repeat(".x", 30)+": more than 64 levels of nesting, with the aliases copied out")
+	// What the parser would need gigabytes for.
+	f("a: ["+strings.Repeat("a,", 8<<20-8)+"]", "f:1:1: more than 2097152 lines")
+	f(strings.Repeat("---\n", 4<<20-1), "f:1048577:1: more than 2097152 lines")
+	f(strings.Repeat("a: 1\n", 3<<20), "f:1048577:1: more than 2097152 lines")
 	f(strings.Repeat("a: b\n", 50_000), "f:101:1: the file has more mistakes than are told")
 }
 

@@ -240,7 +240,7 @@ func (n *node) scalarText() string {
 var (
 	plainScalar  = regexp.MustCompile(`^[A-Za-z0-9_/.~^*=-][A-Za-z0-9_/.@+~=*$^-]*(:[A-Za-z0-9_/.@+~=*$^-]+)*$`)
 	ambiguous    = regexp.MustCompile(`^(?i:null|~|true|false|yes|no|on|off|[-+.0-9].*|[-*=~].*)?$`)
-	plainInParts = regexp.MustCompile(`^[A-Za-z0-9_./%-]+$`)
+	plainInParts = regexp.MustCompile(`^[A-Za-z0-9_./-][A-Za-z0-9_./%-]*$`)
 )
 
 // quoteScalar writes a text so that it is read as the same one. text says that it must not be taken for anything else.
@@ -261,8 +261,11 @@ func quoteScalar(s string, text bool) string {
 			b.WriteString(`\t`)
 		case r == '\r':
 			b.WriteString(`\r`)
-		case r < ' ' || r == 0x7f:
+		case r < ' ':
 			fmt.Fprintf(&b, `\x%02x`, r)
+		case r > '~' && r < 0xa0 || r == 0x2028 || r == 0x2029 || r == 0xfeff:
+			// Some of them end a line of YAML, or begin a file.
+			fmt.Fprintf(&b, `\u%04x`, r)
 		default:
 			b.WriteRune(r)
 		}

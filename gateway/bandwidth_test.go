@@ -186,3 +186,19 @@ func TestBandwidthOfAClientThatLeaves(t *testing.T) {
 	_ = conn.Close()
 	// The gateway ends with the test: it would not within its drain timeout and the test's patience.
 }
+
+// A crowd that asks and leaves is not waited for.
+func TestBandwidthOfThoseWhoLeft(t *testing.T) {
+	g := forward(t, mirrored(t), "", "", "policies: {bandwidth: {rate: 1KiB, burst: 1KiB, by: route}}")
+	for range 300 { // some 60 KiB, which are a minute's
+		p := g.client()
+		p.request("GET /")
+		_ = p.conn.Close()
+	}
+	once(t, "the last of them has gone", func() bool { return g.active() == 0 })
+	p := g.client()
+	p.request("GET /")
+	if head, _ := p.response(); statusOf(head) != 200 { // within the patience of a test
+		t.Error(head)
+	}
+}

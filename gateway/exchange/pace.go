@@ -12,6 +12,8 @@ type Pacer interface {
 type Pace interface {
 	// Piece returns how many of n bytes go out as the next piece, and after which wait. They count as sent.
 	Piece(m *Meter, n int) (piece int, wait time.Duration)
+	// Unsent takes back that n bytes of a piece count: the client went away while they waited.
+	Unsent(m *Meter, n int)
 }
 
 // Meter is what a connection keeps of a Pace.

@@ -44,6 +44,7 @@ func (p *pacing) next(b []byte, gone func() bool) ([]byte, error) {
 			p.timer.Reset(d)
 		}
 		if <-p.timer.C; gone() {
+			p.pace.Unsent(&p.meter, n)
 			return nil, net.ErrClosed
 		}
 	}

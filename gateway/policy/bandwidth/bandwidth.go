@@ -123,6 +123,12 @@ func (p *pace) Piece(m *exchange.Meter, n int) (piece int, wait time.Duration) {
 	return piece, wait
 }
 
+// Unsent implements exchange.Pace. Else clients that ask and leave, who cost nothing but a connection each, would have all others of their rate
+// wait for what nobody is sent.
+func (p *pace) Unsent(m *exchange.Meter, n int) {
+	p.state.buckets.Return(p.clock.Now(), m.Key, p.limits[:], int64(n))
+}
+
 // State are the rates of the process by who shares them.
 type State struct{ buckets *limiter.Store }
 

@@ -50,6 +50,26 @@ func TestPiece(t *testing.T) {
 	f("{rate: 1KiB, burst: 1KiB}", 1<<20, 1<<10, 0, time.Second)
 }
 
+// Those who leave while they wait do not have those who come after them wait.
+func TestUnsent(t *testing.T) {
+	w := policytest.New(t, "")
+	c := &client{}
+	x := w.Exchange("/")
+	defer x.Close()
+	x.Client = c
+	if err := w.MustBuild(t, Definition, "{rate: 10KiB, burst: 1KiB, by: route}").Request(x); err != nil {
+		t.Fatal(err)
+	}
+	c.pace.Piece(&c.meter, 1<<10)
+	for i := range 1000 {
+		n, wait := c.pace.Piece(&c.meter, 1<<10)
+		if wait != 100*time.Millisecond {
+			t.Fatalf("after %d that left: waits %s", i, wait)
+		}
+		c.pace.Unsent(&c.meter, n)
+	}
+}
+
 // Who shares a rate waits for the others, and nobody else does.
 func TestBy(t *testing.T) {
 	f := func(by string, shared bool, change func(x *exchange.Exchange)) {
