@@ -37,11 +37,25 @@ func (e *Error) Error() string {
 		b.WriteString(": ")
 	}
 	if e.Path != "" {
-		b.WriteString(e.Path)
+		b.WriteString(cut(e.Path, maxPath))
 		b.WriteString(": ")
 	}
-	b.WriteString(e.Message)
+	b.WriteString(cut(e.Message, maxMessage))
 	return b.String()
+}
+
+// What is told of a mistake. Paths and messages hold what stands in the file, which may be megabytes between two quotes that somebody forgot.
+const (
+	maxPath    = 500
+	maxMessage = 4000
+)
+
+// cut leaves out what is in the middle.
+func cut(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most/2], "") + " … " + strings.ToValidUTF8(s[len(s)-most/2:], "")
 }
 
 // Errorf returns an Error that knows no position yet. A Validate method of a policy's

@@ -2,10 +2,12 @@ package config
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -47,4 +49,21 @@ func TestErrors(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A mistake that is megabytes long is told in a few lines.
+func TestLongMistakes(t *testing.T) {
+	long := strings.Repeat("ä", 1<<20)
+	f := func(text, want string) {
+		t.Helper()
+		_, err := Parse("f.yaml", []byte(text), Options{})
+		if err == nil || len(err.Error()) > 6000 || !strings.Contains(err.Error(), want) || !utf8.ValidString(err.Error()) {
+			t.Errorf("%.40q: %d bytes, %.500v", text, len(fmt.Sprint(err)), err)
+		}
+	}
+	f(long+": 1", "ää")
+	f("limits: {idle_timeout: "+long+"}", "is not a duration")
+	f("limits: {idle_timeout: !"+strings.Repeat("a", 1000)+" 1}", "is not used here")
+	f("limits: {"+long+": 1}", "limits")
+	f("a: *"+strings.Repeat("a", 1<<20), "stands before this alias")
 }

@@ -24,6 +24,13 @@ import (
 
 const maxSecretFile = 1 << 20
 
+const (
+	// maxNested is how many defaults may stand in one another.
+	maxNested = 8
+	// maxShown is how many bytes of a text that has no end stand in the error.
+	maxShown = 100
+)
+
 type expander struct {
 	env      map[string]string
 	files    map[string]bool // read so far
@@ -69,13 +76,22 @@ func (e *expander) text(s, dir string) (expanded string, template bool, err erro
 			continue
 		}
 		b.WriteString(s[:i])
+		name := envName(s[i+2:])
+		isFile := strings.HasPrefix(s[i+2:], "file:")
+		if name == "" && !isFile {
+			// Its end is not looked for: that would be the rest of the text for each place of it.
+			template = true
+			b.WriteString("${")
+			s = s[i+2:]
+			continue
+		}
 		inner, rest, closed := cutBrace(s[i+2:])
-		name := envName(inner)
-		isFile := strings.HasPrefix(inner, "file:")
 		switch {
-		case e.confined && (name != "" || isFile):
+		case !closed && rest != "":
+			return "", false, fmt.Errorf("${%s has more than %d defaults in one another", inner, maxNested)
+		case e.confined:
 			return "", false, fmt.Errorf("${%s} can not stand in a team's file, which sees neither the environment nor the files of the gateway; write $${ for a literal ${", inner)
-		case !closed && (name != "" || isFile):
+		case !closed:
 			return "", false, fmt.Errorf("${%s has no closing brace; write ${NAME}, ${NAME:-default} or ${file:PATH}", inner)
 		case isFile:
 			content, err := e.file(strings.TrimPrefix(inner, "file:"), dir)
@@ -83,7 +99,7 @@ func (e *expander) text(s, dir string) (expanded string, template bool, err erro
 				return "", false, err
 			}
 			b.WriteString(content)
-		case name != "":
+		default:
 			value, ok := e.env[name]
 			fallback, hasFallback := strings.CutPrefix(inner[len(name):], ":-")
 			switch {
@@ -97,11 +113,6 @@ func (e *expander) text(s, dir string) (expanded string, template bool, err erro
 				return "", false, fmt.Errorf("the environment variable %s is not set; set it or write ${%s:-default}", name, name)
 			}
 			b.WriteString(value)
-		default:
-			template = true
-			b.WriteString("${")
-			s = s[i+2:]
-			continue
 		}
 		s = rest
 	}
@@ -120,20 +131,23 @@ func envName(s string) string {
 	return s[:i]
 }
 
-// cutBrace splits behind the brace that closes the one before s.
+// cutBrace splits behind the brace that closes the one before s. Where there is none inner is how s begins, and rest is what is left where
+// others are nested too deep to look further: each of them would be cut out of all that are around it.
 func cutBrace(s string) (inner, rest string, closed bool) {
 	depth := 0
 	for i := range len(s) {
 		switch {
 		case strings.HasPrefix(s[i:], "${"):
-			depth++
+			if depth++; depth > maxNested {
+				return s[:min(i, maxShown)], s[i:], false
+			}
 		case s[i] == '}' && depth == 0:
 			return s[:i], s[i+1:], true
 		case s[i] == '}':
 			depth--
 		}
 	}
-	return s, "", false
+	return s[:min(len(s), maxShown)], "", false
 }
 
 func (e *expander) file(path, dir string) (string, error) {
