@@ -51,6 +51,8 @@ type Config struct {
 	Consumers map[string]*Consumer `yaml:"consumers"`
 	// Teams say what the files of a team may do, by the name of the team.
 	Teams map[string]*Team `yaml:"teams"`
+	// Sources are where routes come from beside the files.
+	Sources Sources `yaml:"sources"`
 	// Compatibility `kong` makes error bodies, headers and prefix matching those of Kong, for converted files.
 	Compatibility string `yaml:"compatibility" enum:"none|kong" default:"none"`
 

@@ -65,6 +65,9 @@ func Errorf(path, format string, a ...any) *Error {
 	return &Error{Path: path, Message: fmt.Sprintf(format, a...)}
 }
 
+// Path of an entry of a block, as routes.users or routes["a.b"].
+func Path(section, name string) string { return joinKey(section, name) }
+
 // Errors is every mistake found, in the order of files and lines.
 type Errors []*Error
 

@@ -17,10 +17,15 @@ type File struct {
 	Dir string `json:"dir,omitempty"`
 }
 
-// Input is the text of a whole configuration: files that are merged, and those of teams by the name of the team.
+func (f File) dir() string { return cmp.Or(f.Dir, filepath.Dir(f.Name)) }
+
+// Input is the text of a whole configuration: files that are merged, those of teams by the name of the team, and objects
+// from outside.
 type Input struct {
 	Files []File            `json:"files"`
 	Teams map[string][]File `json:"teams,omitempty"`
+	// Objects are what sources outside tell, by the name that stands in errors.
+	Objects map[string]Object `json:"objects,omitempty"`
 }
 
 // teamsDir is where the files of teams stand, below the directory of the configuration.
@@ -82,9 +87,10 @@ func (in Input) Load(o Options) (*Config, error) {
 	l := newLoader(o)
 	for _, f := range in.Files {
 		l.files[f.Name] = true
-		l.add(f.Name, cmp.Or(f.Dir, filepath.Dir(f.Name)), f.Data)
+		l.add(f.Name, f.dir(), f.Data)
 	}
 	l.teams(in.Teams)
+	l.told = in.Objects
 	return l.finish()
 }
 

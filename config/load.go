@@ -60,6 +60,8 @@ type loader struct {
 	remarks Errors
 	objects []*node           // what objects of Kubernetes mean
 	owned   map[string]string // by path, the blocks of teams and whose they are
+	told    map[string]Object // what sources tell
+	outer   map[string]outer  // by path, the blocks that come from sources
 }
 
 func newLoader(o Options) *loader {
@@ -149,6 +151,7 @@ func (l *loader) finish() (*Config, error) {
 		return nil, l.errs.Err()
 	}
 	l.errs = append(l.errs, overrides(l.root, l.options)...)
+	l.outside(l.told)
 	if listeners := l.root.child("listeners"); listeners == nil || listeners.kind == null {
 		l.root.put("listeners", defaultListeners())
 	}
@@ -160,6 +163,7 @@ func (l *loader) finish() (*Config, error) {
 		c.order = append(c.order, f.key)
 	}
 	c.own(l.owned)
+	c.belong(l.outer)
 	l.errs = l.errs.following(d.errs)
 	l.errs = l.errs.following(c.check())
 	if len(l.errs) > 0 {

@@ -9,6 +9,9 @@ type Route struct {
 	Name string `yaml:"-" key:"true"`
 	// Team that the route belongs to, "" for none.
 	Team string `yaml:"-"`
+	// Source that the route comes from, one of `sources`, "" for the files; Since when it has been there, as in Object.
+	Source string `yaml:"-"`
+	Since  string `yaml:"-"`
 	// Match says which requests are meant; left out, all.
 	Match Match `yaml:"match"`
 

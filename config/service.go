@@ -6,6 +6,8 @@ type Service struct {
 	Name string `yaml:"-" key:"true"`
 	// Team that the service belongs to, "" for none.
 	Team string `yaml:"-"`
+	// Source that the service comes from, one of `sources`, "" for the files.
+	Source string `yaml:"-"`
 	// Protocol spoken to the endpoints: HTTP/1.1 for `http` and `https`; HTTP/2 without TLS for `h2c` and `grpc`, over TLS for `grpcs`. To services of gRPC calls pass as they are, streams in both directions at once and not bounded by `limits.max_body_size`; calls of gRPC-Web, also over HTTP/1.1, are translated. `graphql` is GraphQL over plain HTTP/1.1: a route with `service` alone checks its requests as the action `graphql` does with its defaults; a `split` passes them on unchecked.
 	Protocol string `yaml:"protocol" enum:"http|https|h2c|grpc|grpcs|graphql" default:"http"`
 	// Endpoints are the servers. Each is a URL, or a block with `url`, `weight` and `zone`.

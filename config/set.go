@@ -27,6 +27,8 @@ type Options struct {
 	StateDir string
 	// Manifests translates objects of Kubernetes, which are known by apiVersion and kind. Without it they are refused.
 	Manifests ManifestTranslator
+	// Objects translate what sources tell, by the name of the source.
+	Objects map[string]ManifestTranslator
 	// Kong translates files of Kong, which are known by _format_version. Without it they are refused.
 	Kong Translator
 }

@@ -172,17 +172,7 @@ func (k *checker) teams() {
 		if len(t.Hosts) == 0 && len(t.PathPrefixes) == 0 {
 			k.fail(path, "nothing says which requests are the team's; write hosts, path_prefixes or both")
 		}
-		for j, host := range t.Hosts {
-			k.host(joinIndex(path+".hosts", j), host)
-		}
-		for j, prefix := range t.PathPrefixes {
-			at := joinIndex(path+".path_prefixes", j)
-			if _, problem := pathProblem(prefix); problem != "" {
-				k.fail(at, "%s", problem)
-			} else if strings.ContainsAny(prefix[:1], "=~") || strings.ContainsAny(prefix, "{}") {
-				k.fail(at, "%q is no prefix; write it as /pay", prefix)
-			}
-		}
+		k.bounds(path, t.Hosts, t.PathPrefixes)
 		for _, other := range names[:i] {
 			if o := c.Teams[other]; o != nil && t.meets(o) {
 				k.fail(path, "the team %s has some of the same hosts and path prefixes; part them, so that neither takes the other's requests", other)
@@ -279,18 +269,8 @@ func (k *checker) teamRoute(path string, r *Route, t *Team) {
 			k.fail(path+file.path, "files of the gateway are not for teams")
 		}
 	}
-	within := func(what string, given, allowed []string, in func(a, b string) bool) {
-		if len(allowed) == 0 {
-			return
-		}
-		for i, value := range given {
-			if !slices.ContainsFunc(allowed, func(a string) bool { return in(value, a) }) {
-				k.fail(joinIndex(path+".match."+what, i), "%q is not the team's; it may have %s", value, strings.Join(allowed, ", "))
-			}
-		}
-	}
-	within("hosts", r.Match.Hosts, t.Hosts, hostWithin)
-	within("paths", r.Match.Paths, t.PathPrefixes, pathWithin)
+	k.within(path+".match.hosts", r.Match.Hosts, t.Hosts, hostWithin, "is not the team's")
+	k.within(path+".match.paths", r.Match.Paths, t.PathPrefixes, pathWithin, "is not the team's")
 }
 
 func (k *checker) teamPolicies(path string, policies Policies, t *Team) {

@@ -38,6 +38,7 @@ func (c *Config) check() Errors {
 	k.consumers()
 	k.tenants()
 	k.teams()
+	k.sources()
 	k.usage()
 	k.redis("state.redis", &c.State.Redis)
 	return k.errs

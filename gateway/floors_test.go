@@ -23,7 +23,7 @@ var floors = [][]string{
 	{"gateway/policy", "gateway/wsconn"},
 	{"gateway/transform"},
 	{"gateway/action", "gateway/kong"},
-	{"gateway/policy/*", "gateway/action/*", "gateway/discovery/*"},
+	{"gateway/policy/*", "gateway/action/*", "gateway/discovery/*", "gateway/source/*"},
 	{"gateway/snapshot", "gateway/listener"},
 	{"gateway/registry"},
 	{"gateway"},

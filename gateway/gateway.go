@@ -75,8 +75,7 @@ type Gateway struct {
 	signers map[source]*acme.Authority         // that keep certificates
 	open    atomic.Pointer[[]*listener.Server] // servers by address, for views that must not wait for mu
 	failure atomic.Pointer[reloadFailure]
-	broken  atomic.Pointer[map[string]string]    // teams whose files are
-	teams   atomic.Pointer[telemetry.Generation] // series of teams
+	noted   atomic.Pointer[noted]
 	history history
 	tried   []string // the files that configurations refer to which were tried since Files was asked; with mu
 	stop    chan struct{}
@@ -203,6 +202,10 @@ func (g *Gateway) apply(c *config.Config) error {
 	g.watchCertificates(next)
 	g.current.Store(next)
 	for _, r := range c.Remarks() {
+		// Of one that nobody has changed, as an object's beside one that was, the log knows.
+		if previous != nil && slices.ContainsFunc(previous.Config.Remarks(), func(e *config.Error) bool { return *e == *r }) {
+			continue
+		}
 		g.log.Warn("configuration: "+r.Message, "setting", r.Path, "at", r.Pos.String())
 	}
 	for _, w := range next.Warnings {

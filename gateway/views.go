@@ -8,6 +8,7 @@ import (
 	"sluice/config"
 	"sluice/gateway/listener"
 	"sluice/gateway/snapshot"
+	origin "sluice/gateway/source"
 	"sluice/gateway/telemetry"
 )
 
@@ -76,6 +77,9 @@ type Status struct {
 	LastErrorAt *time.Time `json:"last_error_at,omitempty"`
 	// Teams are those whose files are broken, and why: they have what was good last.
 	Teams map[string]string `json:"broken_teams,omitempty"`
+	// Objects are those from outside that are broken, and why; Sources tell how what they come from does.
+	Objects map[string]string `json:"broken_objects,omitempty"`
+	Sources []origin.Status   `json:"sources,omitempty"`
 }
 
 // Status tells which generation is in force and whether the last reload failed.
@@ -87,34 +91,74 @@ func (g *Gateway) Status() Status {
 	if f := g.failure.Load(); f != nil {
 		s.LastError, s.LastErrorAt = f.err.Error(), &f.when
 	}
-	if teams := g.broken.Load(); teams != nil {
-		s.Teams = *teams
+	if n := g.noted.Load(); n != nil {
+		s.Teams, s.Objects = n.teams, n.objects
+		if n.outside != nil {
+			s.Sources = n.outside.Status()
+		}
 	}
 	return s
 }
 
-// NoteTeams says which teams did not get what their files say, and why; for all others they do.
-func (g *Gateway) NoteTeams(broken map[string]error) {
-	teams := make(map[string]string, len(broken))
-	for team, err := range broken {
-		teams[team] = err.Error()
-	}
-	g.broken.Store(&teams)
-	next := g.metrics.Begin()
+// noted is what is known of who is not in force as written.
+type noted struct {
+	teams, objects map[string]string
+	outside        *origin.Outside
+	series         *telemetry.Generation
+}
+
+// Note says which teams and objects did not get what they say, and why; for all others they do. outside is where objects
+// come from, nil for nowhere.
+func (g *Gateway) Note(broken origin.Broken, outside *origin.Outside) {
+	n := &noted{texts(broken.Teams), texts(broken.Objects), outside, g.metrics.Begin()}
 	if c := g.Config(); c != nil {
 		for team := range c.Teams {
-			_, bad := teams[team]
+			_, bad := n.teams[team]
 			value := 0.0
 			if bad {
 				value = 1
 			}
-			g.metrics.TeamBroken.With(next, func() float64 { return value }, team)
+			g.metrics.TeamBroken.With(n.series, func() float64 { return value }, team)
 		}
 	}
-	if before := g.teams.Swap(next); before != nil {
-		before.Close()
+	if outside != nil {
+		g.measureSources(n)
+	}
+	if before := g.noted.Swap(n); before != nil {
+		before.series.Close()
 	}
 }
+
+func (g *Gateway) measureSources(n *noted) {
+	bad := make(map[string]int)
+	objects := n.outside.Objects()
+	for name := range n.objects {
+		bad[objects[name].Source]++
+	}
+	told := make(map[string]int)
+	for _, st := range n.outside.Status() {
+		told[st.Source] += st.Objects
+		g.metrics.SourceAge.With(n.series, func() float64 { return n.outside.Age(st.Watch).Seconds() }, st.Source, st.Watch)
+	}
+	for source, all := range told {
+		broken := float64(bad[source])
+		applied := float64(all) - broken
+		g.metrics.SourceObjects.With(n.series, func() float64 { return applied }, source, "applied")
+		g.metrics.SourceObjects.With(n.series, func() float64 { return broken }, source, "broken")
+	}
+}
+
+func texts(errs map[string]error) map[string]string {
+	all := make(map[string]string, len(errs))
+	for name, err := range errs {
+		all[name] = err.Error()
+	}
+	return all
+}
+
+// StillFailing notes that what failed before is still as it was, though another part of the configuration has come into
+// force.
+func (g *Gateway) StillFailing(err error) { g.failure.Store(&reloadFailure{time.Now(), err}) }
 
 // Fail notes that a configuration could not even be read.
 func (g *Gateway) Fail(err error) {

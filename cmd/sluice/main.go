@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"sluice/config"
+	"sluice/config/consul"
 	"sluice/config/kong"
 	"sluice/config/kubernetes"
 	"sluice/gateway"
@@ -221,6 +222,9 @@ func (s *configuration) load() (*config.Config, error) {
 	return in.Load(s.options())
 }
 
+// translators are those of what sources tell.
+var translators = map[string]config.ManifestTranslator{"kubernetes": kubernetes.TranslateTold, "consul": consul.Translate}
+
 func (s *configuration) options() config.Options {
-	return config.Options{Set: s.set, Environ: os.Environ(), Manifests: kubernetes.Translate, Kong: kong.Translator(kong.Options{Warn: s.kongUnknown == "warn"})}
+	return config.Options{Set: s.set, Environ: os.Environ(), Manifests: kubernetes.Translate, Objects: translators, Kong: kong.Translator(kong.Options{Warn: s.kongUnknown == "warn"})}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"os/signal"
@@ -26,6 +27,8 @@ import (
 	"sluice/gateway/registry"
 	"sluice/gateway/resident"
 	"sluice/gateway/source"
+	"sluice/gateway/source/consul"
+	"sluice/gateway/source/kubernetes"
 	"sluice/gateway/telemetry"
 )
 
@@ -65,8 +68,12 @@ type process struct {
 	load  func() (*config.Config, error) // of the demo
 	ready func(listen, admin string)
 
-	source origin         // nil in the demo
-	keeper *source.Keeper // what puts it into force
+	source  origin                   // nil in the demo
+	keeper  *source.Keeper           // what puts it into force
+	outside *source.Outside          // what tells of routes beside it
+	good    config.Input             // of the source, as it was when it came into force last
+	objects map[string]config.Object // what sources outside told when they were asked last
+	failed  error                    // why what the source has now is not in force, nil where it is
 
 	log     *slog.Logger
 	sockets *handover.Sockets
@@ -124,6 +131,8 @@ func (p *process) run() error {
 		p.keeper = source.NewKeeper(source.KeeperOptions{
 			Options: p.loadOptions(), Source: p.configuration.path, Dir: p.state, Whole: source.IsStore(p.configuration.path), Log: p.log,
 		})
+		p.outside = source.NewOutside(p.log)
+		defer p.outside.Close()
 	}
 	b := build()
 	p.gateway = gateway.New(gateway.Options{
@@ -206,6 +215,9 @@ func (p *process) start(ctx context.Context) error {
 	if p.source != nil && p.watch {
 		go p.source.Watch(ctx, func() { _ = p.reload() })
 	}
+	if p.outside != nil {
+		go p.outside.Follow(ctx, p.told)
+	}
 	return nil
 }
 
@@ -222,15 +234,38 @@ func (p *process) apply() (*config.Config, error) {
 	in, err := p.source.Read()
 	if err != nil && len(in.Teams) == 0 {
 		p.gateway.Fail(err)
+		p.failed = err
 		return nil, err
 	}
-	return p.put(in, err)
+	c, err := p.put(in, err)
+	if p.failed = err; err == nil {
+		p.good = in
+		return c, nil
+	}
+	if len(p.good.Files) > 0 {
+		p.ask(p.good) // what is not in force says nothing about sources
+	}
+	return c, err
 }
 
-// put puts an input in force; unread is what of it could not be read.
+// put puts an input in force, with what sources outside tell; unread is what of it could not be read.
 func (p *process) put(in config.Input, unread error) (applied *config.Config, err error) {
+	if p.ask(in) > 0 {
+		ctx, cancel := context.WithTimeout(context.Background(), sourcePatience)
+		p.outside.Await(ctx)
+		cancel()
+	}
+	in.Objects = p.outside.Objects()
+	p.objects = in.Objects
 	var refused error // by the gateway, which has noted it
 	broken, err := p.keeper.Apply(in, unread, func(c *config.Config) error {
+		if len(in.Objects) > 0 {
+			// What an object has wrong is no failed reload.
+			var invalid config.Errors
+			if err := p.gateway.Check(c); errors.As(err, &invalid) {
+				return err
+			}
+		}
 		if refused = p.gateway.Apply(c); refused == nil {
 			applied = c
 		}
@@ -238,11 +273,47 @@ func (p *process) put(in config.Input, unread error) (applied *config.Config, er
 	})
 	switch {
 	case err == nil:
-		p.gateway.NoteTeams(broken)
+		p.gateway.Note(broken, p.outside)
 	case refused == nil:
 		p.gateway.Fail(err)
 	}
 	return applied, err
+}
+
+// sourcePatience is how long a configuration waits for the first word of a new source of routes.
+const sourcePatience = 3 * time.Second
+
+// ask has the sources outside asked that the configuration names, and returns how many of what they are asked is new. One
+// that is broken leaves those that are.
+func (p *process) ask(in config.Input) (added int) {
+	s, err := in.Sources(p.loadOptions())
+	if err != nil {
+		return 0
+	}
+	watches := append(kubernetes.Watches(&s.Kubernetes), consul.Watches(&s.Consul)...)
+	if len(watches) > 0 {
+		p.outside.Seed(p.keeper.Objects(in))
+	}
+	return p.outside.Configure(watches)
+}
+
+// told puts in force what sources outside tell, beside what the configuration had when it was good: one that can not be
+// read, or is broken, keeps no route from coming or going.
+func (p *process) told() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if maps.EqualFunc(p.objects, p.outside.Objects(), config.Object.Same) {
+		return
+	}
+	if _, err := p.put(p.good, nil); err != nil {
+		p.log.Error("what sources outside tell is not in force; the running configuration stays", "error", err.Error())
+	} else {
+		p.log.Info("routes from outside have changed", "generation", p.gateway.Status().Generation)
+	}
+	if p.failed != nil {
+		p.gateway.StillFailing(p.failed)
+	}
+	p.follow()
 }
 
 // fallBack starts with the configuration that was in force last, where the store can not be asked or has a broken one.
@@ -263,6 +334,7 @@ func (p *process) fallBack(cause error) (*config.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w; and the last good configuration can not be put in force: %w", cause, err)
 	}
+	p.good, p.failed = in, cause
 	p.gateway.Fail(cause)
 	p.log.Error("the configuration can not be had from its store; the last good one is in force", "error", cause.Error())
 	return c, nil

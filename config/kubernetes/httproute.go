@@ -3,6 +3,7 @@ package kubernetes
 import (
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -13,6 +14,7 @@ import (
 // by the most specific here as there.
 func (s *scope) httpRoute() {
 	s.t.only(s.spec, s.path, "parentRefs", "hostnames", "rules")
+	listeners := s.listeners()
 	for i, rule := range s.spec.Get("rules").Items() {
 		path := fmt.Sprintf("%s.rules[%d]", s.path, i)
 		s.t.only(rule, path, "name", "matches", "filters", "backendRefs", "timeouts")
@@ -26,13 +28,34 @@ func (s *scope) httpRoute() {
 			matches = []config.Tree{config.NewMap(rule)}
 		}
 		for j, m := range matches {
-			s.match(m, rule, fmt.Sprintf("%s.matches[%d]", path, j), filters, key, action)
+			s.match(m, rule, fmt.Sprintf("%s.matches[%d]", path, j), filters, key, action, listeners)
 		}
 	}
 }
 
+// listeners are those that the route is attached to, by the sections of its gateway; none for all. Gateways are not known
+// where objects come from files, so there it is attached to all.
+func (s *scope) listeners() (names []string) {
+	if !s.t.told {
+		return nil
+	}
+	all := false
+	for i, ref := range s.spec.Get("parentRefs").Items() {
+		at := fmt.Sprintf("%s.parentRefs[%d]", s.path, i)
+		s.t.only(ref, at, "group", "kind", "namespace", "name", "sectionName")
+		name := ref.Get("sectionName").Text()
+		names = append(names, name)
+		all = all || name == ""
+	}
+	if all {
+		return nil
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // match makes the routes of one match.
-func (s *scope) match(m, rule config.Tree, path string, f *filters, key string, action config.Tree) {
+func (s *scope) match(m, rule config.Tree, path string, f *filters, key string, action config.Tree, listeners []string) {
 	s.t.only(m, path, "path", "headers", "queryParams", "method")
 	conditions := func(paths ...string) config.Tree {
 		match := config.NewMap(m)
@@ -42,6 +65,9 @@ func (s *scope) match(m, rule config.Tree, path string, f *filters, key string, 
 		}
 		if len(hosts) > 0 {
 			match.Set("hosts", config.NewTexts(s.spec.Get("hostnames"), hosts...))
+		}
+		if len(listeners) > 0 {
+			match.Set("listeners", config.NewTexts(s.spec.Get("parentRefs"), listeners...))
 		}
 		match.Set("paths", config.NewTexts(m, paths...))
 		if method := m.Get("method"); method.Text() != "" {
@@ -278,13 +304,13 @@ func (s *scope) redirect(r config.Tree, path string) config.Tree {
 	s.t.only(r, path, "scheme", "hostname", "port", "path", "statusCode")
 	scheme, host, target := "${scheme}", "${host}", "${uri}"
 	if v := r.Get("scheme").Text(); v != "" {
-		scheme = v
+		scheme = s.plain(r.Get("scheme"), path+".scheme").Text()
 	}
 	if v := r.Get("hostname"); v.Text() != "" {
 		host = s.plain(v, path+".hostname").Text()
 	}
 	if v := r.Get("port").Text(); v != "" {
-		host = net.JoinHostPort(host, v)
+		host = net.JoinHostPort(host, s.plain(r.Get("port"), path+".port").Text())
 	}
 	if p := r.Get("path"); !p.Null() {
 		s.t.only(p, path+".path", "type", "replaceFullPath")

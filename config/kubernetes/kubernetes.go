@@ -14,7 +14,17 @@ import (
 
 // Translate is what config.Options.Manifests wants: it makes a native configuration of one object, or of a list of them.
 func Translate(object config.Tree) (native config.Tree, remarks, errs config.Errors) {
-	t := &translation{routes: config.NewMap(object), services: config.NewMap(object), known: map[string]bool{}}
+	return translate(&translation{}, object)
+}
+
+// TranslateTold is Translate for an object that the API server told: its names begin with that of the source, and the
+// sections of gateways that it is attached to are listeners.
+func TranslateTold(object config.Tree) (native config.Tree, remarks, errs config.Errors) {
+	return translate(&translation{told: true}, object)
+}
+
+func translate(t *translation, object config.Tree) (native config.Tree, remarks, errs config.Errors) {
+	t.routes, t.services, t.known = config.NewMap(object), config.NewMap(object), map[string]bool{}
 	t.object(object, "")
 	native = config.NewMap(object)
 	if t.routes.Len() > 0 {
@@ -27,6 +37,7 @@ func Translate(object config.Tree) (native config.Tree, remarks, errs config.Err
 }
 
 type translation struct {
+	told             bool // by the API server
 	routes, services config.Tree
 	known            map[string]bool // services and routes that are made
 	remarks, errs    config.Errors
@@ -79,6 +90,12 @@ func (t *translation) object(o config.Tree, path string) {
 		return
 	}
 	s := scope{t: t, namespace: namespace, name: namespace + "/" + name, path: path + "spec", spec: o.Get("spec")}
+	switch {
+	case t.told && kind == "Ingress":
+		s.name = "kubernetes." + namespace + ".ingress/" + name // no name has a slash: it is never an HTTPRoute's
+	case t.told:
+		s.name = "kubernetes." + namespace + "." + name
+	}
 	if kind == "HTTPRoute" {
 		s.httpRoute()
 		return
@@ -123,7 +140,9 @@ func (s *scope) service(from config.Tree, path, namespace, name, port string) (s
 		s.t.fail(from, path, "the backend %s needs the number of its port; names of ports are known in the cluster alone", name)
 		return "", false
 	}
-	service = namespace + "/" + name + ":" + port
+	if service = namespace + "/" + name + ":" + port; s.t.told {
+		service = "kubernetes." + namespace + "." + name + ":" + port
+	}
 	if !s.t.known["service "+service] {
 		s.t.known["service "+service] = true
 		s.t.services.Set(service, config.NewMap(from).
@@ -201,10 +220,18 @@ func (s *scope) matchPath(at config.Tree, path, kind, value string) (string, boo
 	if value == "" {
 		value = "/"
 	}
+	if kind != "RegularExpression" && !strings.HasPrefix(value, "/") {
+		s.t.fail(at, path, "%q does not begin with a slash", value)
+		return "", false
+	}
 	switch kind {
 	case "Exact":
 		return "=" + value, true
 	case "Prefix", "PathPrefix", "":
+		if strings.ContainsAny(value, "{}") {
+			s.t.fail(at, path, "the path has braces, which stand for parameters here")
+			return "", false
+		}
 		if value != "/" {
 			value = strings.TrimRight(value, "/")
 		}

@@ -195,7 +195,7 @@ func (c *compiler) compileServices() {
 		s, err := upstream.Compile(c.env, sc)
 		if err != nil {
 			path, message, _ := strings.Cut(err.Error(), ": ")
-			c.fail("services."+name+"."+path, "%s", message)
+			c.fail(config.Path("services", name)+"."+path, "%s", message)
 			continue
 		}
 		c.services[name] = s
@@ -225,10 +225,10 @@ func (c *compiler) checkPolicyNames() {
 	}
 	check("policies", c.Config.Policies)
 	for name, s := range c.Config.Services {
-		check("services."+name+".policies", s.Policies)
+		check(config.Path("services", name)+".policies", s.Policies)
 	}
 	for name, r := range c.Config.Routes {
-		check("routes."+name+".policies", r.Policies)
+		check(config.Path("routes", name)+".policies", r.Policies)
 	}
 	for name, k := range c.Config.Consumers {
 		check("consumers."+name+".policies", k.Policies)
@@ -403,7 +403,7 @@ func (c *compiler) compileRoutes() {
 		c.table, problems = router.Build(table)
 	}
 	for _, p := range problems {
-		path := "routes." + p.Route
+		path := config.Path("routes", c.loser(p))
 		if w := p.Where(); w != "" {
 			path += ".match." + w
 		}
@@ -411,7 +411,7 @@ func (c *compiler) compileRoutes() {
 	}
 	for name := range c.split {
 		sc := c.Config.Services[name]
-		c.onlyStages("services."+name+".policies", sc.Policies, func(s policy.Stage) bool { return s == policy.Transform },
+		c.onlyStages(config.Path("services", name)+".policies", sc.Policies, func(s policy.Stage) bool { return s == policy.Transform },
 			"a service behind a split may set only policies of the stage Transform")
 	}
 }
@@ -436,7 +436,7 @@ func (c *compiler) compileRoute(id int, name string, rc *config.Route) *route {
 		}
 		r.params = append(r.params, params(p))
 	}
-	path := "routes." + name
+	path := config.Path("routes", name)
 	if rc.Rewrite != "" {
 		var err error
 		if r.rewrite, err = compileRewrite(rc.Rewrite, r.params); err != nil {
@@ -584,8 +584,24 @@ func (c *compiler) compileAction(r *route, path string, rc *config.Route) *actio
 	return a
 }
 
-// reachable is a service, unless the route is a team's and the service is not.
+// loser is the route of a problem that is to blame for it. Where two are equally specific it is one from outside; of two
+// of those the younger one.
+func (c *compiler) loser(p *router.Problem) string {
+	route, other := c.Config.Routes[p.Route], c.Config.Routes[p.Other]
+	if route == nil || other == nil || other.Source == "" {
+		return p.Route
+	}
+	if route.Source == "" || cmp.Or(strings.Compare(other.Since, route.Since), strings.Compare(other.Name, route.Name)) > 0 {
+		return p.Other
+	}
+	return p.Route
+}
+
+// reachable is a service, unless the route is a team's, or a source's, and the service is not.
 func (c *compiler) reachable(rc *config.Route, name string) *upstream.Service {
+	if rc.Source != "" && !strings.HasPrefix(name, rc.Source+".") {
+		return nil
+	}
 	if sc := c.Config.Services[name]; rc.Team != "" && (sc == nil || sc.Team != rc.Team) {
 		return nil
 	}

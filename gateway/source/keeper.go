@@ -14,15 +14,16 @@ import (
 	"sluice/config"
 )
 
-// Keeper puts what a source has into force: all of it or nothing, but that a team whose files are broken has its last
-// good ones, or, without any, is left out. What is in force is kept in a folder, for a start when the source can not be
-// asked.
+// Keeper puts what a source has into force: all of it or nothing, but that a team whose files are broken, and an object
+// from outside that is, has what was good last, or, without any, is left out. What is in force is kept in a folder, for a
+// start when the source can not be asked.
 type Keeper struct {
 	o KeeperOptions
 
 	mu     sync.Mutex
-	good   map[string][]config.File // by team
-	loaded bool                     // good has what the folder has
+	good   config.Input // what teams and objects have in force
+	loaded bool         // good has what the folder has
+	said   Broken       // what the log was told of objects
 }
 
 // KeeperOptions of a Keeper.
@@ -38,23 +39,28 @@ type KeeperOptions struct {
 	Log *slog.Logger
 }
 
+// Broken is who did not get what they say, and why.
+type Broken struct {
+	Teams, Objects map[string]error
+}
+
 // NewKeeper returns a Keeper that knows nothing yet.
 func NewKeeper(o KeeperOptions) *Keeper {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Keeper{o: o, good: make(map[string][]config.File)}
+	return &Keeper{o: o}
 }
 
-// Apply loads the input and gives it to apply, once or, without what teams have broken, again. unread is what of it could
-// not be read, nil for nothing. broken are the teams that did not get what their files say, and why.
-func (k *Keeper) Apply(in config.Input, unread error, apply func(*config.Config) error) (broken map[string]error, err error) {
+// Apply loads the input and gives it to apply, once or, without what teams and objects have broken, again. unread is what of
+// it could not be read, nil for nothing.
+func (k *Keeper) Apply(in config.Input, unread error, apply func(*config.Config) error) (broken Broken, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.seed(in)
-	now := config.Input{Files: in.Files, Teams: maps.Clone(in.Teams)}
-	broken = make(map[string]error)
-	kept := make(map[string]bool) // teams that have their last good files
+	now := config.Input{Files: in.Files, Teams: maps.Clone(in.Teams), Objects: maps.Clone(in.Objects)}
+	broken = Broken{make(map[string]error), make(map[string]error)}
+	kept := make(map[owner]bool) // who has what was good last
 	for {
 		c, err := (*config.Config)(nil), unread
 		if unread = nil; err == nil {
@@ -67,37 +73,74 @@ func (k *Keeper) Apply(in config.Input, unread error, apply func(*config.Config)
 			k.keep(now, c.State.Dir, broken)
 			return broken, nil
 		}
-		wrong := teamsOf(now, err)
+		wrong := ownersOf(now, err)
 		if wrong == nil {
 			return broken, err
 		}
-		for team, errs := range wrong {
-			if _, ok := broken[team]; !ok {
-				broken[team] = errs.Err()
+		for who, errs := range wrong {
+			if already := broken.of(who); already[who.name] == nil {
+				already[who.name] = errs.Err()
 			}
-			good, ok := k.good[team]
-			if !ok || kept[team] {
-				delete(now.Teams, team)
-				continue
+			if kept[who] || !who.restore(&now, &k.good) {
+				who.remove(&now)
 			}
-			now.Teams[team], kept[team] = good, true
+			kept[who] = true
 		}
 	}
 }
 
-// teamsOf parts errors by team; nil where one is nobody's but the gateway's.
-func teamsOf(in config.Input, err error) map[string]config.Errors {
+// owner is whose a mistake is: a team, or the source of an object.
+type owner struct {
+	name   string
+	object bool
+}
+
+func (b *Broken) of(who owner) map[string]error {
+	if who.object {
+		return b.Objects
+	}
+	return b.Teams
+}
+
+// restore gives an owner what it had, unless that is just what is broken, or nothing.
+func (who owner) restore(now, good *config.Input) bool {
+	if who.object {
+		was, ok := good.Objects[who.name]
+		if ok = ok && !was.Same(now.Objects[who.name]); ok {
+			now.Objects[who.name] = was
+		}
+		return ok
+	}
+	was, ok := good.Teams[who.name]
+	if ok {
+		now.Teams[who.name] = was
+	}
+	return ok
+}
+
+func (who owner) remove(now *config.Input) {
+	if who.object {
+		delete(now.Objects, who.name)
+		return
+	}
+	delete(now.Teams, who.name)
+}
+
+// ownersOf parts errors by whose they are; nil where one is nobody's but the gateway's.
+func ownersOf(in config.Input, err error) map[owner]config.Errors {
 	var all config.Errors
 	if !errors.As(err, &all) {
 		return nil
 	}
-	wrong := make(map[string]config.Errors)
+	wrong := make(map[owner]config.Errors)
 	for _, e := range all {
-		team := in.TeamOf(e.Pos.File)
-		if team == "" {
-			return nil
+		who := owner{name: e.Pos.File, object: true}
+		if _, ok := in.Objects[e.Pos.File]; !ok {
+			if who = (owner{name: in.TeamOf(e.Pos.File)}); who.name == "" {
+				return nil
+			}
 		}
-		wrong[team] = append(wrong[team], e)
+		wrong[who] = append(wrong[who], e)
 	}
 	return wrong
 }
@@ -111,23 +154,25 @@ type kept struct {
 const keptFile = "configuration.json"
 
 // keep takes note of what is in force.
-func (k *Keeper) keep(in config.Input, stateDir string, broken map[string]error) {
-	for _, team := range slices.Sorted(maps.Keys(broken)) {
-		what := "it has what was good last"
-		if _, ok := in.Teams[team]; !ok {
-			what = "it has nothing that was good before, and is left out"
+func (k *Keeper) keep(in config.Input, stateDir string, broken Broken) {
+	for _, team := range slices.Sorted(maps.Keys(broken.Teams)) {
+		_, has := in.Teams[team]
+		k.o.Log.Error("the configuration of a team is broken; "+instead(has)+", and all others are in force", "team", team, "error", broken.Teams[team].Error())
+	}
+	for _, name := range slices.Sorted(maps.Keys(broken.Objects)) {
+		// Sources tell of their objects often; the log hears of each mistake once.
+		if said := k.said.Objects[name]; said == nil || said.Error() != broken.Objects[name].Error() {
+			_, has := in.Objects[name]
+			k.o.Log.Error("an object from outside is broken; "+instead(has)+", and all others are in force", "object", name, "error", broken.Objects[name].Error())
 		}
-		k.o.Log.Error("the configuration of a team is broken; "+what+", and all others are in force", "team", team, "error", broken[team].Error())
 	}
-	k.good = in.Teams
-	if k.good == nil {
-		k.good = make(map[string][]config.File)
-	}
+	k.said = broken
+	k.good = config.Input{Teams: in.Teams, Objects: in.Objects}
 	dir := k.o.Dir
 	if dir == "" {
 		dir = stateDir
 	}
-	if dir == "" || !k.o.Whole && len(in.Teams) == 0 {
+	if dir == "" || !k.o.Whole && len(in.Teams) == 0 && len(in.Objects) == 0 {
 		return
 	}
 	text, err := json.Marshal(kept{k.o.Source, in})
@@ -141,7 +186,23 @@ func (k *Keeper) keep(in config.Input, stateDir string, broken map[string]error)
 	}
 }
 
-// seed takes what teams had when the process before ended.
+func instead(has bool) string {
+	if has {
+		return "it has what was good last"
+	}
+	return "it has nothing that was good before, and is left out"
+}
+
+// Objects are those in force: before the first Apply those of the process before, for a start when their sources can not be
+// asked.
+func (k *Keeper) Objects(in config.Input) map[string]config.Object {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.seed(in)
+	return maps.Clone(k.good.Objects)
+}
+
+// seed takes what teams and objects had when the process before ended.
 func (k *Keeper) seed(in config.Input) {
 	if k.loaded {
 		return
@@ -156,8 +217,8 @@ func (k *Keeper) seed(in config.Input) {
 		}
 		dir = c.State.Dir
 	}
-	if was, err := k.read(dir); err == nil && was.Teams != nil {
-		k.good = was.Teams
+	if was, err := k.read(dir); err == nil {
+		k.good = config.Input{Teams: was.Teams, Objects: was.Objects}
 	}
 }
 

@@ -27,7 +27,7 @@ func answer(body string) string { return "routes: {r: {respond: {body: " + body 
 // in applies an input and returns what the routes of both teams answer.
 func inForce(t *testing.T, k *Keeper, in config.Input, refuse func(*config.Config) error) (one, two string, broken map[string]error, err error) {
 	t.Helper()
-	broken, err = k.Apply(in, nil, func(c *config.Config) error {
+	all, err := k.Apply(in, nil, func(c *config.Config) error {
 		if refuse != nil {
 			if err := refuse(c); err != nil {
 				return err
@@ -42,7 +42,7 @@ func inForce(t *testing.T, k *Keeper, in config.Input, refuse func(*config.Confi
 		one, two = body("one/r"), body("two/r")
 		return nil
 	})
-	return one, two, broken, err
+	return one, two, all.Teams, err
 }
 
 func TestBrokenTeamIsAlone(t *testing.T) {

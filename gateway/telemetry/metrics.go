@@ -108,6 +108,8 @@ type Metrics struct {
 	ConfigReloads    *Family[*Counter] // result: success or failure
 	ConfigLastReload *Gauge            // Unix time in seconds
 	TeamBroken       *FuncFamily       // team: 0 or 1
+	SourceObjects    *FuncFamily       // source; state: applied or broken
+	SourceAge        *FuncFamily       // source, watch: seconds
 
 	SpansExported *Counter
 	SpansDropped  *Family[*Counter] // reason: queue_full or export_failed
@@ -393,6 +395,16 @@ func NewMetrics(o Options) *Metrics {
 		Name:   "sluice_team_config_broken",
 		Help:   "Whether the files of a team are broken, so that it has what was good last: 0 or 1.",
 		Labels: []string{"team"},
+	})
+	m.SourceObjects = r.GaugeFunc(Desc{
+		Name:   "sluice_source_objects",
+		Help:   "Objects that a source of routes outside of the configuration tells; those that are broken have what was good last, or nothing.",
+		Labels: []string{"source", "state"},
+	})
+	m.SourceAge = r.GaugeFunc(Desc{
+		Name:   "sluice_source_age_seconds",
+		Help:   "For how long what a source of routes has told is not confirmed; 0 while it is.",
+		Labels: []string{"source", "watch"},
 	})
 	r.Gauge(Desc{
 		Name:   "sluice_build_info",

@@ -1,5 +1,5 @@
-// Package consultest speaks the health API of Consul for tests, as the HTTP API is documented: blocking queries with index
-// and wait, X-Consul-Index, passing, tags, tokens.
+// Package consultest speaks the health and catalog API of Consul for tests, as the HTTP API is documented: blocking queries
+// with index and wait, X-Consul-Index, passing, tags, tokens.
 package consultest
 
 import (
@@ -25,7 +25,7 @@ type Instance struct {
 	Passing, Warns int    // weights
 }
 
-// Agent is an agent of Consul that knows one service. Close and Listen are its death and its return.
+// Agent is an agent of Consul. Close and Restart are its death and its return.
 type Agent struct {
 	URL string
 
@@ -36,15 +36,15 @@ type Agent struct {
 	changed  chan struct{}
 	service  string
 	token    string
-	all      []Instance
+	all      map[string][]Instance // by service
 	queries  []string
 	blocking int
 }
 
-// Start starts an agent with a service; token is asked for unless it is empty.
+// Start starts an agent with a service, which others may join; token is asked for unless it is empty.
 func Start(t testing.TB, service, token string, instances ...Instance) *Agent {
 	t.Helper()
-	a := &Agent{t: t, service: service, token: token, all: instances, index: 10, changed: make(chan struct{})}
+	a := &Agent{t: t, service: service, token: token, all: map[string][]Instance{service: instances}, index: 10, changed: make(chan struct{})}
 	a.listen("127.0.0.1:0")
 	t.Cleanup(a.Close)
 	return a
@@ -78,13 +78,20 @@ func (a *Agent) Restart() {
 }
 
 // Set replaces the instances.
-func (a *Agent) Set(instances ...Instance) { a.change(func() { a.all = instances; a.index++ }) }
+func (a *Agent) Set(instances ...Instance) { a.SetService(a.service, instances...) }
+
+// SetService replaces the instances of a service; without any it is gone.
+func (a *Agent) SetService(service string, instances ...Instance) {
+	a.change(func() { a.all[service] = instances; a.index++ })
+}
 
 // Touch moves the index on without a change, as a change of another service can.
 func (a *Agent) Touch() { a.change(func() { a.index++ }) }
 
 // Reset makes the index go back, as a restored store does.
-func (a *Agent) Reset(instances ...Instance) { a.change(func() { a.all, a.index = instances, 3 }) }
+func (a *Agent) Reset(instances ...Instance) {
+	a.change(func() { a.all[a.service], a.index = instances, 3 })
+}
 
 func (a *Agent) change(f func()) {
 	a.mu.Lock()
@@ -108,7 +115,7 @@ func (a *Agent) Blocking() int {
 	return a.blocking
 }
 
-// ServeHTTP answers /v1/health/service/NAME.
+// ServeHTTP answers /v1/health/service/NAME and /v1/catalog/services.
 func (a *Agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	a.mu.Lock()
@@ -120,7 +127,7 @@ func (a *Agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	name, ok := strings.CutPrefix(r.URL.Path, "/v1/health/service/")
-	if !ok {
+	if !ok && r.URL.Path != "/v1/catalog/services" {
 		http.NotFound(w, r)
 		return
 	}
@@ -154,7 +161,10 @@ func (a *Agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			break
 		}
 	}
-	body, at := a.answer(name, q["tag"], q.Has("passing")), a.index
+	body, at := a.catalog(), a.index
+	if ok {
+		body = a.answer(name, q["tag"], q.Has("passing"))
+	}
 	a.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Consul-Index", strconv.FormatUint(at, 10))
@@ -163,11 +173,32 @@ func (a *Agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(body)
 }
 
+// catalog is the tags of each service, those of all its instances together.
+func (a *Agent) catalog() []byte {
+	services := map[string][]string{"consul": {}}
+	for service, instances := range a.all {
+		if len(instances) == 0 {
+			continue
+		}
+		tags := []string{}
+		for _, in := range instances {
+			tags = append(tags, in.Tags...)
+		}
+		slices.Sort(tags)
+		services[service] = slices.Compact(tags)
+	}
+	body, err := json.Marshal(services)
+	if err != nil {
+		panic(err)
+	}
+	return body
+}
+
 func (a *Agent) answer(service string, tags []string, passing bool) []byte {
 	type object = map[string]any
 	list := []object{}
-	for _, in := range a.all {
-		if service != a.service || passing && in.Status != "passing" || slices.ContainsFunc(tags, func(t string) bool { return !slices.Contains(in.Tags, t) }) {
+	for _, in := range a.all[service] {
+		if passing && in.Status != "passing" || slices.ContainsFunc(tags, func(t string) bool { return !slices.Contains(in.Tags, t) }) {
 			continue
 		}
 		list = append(list, object{

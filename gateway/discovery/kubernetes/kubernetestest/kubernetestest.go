@@ -1,10 +1,11 @@
-// Package kubernetestest speaks the part of the API of Kubernetes that lists and watches EndpointSlices, for tests: pages
-// with continue, resource versions, bookmarks, and 410 Gone for versions that are forgotten.
+// Package kubernetestest speaks the part of the API of Kubernetes that lists and watches EndpointSlices, HTTPRoutes and
+// Ingresses, for tests: pages with continue, resource versions, bookmarks, and 410 Gone for versions that are forgotten.
 package kubernetestest
 
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -31,7 +32,7 @@ type Endpoint struct {
 	Zone        string
 }
 
-// Server is an API server with one namespace. Close and Restart are its death and its return.
+// Server is an API server; EndpointSlices are in one namespace, other objects in any. Close and Restart are its death and its return.
 type Server struct {
 	URL   string
 	Token string // that is asked for
@@ -41,11 +42,11 @@ type Server struct {
 	server    *http.Server
 
 	mu       sync.Mutex
-	page     int // slices of a page, whatever limit says
+	page     int // objects of a page, whatever limit says
 	version  int
 	oldest   int // versions before it are forgotten
-	slices   map[string]Slice
-	versions map[string]int
+	objects  map[key]stored
+	missing  map[string]bool // kinds that are not installed
 	log      []event
 	changed  chan struct{}
 	requests []string
@@ -53,17 +54,35 @@ type Server struct {
 	gone     int
 }
 
+// key is where an object is found.
+type key struct{ resource, namespace, name string }
+
+type stored struct {
+	version int
+	fields  map[string]any
+}
+
 type event struct {
 	version int
 	kind    string
-	object  map[string]any
-	service string
+	key     key // of a bookmark none
+	fields  map[string]any
+}
+
+// kinds are those that are served, by the path below /apis.
+var kinds = map[string]struct {
+	resource, group, kind string
+	custom                bool // items of lists say what they are; those of the server's own kinds do not
+}{
+	"discovery.k8s.io/v1/endpointslices":      {"endpointslices", "discovery.k8s.io/v1", "EndpointSlice", false},
+	"networking.k8s.io/v1/ingresses":          {"ingresses", "networking.k8s.io/v1", "Ingress", false},
+	"gateway.networking.k8s.io/v1/httproutes": {"httproutes", "gateway.networking.k8s.io/v1", "HTTPRoute", true},
 }
 
 // Start starts a server.
 func Start(t testing.TB, namespace, token string) *Server {
 	t.Helper()
-	s := &Server{t: t, namespace: namespace, Token: token, page: 500, version: 100, oldest: 100, slices: map[string]Slice{}, versions: map[string]int{}, changed: make(chan struct{})}
+	s := &Server{t: t, namespace: namespace, Token: token, page: 500, version: 100, oldest: 100, objects: map[key]stored{}, missing: map[string]bool{}, changed: make(chan struct{})}
 	s.listen("127.0.0.1:0")
 	t.Cleanup(s.Close)
 	return s
@@ -96,29 +115,75 @@ func (s *Server) Restart() {
 	s.listen(strings.TrimPrefix(s.URL, "http://"))
 }
 
-// PageSize bounds the slices of one page.
+// PageSize bounds the objects of one page.
 func (s *Server) PageSize(n int) { s.change(func() { s.page = n }) }
 
 // Put makes a slice, or replaces it.
-func (s *Server) Put(sl Slice) {
+func (s *Server) Put(sl Slice) { s.put(key{"endpointslices", s.namespace, sl.Name}, object(sl)) }
+
+// Delete removes a slice.
+func (s *Server) Delete(name string) { s.remove(key{"endpointslices", s.namespace, name}) }
+
+// PutObject makes an object of a resource, httproutes or ingresses, or replaces it. spec is JSON.
+func (s *Server) PutObject(resource, namespace, name, spec string) {
+	s.t.Helper()
+	var fields any
+	if err := json.Unmarshal([]byte(spec), &fields); err != nil {
+		s.t.Fatal(err)
+	}
+	s.put(key{resource, namespace, name}, map[string]any{"metadata": map[string]any{}, "spec": fields})
+}
+
+// Touch changes what of an object means nothing to others, as a controller's status.
+func (s *Server) Touch(resource, namespace, name string) {
+	k := key{resource, namespace, name}
+	s.mu.Lock()
+	fields := maps.Clone(s.objects[k].fields)
+	s.mu.Unlock()
+	fields["status"] = map[string]any{"observed": fmt.Sprint(s.version)}
+	s.put(k, fields)
+}
+
+// DeleteObject removes an object.
+func (s *Server) DeleteObject(resource, namespace, name string) {
+	s.remove(key{resource, namespace, name})
+}
+
+// Uninstall has the server not know a resource, as one whose definition nobody has installed, or know it again.
+func (s *Server) Uninstall(resource string, missing bool) {
+	s.change(func() { s.missing[resource] = missing })
+}
+
+func (s *Server) put(k key, fields map[string]any) {
 	s.change(func() {
 		kind := "MODIFIED"
-		if _, ok := s.slices[sl.Name]; !ok {
+		before, ok := s.objects[k]
+		created := time.Unix(1_700_000_000, 0).Add(time.Duration(s.version) * time.Second).UTC().Format(time.RFC3339)
+		if ok {
+			created = before.fields["metadata"].(map[string]any)["creationTimestamp"].(string)
+		} else {
 			kind = "ADDED"
 		}
 		s.version++
-		s.slices[sl.Name], s.versions[sl.Name] = sl, s.version
-		s.log = append(s.log, event{s.version, kind, object(sl, s.version), sl.Service})
+		metadata := maps.Clone(fields["metadata"].(map[string]any))
+		metadata["name"], metadata["namespace"], metadata["resourceVersion"], metadata["creationTimestamp"] = k.name, k.namespace, strconv.Itoa(s.version), created
+		fields = maps.Clone(fields)
+		fields["metadata"] = metadata
+		s.objects[k] = stored{s.version, fields}
+		s.log = append(s.log, event{s.version, kind, k, fields})
 	})
 }
 
-// Delete removes a slice.
-func (s *Server) Delete(name string) {
+func (s *Server) remove(k key) {
 	s.change(func() {
-		sl := s.slices[name]
-		delete(s.slices, name)
+		last := s.objects[k].fields
+		delete(s.objects, k)
 		s.version++
-		s.log = append(s.log, event{s.version, "DELETED", object(sl, s.version), sl.Service})
+		fields := maps.Clone(last)
+		metadata := maps.Clone(fields["metadata"].(map[string]any))
+		metadata["resourceVersion"] = strconv.Itoa(s.version)
+		fields["metadata"] = metadata
+		s.log = append(s.log, event{s.version, "DELETED", k, fields})
 	})
 }
 
@@ -126,9 +191,7 @@ func (s *Server) Delete(name string) {
 func (s *Server) Advance(n int) {
 	s.change(func() {
 		s.version += n
-		s.log = append(s.log, event{s.version, "BOOKMARK", map[string]any{
-			"kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1", "metadata": map[string]any{"resourceVersion": strconv.Itoa(s.version)},
-		}, ""})
+		s.log = append(s.log, event{s.version, "BOOKMARK", key{}, map[string]any{"metadata": map[string]any{"resourceVersion": strconv.Itoa(s.version)}}})
 	})
 }
 
@@ -160,7 +223,7 @@ func (s *Server) Watches() int {
 	return s.watches
 }
 
-func object(sl Slice, version int) map[string]any {
+func object(sl Slice) map[string]any {
 	endpoints, ports := []map[string]any{}, []map[string]any{}
 	for _, e := range sl.Endpoints {
 		endpoints = append(endpoints, map[string]any{
@@ -173,9 +236,9 @@ func object(sl Slice, version int) map[string]any {
 		ports = append(ports, map[string]any{"name": name, "port": port, "protocol": "TCP"})
 	}
 	return map[string]any{
-		"kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1", "addressType": "IPv4",
-		"metadata":  map[string]any{"name": sl.Name, "resourceVersion": strconv.Itoa(version), "labels": map[string]any{"kubernetes.io/service-name": sl.Service}},
-		"endpoints": endpoints, "ports": ports,
+		"addressType": "IPv4",
+		"metadata":    map[string]any{"labels": map[string]any{"kubernetes.io/service-name": sl.Service}},
+		"endpoints":   endpoints, "ports": ports,
 	}
 }
 
@@ -189,26 +252,72 @@ func status(code int, reason, message string) map[string]any {
 	return map[string]any{"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message}
 }
 
-// ServeHTTP answers GET of the namespace's EndpointSlices.
+// selection is what a question is about.
+type selection struct {
+	resource, group, kind, namespace string
+	custom                           bool
+	labels                           map[string]string
+}
+
+func (q *selection) has(k key, fields map[string]any) bool {
+	if k.resource != q.resource || q.namespace != "" && k.namespace != q.namespace {
+		return false
+	}
+	labels, _ := fields["metadata"].(map[string]any)["labels"].(map[string]any)
+	for name, value := range q.labels {
+		if labels[name] != value {
+			return false
+		}
+	}
+	return true
+}
+
+// whole is an object with what it is.
+func (q *selection) whole(fields map[string]any) map[string]any {
+	fields = maps.Clone(fields)
+	fields["kind"], fields["apiVersion"] = q.kind, q.group
+	return fields
+}
+
+func (s *Server) selected(r *http.Request) (q selection, ok bool) {
+	path, ok := strings.CutPrefix(r.URL.Path, "/apis/")
+	steps := strings.Split(path, "/")
+	if len(steps) == 5 && steps[2] == "namespaces" {
+		q.namespace = steps[3]
+		steps = append(steps[:2], steps[4])
+	}
+	k, known := kinds[strings.Join(steps, "/")]
+	q.resource, q.group, q.kind, q.custom = k.resource, k.group, k.kind, k.custom
+	q.labels = make(map[string]string)
+	if selector := r.URL.Query().Get("labelSelector"); selector != "" {
+		name, value, _ := strings.Cut(selector, "=")
+		q.labels[name] = value
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return q, ok && known && !s.missing[q.resource]
+}
+
+// ServeHTTP answers GET of objects.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	s.mu.Lock()
 	s.requests = append(s.requests, r.URL.RawQuery)
 	s.mu.Unlock()
-	service, labelled := strings.CutPrefix(q.Get("labelSelector"), "kubernetes.io/service-name=")
+	of, ok := s.selected(r)
 	switch {
 	case s.Token != "" && r.Header.Get("Authorization") != "Bearer "+s.Token:
 		fail(w, http.StatusUnauthorized, "Unauthorized", "Unauthorized")
-	case r.URL.Path != "/apis/discovery.k8s.io/v1/namespaces/"+s.namespace+"/endpointslices" || !labelled:
+	case !ok:
 		fail(w, http.StatusNotFound, "NotFound", "the server could not find the requested resource")
 	case q.Get("watch") == "1":
-		s.watch(w, r, service)
+		s.watch(w, r, &of)
 	default:
-		s.list(w, q.Get("limit"), q.Get("continue"), service)
+		s.list(w, q.Get("limit"), q.Get("continue"), &of)
 	}
 }
 
-func (s *Server) list(w http.ResponseWriter, limit, from, service string) {
+func (s *Server) list(w http.ResponseWriter, limit, from string, of *selection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n, _ := strconv.Atoi(limit)
@@ -222,27 +331,32 @@ func (s *Server) list(w http.ResponseWriter, limit, from, service string) {
 			return
 		}
 	}
-	var names []string
-	for name, sl := range s.slices {
-		if sl.Service == service && name > at {
-			names = append(names, name)
+	place := func(k key) string { return k.namespace + "/" + k.name }
+	var keys []key
+	for k, o := range s.objects {
+		if of.has(k, o.fields) && place(k) > at {
+			keys = append(keys, k)
 		}
 	}
-	slices.Sort(names)
+	slices.SortFunc(keys, func(a, b key) int { return strings.Compare(place(a), place(b)) })
 	metadata := map[string]any{"resourceVersion": strconv.Itoa(version)}
-	if len(names) > n {
-		names = names[:n]
-		metadata["continue"] = fmt.Sprintf("%d/%s", version, names[n-1])
+	if len(keys) > n {
+		keys = keys[:n]
+		metadata["continue"] = fmt.Sprintf("%d/%s", version, place(keys[n-1]))
 	}
 	items := []map[string]any{}
-	for _, name := range names {
-		items = append(items, object(s.slices[name], s.versions[name]))
+	for _, k := range keys {
+		item := s.objects[k].fields
+		if of.custom {
+			item = of.whole(item)
+		}
+		items = append(items, item)
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(map[string]any{"kind": "EndpointSliceList", "apiVersion": "discovery.k8s.io/v1", "metadata": metadata, "items": items})
+	_ = json.NewEncoder(w).Encode(map[string]any{"kind": of.kind + "List", "apiVersion": of.group, "metadata": metadata, "items": items})
 }
 
-func (s *Server) watch(w http.ResponseWriter, r *http.Request, service string) {
+func (s *Server) watch(w http.ResponseWriter, r *http.Request, of *selection) {
 	q := r.URL.Query()
 	at, err := strconv.Atoi(q.Get("resourceVersion"))
 	seconds, _ := strconv.Atoi(q.Get("timeoutSeconds"))
@@ -280,7 +394,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, service string) {
 		changed := s.changed
 		var due []event
 		for _, e := range s.log {
-			if e.version > at && (e.service == service || e.kind == "BOOKMARK" && q.Get("allowWatchBookmarks") == "true") {
+			if e.version > at && (e.kind != "BOOKMARK" && of.has(e.key, e.fields) || e.kind == "BOOKMARK" && q.Get("allowWatchBookmarks") == "true") {
 				due = append(due, e)
 			}
 		}
@@ -291,7 +405,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, service string) {
 			return
 		}
 		for _, e := range due {
-			_ = out.Encode(map[string]any{"type": e.kind, "object": e.object})
+			_ = out.Encode(map[string]any{"type": e.kind, "object": of.whole(e.fields)})
 			at = e.version
 		}
 		_ = http.NewResponseController(w).Flush()
