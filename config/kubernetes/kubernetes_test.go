@@ -160,3 +160,41 @@ func TestFailure(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What the API server tells has names of its own, and sections of the gateway are listeners.
+func TestTold(t *testing.T) {
+	f := func(object, want string) {
+		t.Helper()
+		in := config.Input{
+			Files:   []config.File{{Name: "a.yaml", Data: []byte("listeners: {a: {address: \":1\"}, b: {address: \":2\"}}")}},
+			Objects: map[string]config.Object{"o": {Source: "kubernetes", Data: []byte(object)}},
+		}
+		c, err := in.Load(config.Options{Objects: map[string]config.ManifestTranslator{"kubernetes": TranslateTold}})
+		var got []string
+		if err != nil {
+			got = append(got, err.Error())
+		} else {
+			for _, name := range slices.Sorted(maps.Keys(c.Routes)) {
+				r := c.Routes[name]
+				got = append(got, fmt.Sprint(name, r.Match.Paths, r.Match.Listeners, r.Service, c.Services[r.Service].Endpoints[0].URL, r.Source))
+			}
+		}
+		if all := strings.Join(got, "; "); !strings.Contains(all, want) {
+			t.Errorf("%s, want %s", all, want)
+		}
+	}
+	route := func(parents, path string) string {
+		return `{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"name":"x.y","namespace":"ns"},"spec":{"parentRefs":[` + parents + `],"rules":[{"matches":[` + path + `],"backendRefs":[{"name":"s","port":80}]}]}}`
+	}
+	path := `{"path":{"value":"/a"}}`
+	f(route(`{"name":"g"}`, path+`,{"path":{"value":"/b"}}`), "kubernetes.ns.x.y[/a] []kubernetes.ns.s:80http://s.ns.svc:80kubernetes; kubernetes.ns.x.y/2[/b] []")
+	f(route(`{"name":"g","sectionName":"b"},{"name":"g","sectionName":"a"}`, path), "kubernetes.ns.x.y[/a] [a b]")
+	f(route(`{"name":"g","sectionName":"b"},{"name":"g"}`, path), "kubernetes.ns.x.y[/a] []")
+	f(route(`{"name":"g","sectionName":"c"}`, path), `there is no listener "c"`)
+	f(route(`{"name":"g","port":8080}`, path), "port: this is not supported")
+	f(route(`{"name":"g"}`, `{"path":{"value":"/a/{b}"}}`), "the path has braces")
+	f(route(`{"name":"g"}`, `{"path":{"value":"~^/.*"}}`), "does not begin with a slash")
+	f(`{"apiVersion":"networking.k8s.io/v1","kind":"Ingress","metadata":{"name":"x.y","namespace":"ns"},"spec":{"defaultBackend":{"service":{"name":"s","port":{"number":80}}}}}`,
+		"kubernetes.ns.ingress/x.y/default[] []kubernetes.ns.s:80")
+	f(`{"apiVersion":"networking.k8s.io/v1","kind":"Ingress","metadata":{"name":"${HOME}","namespace":"ns"},"spec":{"rules":[{"host":"${HOME}.test","http":{"paths":[{"path":"/","pathType":"Prefix","backend":{"service":{"name":"s","port":{"number":80}}}}]}}]}}`, "is no host")
+}

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -133,4 +135,61 @@ func TestKept(t *testing.T) {
 	if _, err := NewKeeper(KeeperOptions{Source: "etcd://a/b"}).Kept(); err == nil || !strings.Contains(err.Error(), "--state") {
 		t.Error(err)
 	}
+}
+
+// An object is alone with its mistake; one that is broken in its last good form too has nothing.
+func TestBrokenObjectIsAlone(t *testing.T) {
+	translate := func(o config.Tree) (config.Tree, config.Errors, config.Errors) {
+		if message := o.Get("broken"); message.Is() {
+			return config.Tree{}, nil, config.Errors{message.Errorf("broken", "%s", message.Text())}
+		}
+		name := "test." + o.Get("name").Text()
+		route := config.NewMap(o).Set("match", config.NewMap(o).Set("paths", config.NewTexts(o, "/"+name)))
+		return config.NewMap(o).Set("routes", config.NewMap(o).Set(name, route.Set("respond", config.NewMap(o)))), nil, nil
+	}
+	var log bytes.Buffer
+	dir := t.TempDir()
+	keeper := func() *Keeper {
+		return NewKeeper(KeeperOptions{
+			Dir: dir, Options: config.Options{Objects: map[string]config.ManifestTranslator{"test": translate}}, Log: slog.New(slog.NewTextHandler(&log, nil)),
+		})
+	}
+	conflict := "" // a route that does not compile
+	f := func(k *Keeper, wantRoutes, wantBroken string, objects map[string]string) {
+		t.Helper()
+		in := config.Input{Files: []config.File{file("root.yaml", "version: 1")}, Objects: map[string]config.Object{}}
+		for name, text := range objects {
+			in.Objects[name] = config.Object{Source: "test", Data: []byte(text)}
+		}
+		routes := ""
+		broken, err := k.Apply(in, nil, func(c *config.Config) error {
+			if c.Routes[conflict] != nil {
+				return config.Errors{c.Errorf(config.Path("routes", conflict), "conflicts")}
+			}
+			routes = strings.Join(slices.Sorted(maps.Keys(c.Routes)), " ")
+			return nil
+		})
+		if got := strings.Join(slices.Sorted(maps.Keys(broken.Objects)), " "); err != nil || routes != wantRoutes || got != wantBroken {
+			t.Errorf("%v: %q, broken %q, want %q, %q", err, routes, got, wantRoutes, wantBroken)
+		}
+	}
+	k := keeper()
+	f(k, "test.a test.b", "c", map[string]string{"a": "{name: a}", "b": "{name: b}", "c": "{broken: x}"})
+	f(k, "test.a test.b2", "a", map[string]string{"a": "{broken: x}", "b": "{name: b2}"})
+	f(k, "test.a test.b2", "a b", map[string]string{"a": "{broken: x}", "b": "{"})
+	// Its mistake is said once, however often it is met.
+	if n := strings.Count(log.String(), "object=a "); n != 1 {
+		t.Errorf("said %d times: %s", n, log.String())
+	}
+	// A process that begins has what was good, be it broken now or, as sources that can not be asked would have it, not told.
+	next := keeper()
+	if kept := next.Objects(config.Input{}); string(kept["a"].Data) != "{name: a}" || string(kept["b"].Data) != "{name: b2}" {
+		t.Errorf("%v", kept)
+	}
+	f(next, "test.a test.b2", "a", map[string]string{"a": "{broken: x}", "b": "{name: b2}"})
+	// What does not compile is found by its place, dots in its name or not; here the last good form has the same mistake.
+	conflict = "test.a"
+	f(next, "test.b2", "a", map[string]string{"a": "{name: a}", "b": "{name: b2}"})
+	f(next, "test.b2", "a", map[string]string{"a": "{broken: y}", "b": "{name: b2}"})
+	f(next, "", "", nil)
 }

@@ -75,9 +75,14 @@ func (w *watch) run(ctx context.Context, tell func(map[string]config.Object)) er
 		objects := make(map[string]config.Object)
 		for name, o := range all {
 			what := w.of.Resource[:len(w.of.Resource)-1]
-			if text, ok := w.read(name, o); ok {
+			if !o.read {
+				// Once: the set is told whole for each change of a single one.
+				o.read = true
+				o.text, o.meant = w.read(name, o)
+			}
+			if o.meant {
 				objects[fmt.Sprintf("kubernetes %s %s/%s", what, name.Namespace, name.Name)] = config.Object{
-					Source: "kubernetes", Watch: w.name, Since: o.Metadata.CreationTimestamp, Data: text,
+					Source: "kubernetes", Watch: w.name, Since: o.Metadata.CreationTimestamp, Data: o.text,
 				}
 			}
 		}
@@ -92,6 +97,9 @@ type object struct {
 		Annotations       map[string]string `json:"annotations"`
 	} `json:"metadata"`
 	Spec json.RawMessage `json:"spec"`
+
+	read, meant bool
+	text        []byte
 }
 
 // read returns the object as it is translated, without what changes and means nothing, if it is meant for this gateway.
