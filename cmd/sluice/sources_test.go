@@ -247,9 +247,11 @@ func TestBrokenObjectIsAlone(t *testing.T) {
 	broken(prefix+"never", prefix+"cart")
 	r.gets(t, "/cart", 200, "cart /cart")
 	r.gets(t, "/other", 404, "")
-	if _, body := fetch(t, r.admin+"/metrics"); !strings.Contains(body, `sluice_source_objects{source="kubernetes",state="broken"} 2`) {
-		t.Error(body)
-	}
+	body := ""
+	until(t, func() string { return body }, func() bool {
+		_, body = fetch(t, r.admin+"/metrics")
+		return strings.Contains(body, `sluice_source_objects{source="kubernetes",state="broken"} 2`)
+	})
 	// What the file has is the file's: its route goes first, and an object of the cluster that wants the same has nothing.
 	c.route("thief", "/hello")
 	log.has(t, `\"hello\" and \"kubernetes.shop.thief\" are equally specific`)

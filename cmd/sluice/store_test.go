@@ -242,12 +242,14 @@ func TestTeams(t *testing.T) {
 	is("/shop", "shop2")
 	is("/pay", "pay1")
 	log.has(t, "the configuration of a team is broken; it has what was good last")
-	if _, body := fetch(t, r.admin+"/api/config"); !strings.Contains(body, "broken_teams") || !strings.Contains(body, "teams/pay/a.yaml:1:") {
-		t.Errorf("the API does not say which team is broken: %s", body)
-	}
-	if _, body := fetch(t, r.admin+"/metrics"); !strings.Contains(body, `sluice_team_config_broken{team="pay"} 1`) || !strings.Contains(body, `sluice_team_config_broken{team="shop"} 0`) {
-		t.Error("the metric does not say which team is broken")
-	}
+	until(t, func() string { return "the API does not say which team is broken" }, func() bool {
+		_, body := fetch(t, r.admin+"/api/config")
+		return strings.Contains(body, "broken_teams") && strings.Contains(body, "teams/pay/a.yaml:1:")
+	})
+	until(t, func() string { return "the metric does not say which team is broken" }, func() bool {
+		_, body := fetch(t, r.admin+"/metrics")
+		return strings.Contains(body, `sluice_team_config_broken{team="pay"} 1`) && strings.Contains(body, `sluice_team_config_broken{team="shop"} 0`)
+	})
 	_ = r.Process.Signal(syscall.SIGTERM)
 	_ = r.Wait()
 	r, _ = begin()
