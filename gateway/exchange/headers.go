@@ -1,6 +1,10 @@
 package exchange
 
-import "github.com/valyala/fasthttp"
+import (
+	"slices"
+
+	"github.com/valyala/fasthttp"
+)
 
 // EditOp is what a header edit does.
 type EditOp uint8
@@ -102,13 +106,12 @@ func (h *HeaderEdits) Value(name string) (value []byte, decided bool) {
 }
 
 func (h *HeaderEdits) drop(name string) {
-	kept := h.list[:0]
-	for i := range h.list {
-		if len(h.list[i].Name) != len(name) || !equalFoldString(h.list[i].Name, name) {
-			kept = append(kept, h.list[i])
+	for i := 0; i < len(h.list); i++ {
+		if len(h.list[i].Name) == len(name) && equalFoldString(h.list[i].Name, name) {
+			h.list = slices.Delete(h.list, i, i+1)
+			i--
 		}
 	}
-	h.list = kept
 }
 
 func (h *HeaderEdits) reset() {

@@ -240,12 +240,8 @@ func appendJSONText[T string | []byte](dst []byte, s T) []byte {
 		s = s[:maxField]
 	}
 	from := 0
-	for i := 0; i < len(s); {
+	for i := plainUpTo(s, 0); i < len(s); i = plainUpTo(s, i) {
 		c := s[i]
-		if plainJSON[c] {
-			i++
-			continue
-		}
 		r, size := rune(c), 1
 		if c >= utf8.RuneSelf {
 			r, size = decodeRune(s[i:min(len(s), i+utf8.UTFMax)])
@@ -275,6 +271,29 @@ func appendJSONText[T string | []byte](dst []byte, s T) []byte {
 		dst = append(dst, "..."...)
 	}
 	return dst
+}
+
+// plainUpTo is the first place from i on where something stands that JSON does not take as it is, or may not. It looks at eight bytes at a
+// time, as nearly all that is logged is plain.
+func plainUpTo[T string | []byte](s T, i int) int {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	n := len(s)
+	for n-i >= 8 {
+		b := s[i : i+8]
+		v := uint64(b[0]) | uint64(b[1])<<8 | uint64(b[2])<<16 | uint64(b[3])<<24 | uint64(b[4])<<32 | uint64(b[5])<<40 | uint64(b[6])<<48 | uint64(b[7])<<56
+		quote, slash := v^ones*'"', v^ones*'\\'
+		// The highest bit of a byte says that it is below a space, a quote, a backslash, or none that ASCII can print.
+		if ((v-ones*' ')|(quote-ones)&^quote|(slash-ones)&^slash|v|(v+ones))&highs != 0 {
+			break
+		}
+		if i += 8; i < n && i > n-8 {
+			i = n - 8 // the rest, and some of what was looked at
+		}
+	}
+	for i < n && plainJSON[s[i]] {
+		i++
+	}
+	return i
 }
 
 func decodeRune[T string | []byte](s T) (rune, int) {

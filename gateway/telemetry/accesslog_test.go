@@ -462,3 +462,24 @@ func TestAccessLogFailure(t *testing.T) {
 		t.Errorf("the file that could not be reopened is no longer written: %v", err)
 	}
 }
+
+// Eight bytes at a time give what one at a time does, whatever stands where.
+func TestPlainUpTo(t *testing.T) {
+	for length := range 27 {
+		for at := range length {
+			for c := range 256 {
+				text := []byte(strings.Repeat("~", length))
+				text[at] = byte(c)
+				want := length
+				if !plainJSON[c] {
+					want = at
+				}
+				for from := range at + 1 {
+					if got := plainUpTo(text, from); got != want {
+						t.Fatalf("%q from %d: %d, want %d", text, from, got, want)
+					}
+				}
+			}
+		}
+	}
+}

@@ -76,18 +76,22 @@ var nibbles = func() (t [256]byte) {
 
 const digits = "0123456789abcdef"
 
-// putHex writes src, whose length is a multiple of four, as hexadecimal digits: four bytes at a time.
-func putHex(dst, src []byte) {
+// putHex writes eight bytes as hexadecimal digits.
+func putHex(dst *[16]byte, src *[8]byte) {
+	binary.LittleEndian.PutUint64(dst[:8], hexOf(binary.LittleEndian.Uint32(src[:4])))
+	binary.LittleEndian.PutUint64(dst[8:], hexOf(binary.LittleEndian.Uint32(src[4:])))
+}
+
+// hexOf are the digits of four bytes, all at once.
+func hexOf(bytes uint32) uint64 {
 	const ones = 0x0101010101010101
-	for ; len(src) >= 4; src, dst = src[4:], dst[8:] {
-		v := uint64(binary.LittleEndian.Uint32(src))
-		v = (v | v<<16) & 0x0000ffff0000ffff
-		v = (v | v<<8) & 0x00ff00ff00ff00ff
-		v = v>>4&(ones*0x0f) | v&0x000f000f000f000f<<8 // a digit in each byte
-		v &= ones * 0x0f
-		letters := (v + ones*6) >> 4 & ones
-		binary.LittleEndian.PutUint64(dst, v+ones*'0'+letters*('a'-'0'-10))
-	}
+	v := uint64(bytes)
+	v = (v | v<<16) & 0x0000ffff0000ffff
+	v = (v | v<<8) & 0x00ff00ff00ff00ff
+	v = v>>4&(ones*0x0f) | v&0x000f000f000f000f<<8 // a digit in each byte
+	v &= ones * 0x0f
+	letters := (v + ones*6) >> 4 & ones
+	return v + ones*'0' + letters*('a'-'0'-10)
 }
 
 // maxMembers is how many members a tracestate may have (section 3.3.1.1).

@@ -2,6 +2,7 @@ package tracing
 
 import (
 	"bytes"
+	"encoding/binary"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -229,35 +230,27 @@ func (e *encoder) server(endpoint string) bool {
 }
 
 // begin begins a span whose name is in e.text.
-func (e *encoder) begin(t *trace, id, parent spanID, hasParent bool, kind uint64, from, to uint64, flags uint32) {
-	b := protowire.AppendTag(e.span[:0], spanTraceID, protowire.BytesType)
-	b = protowire.AppendBytes(b, t.id[:])
-	b = protowire.AppendTag(b, spanSpanID, protowire.BytesType)
-	b = protowire.AppendBytes(b, id[:])
+func (e *encoder) begin(t *trace, id, parent spanID, hasParent bool, kind byte, from, to uint64, flags uint32) {
+	b := append(append(e.span[:0], spanTraceID<<3|wireBytes, byte(len(t.id))), t.id[:]...)
+	b = append(append(b, spanSpanID<<3|wireBytes, byte(len(id))), id[:]...)
 	if len(t.state) > 0 {
-		b = protowire.AppendTag(b, spanTraceState, protowire.BytesType)
-		b = protowire.AppendBytes(b, t.state)
+		b = append(appendLength(append(b, spanTraceState<<3|wireBytes), len(t.state)), t.state...)
 	}
 	if hasParent {
-		b = protowire.AppendTag(b, spanParent, protowire.BytesType)
-		b = protowire.AppendBytes(b, parent[:])
+		b = append(append(b, spanParent<<3|wireBytes, byte(len(parent))), parent[:]...)
 	}
-	b = protowire.AppendTag(b, spanName, protowire.BytesType)
-	b = protowire.AppendBytes(b, clean(e.text))
-	b = protowire.AppendTag(b, spanKind, protowire.VarintType)
-	b = protowire.AppendVarint(b, kind)
-	b = protowire.AppendTag(b, spanStart, protowire.Fixed64Type)
-	b = protowire.AppendFixed64(b, from)
-	b = protowire.AppendTag(b, spanEnd, protowire.Fixed64Type)
-	b = protowire.AppendFixed64(b, max(from, to))
+	name := clean(e.text)
+	b = append(appendLength(append(b, spanName<<3|wireBytes), len(name)), name...)
+	b = append(b, spanKind<<3|byte(protowire.VarintType), kind)
+	b = binary.LittleEndian.AppendUint64(append(b, spanStart<<3|byte(protowire.Fixed64Type)), from)
+	b = binary.LittleEndian.AppendUint64(append(b, spanEnd<<3|byte(protowire.Fixed64Type)), max(from, to))
 	b = protowire.AppendTag(b, spanFlags, protowire.Fixed32Type)
-	e.span = protowire.AppendFixed32(b, flags|uint32(t.flags))
+	e.span = binary.LittleEndian.AppendUint32(b, flags|uint32(t.flags))
 }
 
 // end adds the span to those that are done.
 func (e *encoder) end() {
-	e.spans = protowire.AppendTag(e.spans, scopeSpansSpans, protowire.BytesType)
-	e.spans = protowire.AppendBytes(e.spans, e.span)
+	e.spans = append(protowire.AppendVarint(append(e.spans, scopeSpansSpans<<3|wireBytes), uint64(len(e.span))), e.span...)
 }
 
 // fail marks the span as failed, by a fault or else by a status.
@@ -314,8 +307,7 @@ func appendLength(b []byte, n int) []byte {
 
 func (e *encoder) int(key string, n int64) {
 	b := e.attribute(key, 1+protowire.SizeVarint(uint64(n)))
-	b = protowire.AppendTag(b, valueInt, protowire.VarintType)
-	e.span = protowire.AppendVarint(b, uint64(n))
+	e.span = protowire.AppendVarint(append(b, valueInt<<3|byte(protowire.VarintType)), uint64(n))
 }
 
 func (e *encoder) port(text []byte) {

@@ -128,10 +128,14 @@ const maxOutgoing = 16
 
 var traces = exchange.NewSlot[trace]()
 
-// Reset keeps the buffers.
+// Reset keeps the buffers, and what the next request writes anew.
 func (t *trace) Reset() {
-	clear(t.outgoing)
-	*t = trace{outgoing: t.outgoing[:0], encoder: t.encoder.emptied()}
+	t.tracer, t.parent, t.remote, t.state = nil, spanID{}, false, nil
+	if t.records {
+		t.records = false
+		clear(t.outgoing)
+		t.outgoing, t.encoder = t.outgoing[:0], t.encoder.emptied()
+	}
 }
 
 func (t *tracer) request(x *exchange.Exchange) error {
@@ -224,7 +228,8 @@ var one = []byte("1")
 func (t *trace) write(debug bool) {
 	v := &t.traceparent
 	copy(v[:], "00-")
-	putHex(v[atTrace:], t.id[:])
+	putHex((*[16]byte)(v[atTrace:]), (*[8]byte)(t.id[:8]))
+	putHex((*[16]byte)(v[atTrace+16:]), (*[8]byte)(t.id[8:]))
 	v[atSpan-1], v[atFlags-1] = '-', '-'
 	v[atFlags], v[atFlags+1] = '0', digits[t.flags]
 	copy(t.b3[:], v[atTrace:atTrace+32])
@@ -232,12 +237,12 @@ func (t *trace) write(debug bool) {
 	if t.b3[atB3Sampled] = '0' + t.flags&flagSampled; debug {
 		t.b3[atB3Sampled] = 'd'
 	}
-	putHex(t.b3[atB3Parent:], t.server[:])
+	putHex((*[16]byte)(t.b3[atB3Parent:]), (*[8]byte)(&t.server))
 	t.writeSpan(t.server)
 }
 
 func (t *trace) writeSpan(id spanID) {
-	putHex(t.traceparent[atSpan:], id[:])
+	putHex((*[16]byte)(t.traceparent[atSpan:]), (*[8]byte)(&id))
 	copy(t.b3[atB3Span:], t.traceparent[atSpan:atSpan+16])
 }
 
