@@ -71,7 +71,7 @@ type Ledger struct {
 	seq     uint64
 	told    time.Time // of the last batch
 	failure error
-	idle    chan struct{} // closed while nothing waits
+	moved   chan struct{} // closed when a batch is in the store, and another one then
 
 	wake   chan struct{}
 	ctx    context.Context
@@ -84,9 +84,9 @@ type Ledger struct {
 
 // batch is what is written at once, under a number, so that it is never written twice.
 type batch struct {
-	seq  uint64
-	rows []usage.Row
-	took time.Time
+	first, seq uint64 // of what is in it
+	rows       []usage.Row
+	took       time.Time
 }
 
 // Open opens the store. Of SQLite's file it says what is wrong with it; PostgreSQL need not be there yet.
@@ -94,8 +94,7 @@ func Open(o Options) (*Ledger, error) {
 	if o.MostWaiting <= 0 {
 		o.MostWaiting = defaultWaiting
 	}
-	l := &Ledger{o: o, run: rand.Text(), began: o.Now(), wake: make(chan struct{}, 1), idle: make(chan struct{})}
-	close(l.idle)
+	l := &Ledger{o: o, run: rand.Text(), began: o.Now(), wake: make(chan struct{}, 1), moved: make(chan struct{})}
 	var err error
 	if l.db, l.lang, err = openDatabase(o.Path, o.DSN); err != nil {
 		return nil, err
@@ -121,11 +120,12 @@ func (l *Ledger) Add(rows []usage.Row) {
 	}
 	l.told = now
 	l.seq++
-	if len(l.waiting) == 0 {
-		l.idle = make(chan struct{})
+	if len(l.waiting) > 1 {
+		l.rows += l.waiting[len(l.waiting)-1].merge(l.seq, rows, now)
+	} else {
+		l.waiting = append(l.waiting, &batch{l.seq, l.seq, rows, now})
+		l.rows += len(rows)
 	}
-	l.waiting = append(l.waiting, &batch{l.seq, rows, now})
-	l.rows += len(rows)
 	lost := l.coarsen()
 	l.mu.Unlock()
 	if lost > 0 {
@@ -147,20 +147,59 @@ func (l *Ledger) Waiting() (rows int, err error) {
 	return l.rows, l.failure
 }
 
-// Settle waits until everything that was added is in the store, or ctx ends.
+// merge adds rows to a batch that is not on its way, and says how many more it has: a store that takes longer than usage is collected
+// gets fewer batches, and not an ever longer queue of them.
+func (b *batch) merge(seq uint64, rows []usage.Row, now time.Time) (more int) {
+	type key struct {
+		usage.Key
+		minute int64
+	}
+	at := make(map[key]int, len(b.rows))
+	for i := range b.rows {
+		at[key{b.rows[i].Key, b.rows[i].Minute}] = i
+	}
+	before := len(b.rows)
+	b.rows = slices.Clone(b.rows) // who collected them may look at them still
+	for i := range rows {
+		r := &rows[i]
+		k := key{r.Key, r.Minute}
+		have, known := at[k]
+		if !known {
+			at[k] = len(b.rows)
+			b.rows = append(b.rows, *r)
+			continue
+		}
+		sum := &b.rows[have]
+		sum.Add(&r.Counts)
+		merged, err := usage.MergeEncoded(sum.Latency, r.Latency)
+		if err != nil {
+			panic("BUG: " + err.Error())
+		}
+		sum.Latency = merged
+	}
+	b.seq, b.took = seq, now
+	return len(b.rows) - before
+}
+
+// Settle waits until everything that was added before is in the store, or ctx ends. What is added meanwhile is not waited for.
 func (l *Ledger) Settle(ctx context.Context) error {
 	l.mu.Lock()
-	idle := l.idle
+	last := l.seq
+	for len(l.waiting) > 0 && l.waiting[0].first <= last {
+		moved := l.moved
+		l.mu.Unlock()
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			if _, err := l.Waiting(); err != nil {
+				return err
+			}
+			return ctx.Err()
+		}
+		l.mu.Lock()
+	}
 	l.mu.Unlock()
-	select {
-	case <-idle:
-		return nil
-	case <-ctx.Done():
-	}
-	if _, err := l.Waiting(); err != nil {
-		return err
-	}
-	return ctx.Err()
+	return nil
 }
 
 // Close writes what waits, if the store takes it, and notes that this run has ended.
@@ -225,7 +264,7 @@ func (l *Ledger) coarsen() (lost uint64) {
 			sum.Latency = merged
 		}
 	}
-	one := &batch{seq: behind[len(behind)-1].seq, took: behind[0].took}
+	one := &batch{first: behind[0].first, seq: behind[len(behind)-1].seq, took: behind[0].took}
 	for _, r := range sums {
 		one.rows = append(one.rows, *r)
 	}
@@ -295,9 +334,8 @@ func (l *Ledger) settled(b *batch, err error) (news bool) {
 	l.waiting[0] = nil
 	l.waiting = l.waiting[1:]
 	l.rows -= len(b.rows)
-	if len(l.waiting) == 0 {
-		close(l.idle)
-	}
+	close(l.moved)
+	l.moved = make(chan struct{})
 	return false
 }
 

@@ -462,3 +462,46 @@ func TestTotalBeyondRetention(t *testing.T) {
 		l.Close()
 	}
 }
+
+// Who asks for what was used waits for what was counted before, also where more is always coming; and what a store does not keep up
+// with waits in two batches, without being told less of.
+func TestSettleWhileMoreComes(t *testing.T) {
+	both(t, func(t *testing.T, s *store) {
+		l := s.open()
+		defer l.Close()
+		stop, begun := make(chan struct{}), make(chan struct{})
+		var adding sync.WaitGroup
+		added := 0
+		adding.Go(func() {
+			for ; ; added++ {
+				select {
+				case <-stop:
+					return
+				default:
+					l.Add([]usage.Row{row(fmt.Sprint("c", added%3), noon, 1, time.Millisecond)})
+					l.mu.Lock()
+					if n := len(l.waiting); n > 2 {
+						t.Errorf("%d batches wait", n)
+					}
+					l.mu.Unlock()
+					if added == 100 {
+						close(begun)
+					}
+				}
+			}
+		})
+		<-begun
+		for range 5 {
+			s.settle(l)
+		}
+		close(stop)
+		adding.Wait()
+		s.settle(l)
+		if all := ask(t, l, Query{Step: Day}); len(all) != 1 || all[0].Requests() != uint64(added) {
+			t.Errorf("%+v, want %d requests", all, added)
+		}
+		if all := ask(t, l, Query{Step: Day, By: []string{"consumer"}}); len(all) != 3 {
+			t.Errorf("%d consumers are told apart", len(all))
+		}
+	})
+}
