@@ -40,7 +40,7 @@ async function show() {
   }
   document.title = `${self.consumer}: keys and usage`;
   replace(main,
-    head(self.consumer, { sub: [self.plan && `Plan ${self.plan}. `, `This page is open until ${f.time(self.until)}.`], mark: !self.may_change && pill('to look at') }),
+    head(self.consumer, { sub: [self.plan && `Plan ${self.plan}. `, `This page is open until ${f.time(self.until)}.`], mark: !self.may_change && pill('read only') }),
     h('div', { class: 'stack' }, keysOf(self), limitsOf(self), usage()));
 }
 
@@ -101,7 +101,7 @@ function limitsOf(self) {
     columns: [
       { label: 'Limit', cell: (w) => kinds[w.policy] ?? w.policy },
       { label: 'Of', cell: (w) => h('code', {}, w.scope) },
-      { label: 'Requests', number: true, cell: (w) => `${f.count(w.requests)} per ${w.period || f.span(w.per)}` },
+      { label: 'Requests', number: true, cell: (w) => `${f.count(w.requests)} per ${w.period || f.per(w.per)}` },
       { label: 'Used', number: true, cell: (w) => f.count(w.used) },
       { label: 'Left', number: true, cell: (w) => f.count(w.remaining) },
       { label: 'Whole again in', number: true, cell: (w) => (w.used > 0 ? f.span(w.reset) : '–') },

@@ -48,6 +48,9 @@ export function span(seconds) {
   return `${Math.round(s / 86400)} d`;
 }
 
+// per is what a number of requests is said to be per.
+export const per = (seconds) => ({ 1: 'second', 60: 'minute', 3600: 'hour', 86400: 'day' })[seconds] ?? span(seconds);
+
 export const time = (text) => (text ? stamp.format(new Date(text)) : '–');
 export const date = (text) => (text ? day.format(new Date(text)) : '–');
 export const ago = (text) => `${span((Date.now() - new Date(text)) / 1000)} ago`;

@@ -22,7 +22,7 @@ export function show(main, { signal }) {
       { label: 'Caller', value: (w) => w.key, cell: (w) => h('code', {}, w.key) },
       { label: 'Policy', value: (w) => w.policy, cell: (w) => [pill(w.policy), w.shadow && pill('shadow', 'warn')] },
       { label: 'Of', value: (w) => w.scope, cell: (w) => [w.scope, w.tenant && h('span', { class: 'muted' }, ` (tenant ${w.tenant})`)] },
-      { label: 'Window', value: (w) => w.per, cell: (w) => w.period ?? `${f.count(w.requests)} per ${f.span(w.per)}` },
+      { label: 'Window', value: (w) => w.per, cell: (w) => w.period ?? `${f.count(w.requests)} per ${f.per(w.per)}` },
       { label: 'Limit', number: true, value: (w) => w.requests, cell: (w) => f.count(w.burst || w.requests) },
       { label: 'Left', number: true, value: left, cell: (w) => [f.count(w.remaining), meter(left(w))] },
       { label: 'Full again in', number: true, value: (w) => w.reset, cell: (w) => f.span(w.reset) },
