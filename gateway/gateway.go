@@ -282,6 +282,8 @@ func (g *Gateway) compile(c *config.Config, dry bool) (*generation, error) {
 			located = c.Errorf("state.redis", "%v", err)
 		}
 		wrong = append(wrong, located)
+	} else if err := shareKeys(world); err != nil {
+		wrong = append(wrong, c.Errorf("state.redis", "API keys can not be shared: %v", err))
 	}
 	if !dry {
 		if err := g.openRevoked(world); err != nil {

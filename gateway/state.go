@@ -9,6 +9,7 @@ import (
 
 	"sluice/config"
 	"sluice/gateway/chain"
+	"sluice/gateway/cluster"
 	"sluice/gateway/keys"
 	"sluice/gateway/policy"
 )
@@ -46,6 +47,49 @@ func (g *Gateway) openState(w *policy.World) (changes *chain.Log, err error) {
 		return nil, wrong("the log of changes", err)
 	}
 	return changes, nil
+}
+
+// keysBook is the book in which instances tell each other of API keys.
+const keysBook = "keys"
+
+// shareKeys has the API keys of a generation told through its store. The book is living state of both, and ends before either.
+func shareKeys(w *policy.World) error {
+	if w.Keys == nil || w.Cluster == nil {
+		return nil
+	}
+	_, err := policy.LivingAs(w, fmt.Sprintf("keys/book/%p/%p", w.Keys, w.Cluster), func() (*sharedKeys, error) {
+		shared := &sharedKeys{store: w.Keys}
+		w.Keys.Share(func() keys.Book {
+			shared.book = w.Cluster.OpenBook(keysBook, cluster.BookOptions{Learn: w.Keys.Learn, All: w.Keys.All})
+			return shared.book
+		})
+		return shared, nil
+	})
+	return err
+}
+
+type sharedKeys struct {
+	store *keys.Store
+	book  *cluster.Book
+}
+
+// Close implements io.Closer.
+func (s *sharedKeys) Close() error {
+	s.store.Unshare(s.book)
+	s.book.Close()
+	return nil
+}
+
+// KeysTold says when other instances know of a change of an API key: "" where no store is shared with them, soon, or later
+// while the store does not answer.
+func (g *Gateway) KeysTold() string {
+	switch s := g.store(); {
+	case s == nil:
+		return ""
+	case s.Up():
+		return "soon"
+	}
+	return "later"
 }
 
 func (g *Gateway) openChanges(dir string) (log *chain.Log, err error) {

@@ -52,6 +52,7 @@ type shownKey struct {
 	CIDRs    []string  `json:"cidrs"`
 	Methods  []string  `json:"methods"`
 	Paths    []string  `json:"paths"`
+	Others   string    `json:"others"`
 }
 
 func keysPath(consumer string, rest ...string) string {
@@ -217,8 +218,15 @@ func keysRevoke() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_ = answer.Close()
+			defer func() { _ = answer.Close() }()
+			var k shownKey
+			if err := json.NewDecoder(answer).Decode(&k); err != nil {
+				return fmt.Errorf("the key is revoked, but the admin listener did not answer with it: %w", err)
+			}
 			fmt.Fprintf(c.OutOrStdout(), "%s of %s is revoked\n", args[1], args[0])
+			if k.Others == "later" {
+				fmt.Fprintln(c.ErrOrStderr(), "The shared store does not answer: the other instances refuse the key when it does.")
+			}
 			return nil
 		},
 	}

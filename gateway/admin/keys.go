@@ -41,7 +41,14 @@ type keyView struct {
 type newKeyView struct {
 	Consumer string `json:"consumer"`
 	Key      string `json:"key"`
+	changedKeyView
+}
+
+// changedKeyView is a key after a change.
+type changedKeyView struct {
 	keyView
+	// Others is when other instances know of the change: soon, or later where the shared store does not answer.
+	Others string `json:"others,omitempty"`
 }
 
 func (s *Server) viewKey(k *keys.Key) keyView {
@@ -236,7 +243,7 @@ func (s *Server) rotateKey(ctx *fasthttp.RequestCtx) {
 
 // showNew answers with a key, this once.
 func (s *Server) showNew(ctx *fasthttp.RequestCtx, consumer, secret string, k *keys.Key) {
-	write(ctx, fasthttp.StatusCreated, "application/json", newKeyView{consumer, secret, s.viewKey(k)})
+	write(ctx, fasthttp.StatusCreated, "application/json", newKeyView{consumer, secret, changedKeyView{s.viewKey(k), s.o.Gateway.KeysTold()}})
 	if linkOf(ctx) != nil {
 		return // that place is the operators'
 	}
@@ -273,7 +280,7 @@ func (s *Server) revokeKey(ctx *fasthttp.RequestCtx) {
 		refuseKey(ctx, err)
 		return
 	}
-	reply(ctx, s.viewKey(k))
+	reply(ctx, changedKeyView{s.viewKey(k), s.o.Gateway.KeysTold()})
 	changed(ctx, was, s.viewKey(k))
 }
 

@@ -51,14 +51,14 @@ type BookOptions struct {
 func (s *Store) OpenBook(name string, o BookOptions) *Book {
 	ctx, stop := context.WithCancel(s.ctx)
 	b := &Book{store: s, name: name, o: o, stop: stop, done: make(chan struct{}), wake: make(chan struct{}, 1), pending: make(map[string]string)}
-	s.events.follow(name, b.rouse)
+	s.events.follow(b)
 	go b.run(ctx)
 	return b
 }
 
 // Close ends it. What was written and could not be told is told by who has it in a copy, when that is opened again.
 func (b *Book) Close() {
-	b.store.events.follow(b.name, nil)
+	b.store.events.leave(b)
 	b.stop()
 	<-b.done
 }

@@ -36,8 +36,8 @@ type events struct {
 
 	mu      sync.Mutex
 	purge   func(what string)
-	pending []string          // purges that nobody could be told of
-	books   map[string]func() // what is called when a book was written in
+	pending []string // purges that nobody could be told of
+	books   map[*Book]struct{}
 
 	// run's own.
 	known int64 // number of the last purge that was carried out; 0: the log was empty, -1: it was not read yet
@@ -190,11 +190,12 @@ func (e *events) handle(message string) {
 		e.store.hurry()
 	case kind == "book":
 		e.mu.Lock()
-		written := e.books[text]
-		e.mu.Unlock()
-		if written != nil {
-			written()
+		for b := range e.books {
+			if b.name == text {
+				b.rouse()
+			}
 		}
+		e.mu.Unlock()
 	case kind == "recall":
 		if id, name, ok := strings.Cut(text, "\n"); ok {
 			e.store.limiter.recalled(id, name)
@@ -202,18 +203,20 @@ func (e *events) handle(message string) {
 	}
 }
 
-// follow has f called when another instance says that it has written in a book; nil ends that.
-func (e *events) follow(book string, f func()) {
+// follow rouses a book when others have written in it, until leave. A book may be open more than once.
+func (e *events) follow(b *Book) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if f == nil {
-		delete(e.books, book)
-		return
-	}
 	if e.books == nil {
-		e.books = make(map[string]func())
+		e.books = make(map[*Book]struct{})
 	}
-	e.books[book] = f
+	e.books[b] = struct{}{}
+}
+
+func (e *events) leave(b *Book) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.books, b)
 }
 
 func (e *events) carryOut(what string) {

@@ -60,6 +60,8 @@ func (e *SpecError) Error() string { return e.Setting + ": " + e.Message }
 const (
 	maxName   = 200
 	maxLimits = 100 // addresses, methods, paths each
+	maxPath   = 4096
+	maxMethod = 64
 )
 
 // record checks a Spec.
@@ -69,7 +71,7 @@ func (s *Spec) record(now time.Time) (*Record, error) {
 	wrong := func(setting, format string, a ...any) {
 		errs = append(errs, &SpecError{setting, fmt.Sprintf(format, a...)})
 	}
-	if len(s.Name) > maxName || strings.ContainsFunc(s.Name, func(c rune) bool { return c < ' ' || c == 0x7f }) {
+	if len(s.Name) > maxName || !isLine(s.Name) {
 		wrong("name", "must be one line of up to %d bytes", maxName)
 	}
 	if !s.Expires.IsZero() && !s.Expires.After(now) {
@@ -92,18 +94,31 @@ func (s *Spec) record(now time.Time) (*Record, error) {
 		r.CIDRs = append(r.CIDRs, p)
 	}
 	for _, m := range s.Methods {
-		if m == "" || strings.ContainsFunc(m, func(c rune) bool { return c < 'A' || c > 'Z' }) {
+		if !isMethod(m) {
 			wrong("methods", "%q is no method; write GET, POST, …", m)
 		}
 		r.Methods = append(r.Methods, m)
 	}
 	for _, p := range s.Paths {
-		if bare := strings.TrimPrefix(p, "="); !strings.HasPrefix(bare, "/") || strings.ContainsAny(bare, "?#*{}") {
+		if !isPath(p) {
 			wrong("paths", "%q is no path; write /orders for it and what is below it, or =/orders for it alone", p)
 		}
 		r.Paths = append(r.Paths, p)
 	}
 	return r, errors.Join(errs...)
+}
+
+func isLine(s string) bool {
+	return !strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c == 0x7f })
+}
+
+func isMethod(m string) bool {
+	return m != "" && len(m) <= maxMethod && !strings.ContainsFunc(m, func(c rune) bool { return c < 'A' || c > 'Z' })
+}
+
+func isPath(p string) bool {
+	bare := strings.TrimPrefix(p, "=")
+	return strings.HasPrefix(bare, "/") && len(p) <= maxPath && !strings.ContainsAny(bare, "?#*{}")
 }
 
 func parseCIDR(text string) (netip.Prefix, error) {
@@ -127,7 +142,12 @@ const hintSize = len(prefix) + 4
 // generate makes a key of 260 random bits.
 func generate() string { return prefix + rand.Text() + rand.Text() }
 
-func newID() string { return "key_" + strings.ToLower(rand.Text()[:16]) }
+const (
+	idPrefix = "key_"
+	idSize   = 16
+)
+
+func newID() string { return idPrefix + strings.ToLower(rand.Text()[:idSize]) }
 
 // Key is a record as the path of a request knows it. All but its use is immutable.
 type Key struct {
@@ -137,6 +157,7 @@ type Key struct {
 	id      []byte
 	used    *atomic.Int64 // Unix seconds; of all versions of the record
 	noted   int64         // what of used the file has; the store's mu guards it
+	told    int64         // what of used other instances know; the store's mu guards it
 }
 
 func newKey(r *Record, used *atomic.Int64) (*Key, error) {
@@ -240,6 +261,14 @@ func (k *Key) use(at int64) {
 	// One store a second: cores that share a key would otherwise wait for each other's.
 	for last := k.used.Load(); at > last && !k.used.CompareAndSwap(last, at); last = k.used.Load() {
 	}
+}
+
+// usedOf is what versions of a record share; nil for none.
+func usedOf(k *Key) *atomic.Int64 {
+	if k == nil {
+		return nil
+	}
+	return k.used
 }
 
 func sameKey(a, b *Key) bool { return bytes.Equal(a.sum[:], b.sum[:]) }

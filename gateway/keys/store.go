@@ -39,8 +39,8 @@ var (
 	ErrFull = errors.New("there are too many keys; revoke some that nobody uses")
 )
 
-// Store is the keys of a folder. Find may be called by everybody at any time. What changes goes through commit alone, which
-// is where stores of several gateways would tell each other.
+// Store is the keys of a folder. Find may be called by everybody at any time. What is changed here goes through commit, and
+// what other instances have changed through Learn.
 type Store struct {
 	seed   maphash.Seed
 	shards [shards]atomic.Pointer[map[uint64][]*Key]
@@ -51,9 +51,13 @@ type Store struct {
 	byID       map[string]*Key
 	byConsumer map[string][]*Key // in the order of their making
 	file       journal
+	books      []Book
+	unwritten  map[string]struct{} // ids of keys whose latest version was learned, and may not be in the file
+	noteAt     time.Time           // when uses are noted next
 
-	stop chan struct{}
-	done sync.WaitGroup
+	learned chan struct{}
+	stop    chan struct{}
+	done    sync.WaitGroup
 }
 
 // Options of a Store. Both are required.
@@ -65,7 +69,10 @@ type Options struct {
 // Open reads the keys of a folder, which is made when it is not there, and keeps them up to date until Close. A file that
 // can not be read to its end is an error: what is missing may be that a key was revoked.
 func Open(dir string, o Options) (*Store, error) {
-	s := &Store{seed: maphash.MakeSeed(), log: o.Log, now: o.Now, file: journal{dir: dir}, stop: make(chan struct{})}
+	s := &Store{
+		seed: maphash.MakeSeed(), log: o.Log, now: o.Now, file: journal{dir: dir}, unwritten: make(map[string]struct{}),
+		learned: make(chan struct{}, 1), stop: make(chan struct{}),
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.clear()
@@ -232,6 +239,7 @@ func (s *Store) Revoke(consumer, id string) (*Key, error) {
 	}
 	s.put(over)
 	if err := s.commit(over); err != nil {
+		s.tell(over)
 		return nil, fmt.Errorf("the key is refused from now on, but a restart would let it in again: %w", err)
 	}
 	return over, nil
@@ -244,6 +252,8 @@ func (s *Store) commit(changed ...*Key) error {
 	}
 	for _, k := range changed {
 		s.put(k)
+		delete(s.unwritten, k.ID)
+		s.tell(k)
 	}
 	return nil
 }
@@ -269,6 +279,7 @@ func (s *Store) put(k *Key) {
 // drop forgets a key. s.mu is held.
 func (s *Store) drop(k *Key) {
 	delete(s.byID, k.ID)
+	delete(s.unwritten, k.ID)
 	s.byConsumer[k.Consumer] = slices.DeleteFunc(slices.Clone(s.byConsumer[k.Consumer]), func(o *Key) bool { return o == k })
 	if len(s.byConsumer[k.Consumer]) == 0 {
 		delete(s.byConsumer, k.Consumer)
@@ -291,26 +302,45 @@ func (s *Store) index(k *Key, change func([]*Key) []*Key) {
 	shard.Store(&next)
 }
 
-// load takes what the file has, in the place of what is known. s.mu is held.
+// load takes what the file has, in the place of what is known but was not learned from other instances. They are told of
+// what is new in it. s.mu is held.
 func (s *Store) load() error {
 	records, err := s.file.read()
 	if err != nil {
 		return err
 	}
 	byID := make(map[string]*Key, len(records))
-	var order []*Key
+	var order, changed []*Key
+	var written []string
 	for i := range records {
 		r := &records[i]
-		var used *atomic.Int64
-		if have := s.byID[r.ID]; have != nil {
-			used = have.used
+		have := s.byID[r.ID]
+		if _, heard := s.unwritten[r.ID]; heard {
+			mine := have.View()
+			if merged := merge(&mine, r); sameState(merged, r) {
+				written = append(written, r.ID)
+			} else {
+				r = merged
+			}
 		}
-		k, err := newKey(r, used)
+		k, err := newKey(r, usedOf(have))
 		if err != nil {
 			return fmt.Errorf("%s: the key %s %w", s.file.path(), r.ID, err)
 		}
+		if have != nil {
+			k.told = have.told
+		}
+		if len(s.books) > 0 && (have == nil || !sameState(&have.Record, r)) {
+			changed = append(changed, k)
+		}
 		byID[r.ID] = k
 		order = append(order, k)
+	}
+	for id := range s.unwritten {
+		if byID[id] == nil {
+			byID[id] = s.byID[id]
+			order = append(order, s.byID[id])
+		}
 	}
 	var indexes [shards]map[uint64][]*Key
 	for i := range indexes {
@@ -325,6 +355,12 @@ func (s *Store) load() error {
 	s.byID, s.byConsumer = byID, byConsumer
 	for i := range s.shards {
 		s.shards[i].Store(&indexes[i])
+	}
+	for _, id := range written {
+		delete(s.unwritten, id)
+	}
+	for _, k := range changed {
+		s.tell(k)
 	}
 	return nil
 }
@@ -358,19 +394,28 @@ func (s *Store) run() {
 			s.file.release()
 			s.mu.Unlock()
 			return
+		case <-s.learned:
 		case <-t.C:
 		}
-		s.mu.Lock()
-		pause := noteEvery
-		if s.file.lock == nil {
-			pause = lookEvery
-			s.follow()
-		} else {
-			s.tend()
-		}
-		s.mu.Unlock()
-		t.Reset(pause)
+		t.Reset(s.turn())
 	}
+}
+
+// turn does what is due, and returns the pause until the next turn.
+func (s *Store) turn() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pause := noteEvery
+	if s.file.lock == nil {
+		pause = lookEvery
+		s.follow()
+	}
+	s.writeLearned()
+	if now := time.Now(); !now.Before(s.noteAt) {
+		s.noteAt = now.Add(noteEvery)
+		s.tend()
+	}
+	return pause
 }
 
 // follow takes up what another process has written, and takes the file over when that has ended. s.mu is held.
@@ -385,8 +430,11 @@ func (s *Store) follow() {
 	}
 }
 
-// tend notes uses, and writes the file anew when it has grown. s.mu is held.
+// tend forgets keys that have been over for long, notes uses, and writes the file anew when it has grown. s.mu is held.
 func (s *Store) tend() {
+	s.forget()
+	s.tellUses()
+	s.writeLearned()
 	if s.file.lock == nil {
 		return
 	}
@@ -407,12 +455,6 @@ func (s *Store) tend() {
 	}
 	if !s.file.grown() {
 		return
-	}
-	end := s.now().Add(-remembered)
-	for _, k := range s.all() {
-		if !k.Revoked.IsZero() && k.Revoked.Before(end) || k.expires < end.UnixNano() {
-			s.drop(k)
-		}
 	}
 	if err := s.file.rewrite(s.all()); err != nil {
 		s.log.Error("cannot write the file of API keys anew", "file", s.file.path(), "error", err.Error())
