@@ -188,11 +188,11 @@ type Limits struct {
 
 // State is where what has to outlive the process is kept.
 type State struct {
-	// Dir is the folder for what outlives the process: API keys made at run time, revoked tokens, quotas with `durable: true`, usage, who has changed what through the admin listener (`audit/admin.log`), and what links to consumers' own pages are signed with (`links.key`, made with the first link). Without it those are refused, but for revoked tokens, which are forgotten with the process. Weights and rollouts of splits are kept in it as well. It is made when it is not there; one process writes in it at a time, and another one, as while a new binary takes over, reads keys in it and refuses to change them.
+	// Dir is the folder for what outlives the process: API keys made at run time, revoked tokens, quotas with `durable: true`, usage, who has changed what through the admin listener (`audit/admin.log`), and what links to consumers' own pages are signed with (`links.key`, made with the first link; gateways with folders of their own take their own links alone, whatever else they share). Without it those are refused, but for revoked tokens, which are forgotten with the process. Weights and rollouts of splits are kept in it as well. It is made when it is not there; one process writes in it at a time, and another one, as while a new binary takes over, reads keys in it and refuses to change them.
 	Dir string `yaml:"dir"`
 	// Usage is where it is kept who uses what. It is on with `dir`, or with `store: postgres`.
 	Usage Usage `yaml:"usage"`
-	// Redis shares limits, quotas, idempotency keys and purges of caches between gateways. Off when left out: they live in memory.
+	// Redis shares limits, quotas, idempotency keys, purges of caches and revoked tokens between gateways, and with `dir`, which each has for itself, API keys made at run time: a key that is made or revoked at one is at the others within a second. Off when left out: they live in memory.
 	Redis Redis `yaml:"redis" default:"off"`
 }
 
