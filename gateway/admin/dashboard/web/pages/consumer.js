@@ -98,7 +98,7 @@ async function showKeys(place, name, signal) {
       act: () => send('DELETE', `/api/consumers/${segment(name)}/keys/${segment(k.id)}`),
     });
     if (!done) return;
-    toast(`The key ${k.id} was revoked.`);
+    toast(`The key ${k.id} was revoked.${done.others === 'later' ? ' Other instances are told when the shared store is back.' : ''}`);
     await showKeys(place, name, signal);
   }
 }
