@@ -83,7 +83,7 @@ func (l *bytesLog) add(line string) {
 
 func (l *bytesLog) has(t *testing.T, want string) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		l.mu.Lock()
 		text := l.all.String()
 		l.mu.Unlock()

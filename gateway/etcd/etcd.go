@@ -120,11 +120,17 @@ func (c *Client) Follow(ctx context.Context, prefix string, changed func(*Conten
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	revision := now.Revision
-	watch := c.c.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix(), clientv3.WithRev(revision+1))
+	// Watch returns when the store has agreed, and where it is gone before, not at all: meanwhile it is asked whether it is there.
+	var watch clientv3.WatchChan
+	opened := make(chan clientv3.WatchChan, 1)
+	go func() {
+		opened <- c.c.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix(), clientv3.WithRev(revision+1))
+	}()
 	probe := time.NewTicker(probeEvery)
 	defer probe.Stop()
 	for {
 		select {
+		case watch = <-opened:
 		case res, ok := <-watch:
 			if !ok {
 				return c.explain("watch "+prefix, errors.Join(errors.New("the watch ended"), ctx.Err()))
