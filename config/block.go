@@ -85,5 +85,5 @@ func (b *Block) Equal(other *Block) bool {
 	if b == nil || other == nil {
 		return b == other
 	}
-	return bytes.Equal(b.Canonical(), other.Canonical())
+	return sameNode(b.node, other.node) || bytes.Equal(b.Canonical(), other.Canonical())
 }

@@ -9,6 +9,7 @@ import (
 	"sluice/config"
 	"sluice/gateway"
 	"sluice/gateway/registry"
+	"sluice/gateway/snapshot"
 )
 
 // A reload, from the bytes of the file to the generation in force; ms-read is what reading it takes of that.
@@ -32,6 +33,30 @@ func BenchmarkReload(b *testing.B) {
 			}
 			b.ReportMetric(float64(reading.Milliseconds())/float64(b.N), "ms-read/op")
 		})
+	}
+}
+
+// What is told of a reload is found beside it, and takes the time of the next one.
+func BenchmarkReloadDiff(b *testing.B) {
+	compile := func(text string) *snapshot.Snapshot {
+		c, err := config.Parse("sluice.yaml", []byte(text), config.Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		s, done, err := gateway.Compile(gateway.Options{Registry: registry.All()}, c)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(done)
+		return s
+	}
+	text := manyRoutes(10_000)
+	from, to := compile(text), compile(strings.Replace("# moves all\n"+text, "resource-77\"", "resource-x\"", 1))
+	b.ReportAllocs()
+	for b.Loop() {
+		if d := from.Diff(to); len(d) != 1 {
+			b.Fatal(d)
+		}
 	}
 }
 

@@ -24,21 +24,21 @@ type Difference struct {
 // Diff says what would change for requests if the configuration of `to` replaced that of s: first routes, then services and
 // consumers, then all else. A policy that changed for all is a change of each route where it is in force.
 func (s *Snapshot) Diff(to *Snapshot) []Difference {
-	from, next := s.Config.View().(map[string]any), to.Config.View().(map[string]any)
 	before, after := s.byName(), to.byName()
 	var out []Difference
-	for _, section := range []string{"routes", "services", "consumers"} {
-		a, _ := from[section].(map[string]any)
-		b, _ := next[section].(map[string]any)
-		for _, name := range both(a, b) {
+	for _, section := range config.EntrySections() {
+		a, b := s.Config.Entries(section), to.Config.Entries(section)
+		for _, name := range sorted(a.Names(), b.Names()) {
 			d := Difference{Kind: strings.TrimSuffix(section, "s"), Name: name, Change: "changed"}
 			switch {
-			case a[name] == nil:
+			case !a.Has(name):
 				d.Change = "added"
-			case b[name] == nil:
+			case !b.Has(name):
 				d.Change = "removed"
 			default:
-				d.Settings = config.DiffValues("", below(a[name], section), below(b[name], section))
+				if !a.Same(b, name) {
+					d.Settings = config.DiffValues("", below(a.View(name), section), below(b.View(name), section))
+				}
 				if section == "routes" && !samePrograms(before[name], after[name]) {
 					d.Settings = append(d.Settings, diffPrograms(s.program(before[name]), to.program(after[name]))...)
 				}
@@ -48,13 +48,9 @@ func (s *Snapshot) Diff(to *Snapshot) []Difference {
 			}
 			out = append(out, d)
 		}
-		delete(from, section)
-		delete(next, section)
 	}
+	from, next := s.Config.ViewRest(), to.Config.ViewRest()
 	for _, section := range both(from, next) {
-		if section == "policies" {
-			continue // in the routes
-		}
 		if changes := config.DiffValues("", from[section], next[section]); len(changes) > 0 {
 			out = append(out, Difference{Kind: section, Change: "changed", Settings: changes})
 		}
@@ -75,7 +71,11 @@ func below(block any, section string) any {
 
 // both are the names of two maps, sorted.
 func both[V any](a, b map[string]V) []string {
-	names := slices.AppendSeq(slices.Collect(maps.Keys(a)), maps.Keys(b))
+	return sorted(slices.Collect(maps.Keys(a)), slices.Collect(maps.Keys(b)))
+}
+
+func sorted(a, b []string) []string {
+	names := slices.Concat(a, b)
 	slices.Sort(names)
 	return slices.Compact(names)
 }
