@@ -20,7 +20,9 @@ type Service struct {
 	HealthCheck HealthCheck `yaml:"health_check" default:"off"`
 	// OutlierDetection takes an endpoint that fails out of the choice for a while. The last healthy one is never ejected.
 	OutlierDetection OutlierDetection `yaml:"outlier_detection"`
-	// CircuitBreaker stops sending to what keeps failing, for the service and for each endpoint.
+	// CircuitBreaker stops sending to what keeps failing, for the service and for each endpoint. With `state.redis`, one that
+	// opens at an instance is a hint to the others: within `open_for`, 5m at most, theirs opens at the first failure they see
+	// themselves, unless a success comes before.
 	CircuitBreaker CircuitBreaker `yaml:"circuit_breaker"`
 	// Timeouts of a request to this service. `off` waits for ever.
 	Timeouts Timeouts `yaml:"timeouts"`

@@ -103,6 +103,7 @@ func (g *Gateway) openStore(o cluster.Options) *sharedStore {
 			g.purgeHere(Purge{}) // of a newer version: rather all than none
 		}
 	})
+	s.OnBreaker(g.breakerOpenedElsewhere)
 	s.Start()
 	return &sharedStore{s, series}
 }
@@ -113,4 +114,22 @@ func (g *Gateway) store() *cluster.Store {
 		return gen.world.Cluster
 	}
 	return nil
+}
+
+// breakerOpened tells the other instances, if there may be any.
+func (g *Gateway) breakerOpened(service, endpoint string) {
+	if s := g.store(); s != nil {
+		s.BreakerOpened(service, endpoint)
+	}
+}
+
+// breakerOpenedElsewhere has a breaker of this instance expect what another one has found.
+func (g *Gateway) breakerOpenedElsewhere(service, endpoint string) {
+	gen := g.current.Load()
+	if gen == nil {
+		return
+	}
+	if s := gen.Services()[service]; s != nil && s.Hint(g.clock.Now(), endpoint) {
+		g.log.Info("circuit breaker opened at another instance; the next failure opens it here, a success does not", "service", service, "endpoint", endpoint)
+	}
 }

@@ -256,7 +256,7 @@ func (g *Gateway) compile(c *config.Config, dry bool) (*generation, error) {
 	env := &upstream.Environment{
 		Living: g.living, Leases: world.Leases,
 		Metrics: g.metrics, Generation: world.Generation,
-		Clock: g.clock, Sweeper: g.sweeper, Log: g.log,
+		Clock: g.clock, Sweeper: g.sweeper, Log: g.log, Opened: g.breakerOpened,
 		Resolve: g.o.Resolve, Stall: c.Limits.StallTimeout,
 		Sources: g.o.Registry.Sources, StateDir: c.State.Dir, DryRun: dry,
 	}

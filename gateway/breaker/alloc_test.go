@@ -21,6 +21,7 @@ func TestNoAllocations(t *testing.T) {
 		}
 	}
 	f("success", func() { p, _ := b.Allow(now); b.Report(now, p, Success) })
+	f("hint and success", func() { b.Hint(now); p, _ := b.Allow(now); b.Report(now, p, Success) })
 	f("alternating", func() {
 		p, _ := b.Allow(now)
 		b.Report(now, p, Outcome(now/1000%2))

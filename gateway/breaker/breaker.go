@@ -50,11 +50,17 @@ type Cause string
 const (
 	ConsecutiveFailures Cause = "consecutive_failures" // closed to open
 	ErrorRatio          Cause = "error_ratio"          // closed to open
+	FailureWhileWary    Cause = "failure_while_wary"   // closed to open
 	OpenForElapsed      Cause = "open_for_elapsed"     // open to half-open
 	ProbeFailed         Cause = "probe_failed"         // half-open to open
 	ProbesSucceeded     Cause = "probes_succeeded"     // half-open to closed
 	SwitchedOff         Cause = "switched_off"         // open or half-open to closed
 )
+
+// IsOwn reports whether a breaker that opened for this cause has found out by itself, and not with the help of a Hint.
+func (c Cause) IsOwn() bool {
+	return c == ConsecutiveFailures || c == ErrorRatio || c == ProbeFailed
+}
 
 // Settings of a Breaker. With neither ConsecutiveFailures nor ErrorRatio it is off: it admits all and stays closed.
 type Settings struct {
@@ -106,11 +112,12 @@ func (p Permit) Probe() bool { return p.probe != 0 }
 //
 // now is a monotonic clock in nanoseconds, given by the caller and the same for all calls.
 type Breaker struct {
-	// word is the state, the generation and the consecutive failures: all that a closed breaker reads and, unless
-	// calls fail, writes nothing. Every change of state starts a new generation.
+	// word is the state, the generation, whether it is wary and the consecutive failures: all that a closed breaker
+	// reads and, unless calls fail, writes nothing. Every change of state starts a new generation.
 	word   atomic.Uint64
 	active atomic.Pointer[active]
 	gate   atomic.Int64 // not closed: no call before it can be admitted, so mu need not be asked
+	warned atomic.Int64 // wary: until when
 
 	onChange func(from, to State, why Cause)
 
@@ -118,6 +125,7 @@ type Breaker struct {
 	mu sync.Mutex // every change of state, and what follows
 	// openedAt is when nothing began to be admitted.
 	openedAt  int64
+	deaf      int64 // hints before it are not heard
 	lastProbe uint32
 	succeeded int     // probes of this half-open generation
 	probes    []probe // those in flight; its capacity is kept
@@ -168,6 +176,29 @@ func (b *Breaker) Configure(s Settings) {
 	default:
 		b.gate.Store(math.MinInt64) // the number of probes may have grown
 	}
+}
+
+// What bounds a Hint. Whoever gives hints without end makes one failure in OpenFor open a breaker, not each.
+const (
+	longestWary  = 5 * time.Minute
+	shortestDeaf = time.Second
+)
+
+// Hint tells a closed breaker that others have found failing what it guards. It is wary then: the first failure that is
+// reported opens it, unless a success is reported before, or OpenFor (5 min at most) has passed. Hints alone open nothing.
+// Hint reports whether it made a difference; for OpenFor (from 1 s to 5 min) after one that did, further ones do not.
+func (b *Breaker) Hint(now int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.active.Load()
+	if s.off() || stateOf(b.word.Load()) != Closed || now < b.deaf {
+		return false
+	}
+	wary := min(s.OpenFor, longestWary)
+	b.deaf = later(now, max(wary, shortestDeaf))
+	b.warned.Store(later(now, wary))
+	b.word.Or(waryBit)
+	return true
 }
 
 // Allow says whether a call may be made. If so, its outcome has to be reported with the Permit.
@@ -243,7 +274,7 @@ func (b *Breaker) Report(now int64, p Permit, o Outcome) {
 		a.counts.add(now, o == Failure)
 	}
 	if o == Success {
-		for failuresOf(w) != 0 && !b.word.CompareAndSwap(w, w&^failuresMask) {
+		for w&recentMask != 0 && !b.word.CompareAndSwap(w, w&^recentMask) {
 			if w = b.word.Load(); generationOf(w) != p.generation {
 				return
 			}
@@ -258,6 +289,8 @@ func (b *Breaker) Report(now int64, p Permit, o Outcome) {
 	switch {
 	case a.ConsecutiveFailures > 0 && failuresOf(w)+1 >= uint64(a.ConsecutiveFailures):
 		b.trip(now, p.generation, ConsecutiveFailures)
+	case w&waryBit != 0 && now < b.warned.Load():
+		b.trip(now, p.generation, FailureWhileWary)
 	case a.ErrorRatio > 0 && a.counts.reached(now, a.ErrorRatio, a.MinRequests):
 		b.trip(now, p.generation, ErrorRatio)
 	}
@@ -346,10 +379,13 @@ func (b *Breaker) RetryAfter(now int64) time.Duration {
 	return time.Duration(gate - now)
 }
 
-// The word: 2 bits of state, 30 of generation, 32 of consecutive failures.
+// The word: 2 bits of state, 30 of generation, 1 of being wary, 31 of consecutive failures. The last two are what a
+// success clears, so that being wary costs it nothing.
 const (
 	generationMask = 1<<30 - 1
-	failuresMask   = 1<<32 - 1
+	waryBit        = 1 << 31
+	failuresMask   = waryBit - 1
+	recentMask     = waryBit | failuresMask
 )
 
 func pack(s State, generation uint32) uint64 {

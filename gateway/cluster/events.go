@@ -23,6 +23,8 @@ const (
 	keptPurges = 1000
 	// maxEvents bounds the messages that wait to be sent, and those that wait to be read.
 	maxEvents = 4096
+	// maxBreaker bounds the name of a circuit breaker that others are told of, in bytes.
+	maxBreaker = 1024
 	// everything is what is purged where it is not known what was missed.
 	everything = ""
 )
@@ -36,6 +38,7 @@ type events struct {
 
 	mu      sync.Mutex
 	purge   func(what string)
+	breaker func(service, endpoint string)
 	pending []string // purges that nobody could be told of
 	books   map[*Book]struct{}
 
@@ -53,6 +56,21 @@ func (s *Store) OnPurge(f func(what string)) {
 	s.events.mu.Lock()
 	s.events.purge = f
 	s.events.mu.Unlock()
+}
+
+// OnBreaker has f called when another instance says that a circuit breaker has opened there, that of an endpoint or, with "", of the
+// service. It is hearsay: the names are whatever was sent, of a bounded length. It is called by the goroutine of OnPurge.
+func (s *Store) OnBreaker(f func(service, endpoint string)) {
+	s.events.mu.Lock()
+	s.events.breaker = f
+	s.events.mu.Unlock()
+}
+
+// BreakerOpened tells the other instances that a circuit breaker has opened here. It does not wait, and may get lost.
+func (s *Store) BreakerOpened(service, endpoint string) {
+	if text := service + "\n" + endpoint; len(text) <= maxBreaker {
+		s.events.send("breaker", text)
+	}
 }
 
 // errPending says that the others are told later.
@@ -196,6 +214,14 @@ func (e *events) handle(message string) {
 			}
 		}
 		e.mu.Unlock()
+	case kind == "breaker":
+		service, endpoint, ok := strings.Cut(text, "\n")
+		e.mu.Lock()
+		f := e.breaker
+		e.mu.Unlock()
+		if ok && f != nil && len(text) <= maxBreaker {
+			f(service, endpoint)
+		}
 	case kind == "recall":
 		if id, name, ok := strings.Cut(text, "\n"); ok {
 			e.store.limiter.recalled(id, name)

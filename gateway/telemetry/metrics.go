@@ -53,6 +53,7 @@ type Metrics struct {
 	Bytes            *Family[*Counter]   // direction in or out, as seen by the client; route; use Route
 	UpstreamDuration *Family[*Histogram] // service; use Service
 	Retries          *Family[*Counter]   // service; use Service
+	BreakerHints     *Family[*Counter]   // service; use Service
 
 	Connections        *FuncFamily       // listener, state
 	ConnectionsRefused *Family[*Counter] // listener, reason
@@ -199,6 +200,11 @@ func NewMetrics(o Options) *Metrics {
 		Name:   "sluice_circuit_state",
 		Help:   "State of the circuit breaker: 0 closed, 1 half-open, 2 open.",
 		Labels: []string{"service", "endpoint"},
+	})
+	m.BreakerHints = r.Counter(Desc{
+		Name:   "sluice_breaker_hints_total",
+		Help:   "Times that a closed circuit breaker, the service's or an endpoint's, was told that another instance's has opened, and took it in.",
+		Labels: []string{"service"},
 	})
 	m.EndpointUp = r.GaugeFunc(Desc{
 		Name:   "sluice_endpoint_up",
@@ -724,6 +730,7 @@ func (t *codeTable) with(key uint32, c *Counter) *codeTable {
 type ServiceMetrics struct {
 	UpstreamDuration *Histogram
 	Retries          *Counter
+	BreakerHints     *Counter
 }
 
 // Service leases the series of a service for g (nil: for good).
@@ -731,5 +738,6 @@ func (m *Metrics) Service(g *Generation, service string) ServiceMetrics {
 	return ServiceMetrics{
 		UpstreamDuration: m.UpstreamDuration.With(g, service),
 		Retries:          m.Retries.With(g, service),
+		BreakerHints:     m.BreakerHints.With(g, service),
 	}
 }

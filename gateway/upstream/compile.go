@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -36,6 +37,9 @@ type Environment struct {
 	Clock      *exchange.Clock
 	Sweeper    *Sweeper
 	Log        *slog.Logger
+	// Opened, which may be nil, is told of each circuit breaker that finds out by itself that a service, or an endpoint
+	// where that is not "", fails; of the same one once a second at most. It outlives the configuration, and must not wait.
+	Opened func(service, endpoint string)
 	// Resolve maps host:port to another address to dial.
 	Resolve map[string]string
 	// Stall is the stall timeout of bodies.
@@ -127,10 +131,18 @@ func compileBreaker(env *Environment, identity, service, endpoint string, c conf
 	if c.Off {
 		return nil
 	}
-	log := env.Log // alone: the breaker outlives the environment
+	log, clock, opened := env.Log, env.Clock, env.Opened // alone: the breaker outlives the environment
 	b := env.living(identity, service, func() any {
+		next := int64(math.MinInt64) // when it may be told of again
 		return breaker.New(settings, func(from, to breaker.State, why breaker.Cause) {
 			log.Warn("circuit breaker", "service", service, "endpoint", endpoint, "from", from.String(), "to", to.String(), "cause", string(why))
+			if opened == nil || to != breaker.Open || !why.IsOwn() {
+				return
+			}
+			if now := clock.Now(); now >= next {
+				next = now + int64(time.Second)
+				opened(service, endpoint)
+			}
 		})
 	}).(*breaker.Breaker)
 	b.Configure(settings)
