@@ -445,36 +445,3 @@ func (x *Exchange) Param(name string) []byte {
 	}
 	return nil
 }
-
-// Clock tells the time: wall-clock for protocol fields, monotonic nanoseconds
-// for everything that is measured. Tests replace its source.
-type Clock struct {
-	source func() time.Time // nil: the real time
-	base   time.Time
-}
-
-// NewClock returns a clock over source, nil for the real time.
-func NewClock(source func() time.Time) *Clock {
-	c := &Clock{source: source}
-	c.base = c.Time().Add(-time.Second)
-	return c
-}
-
-// Time returns the current time.
-func (c *Clock) Time() time.Time {
-	if c.source != nil {
-		return c.source()
-	}
-	return time.Now()
-}
-
-// Now returns monotonic nanoseconds since shortly before the clock was made; it is never zero.
-func (c *Clock) Now() int64 {
-	if c.source != nil {
-		return int64(c.source().Sub(c.base))
-	}
-	return int64(time.Since(c.base)) // reads one clock, where time.Now reads two
-}
-
-// Since places t on the monotonic scale of Now.
-func (c *Clock) Since(t time.Time) int64 { return int64(t.Sub(c.base)) }

@@ -254,7 +254,7 @@ func (c *call) readHead() (got bool, err error) {
 			continue
 		}
 		c.x.Head = nil
-		if c.x.Verbatim && c.res.dated && c.res.isHeld() {
+		if c.x.Verbatim && c.res.isHeld() {
 			c.head = AppendResponseHead(c.head[:0], head, &c.res)
 			c.x.Head = c.head
 			c.x.Response.SetStatusCode(c.res.status)
@@ -418,6 +418,10 @@ func (c *call) deliver() error {
 		}
 		if err != nil {
 			return err
+		}
+		if x.Head != nil && !res.dated {
+			c.head = x.Clock.AppendDate(c.head, c.now)
+			x.Head = c.head
 		}
 		x.BytesOut += int64(len(body))
 		x.Response.SetBodyRaw(body)
