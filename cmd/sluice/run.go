@@ -146,7 +146,7 @@ func (p *process) run() error {
 		return err
 	}
 	p.announce()
-	if err := resident.Settle(); err != nil {
+	if err := resident.Settle(ctx); err != nil {
 		p.log.Debug("memory that only starting needed stays", "error", err.Error())
 	}
 	return p.obey(ctx, signals)

@@ -3,6 +3,7 @@ package resident
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"io"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,32 +19,72 @@ import (
 // Settle gives back what only starting needed: free heap, and the pages of the binary that
 // are mapped. Code and constants come back from the page cache, without reading a disk, as they
 // are used: of tens of MiB that initialisation and read-ahead have touched, serving needs a part.
-// It does nothing to a position independent binary, whose constants the loader has written to.
-func Settle() error {
+// So it is with what the first connections and collections of garbage touch. The pages are given
+// back again after a moment, and every while, until ctx is done: those that are needed cost some
+// hundred page faults, and the others stay away.
+//
+// It leaves alone the pages of a position independent binary, whose constants the loader has written to.
+func Settle(ctx context.Context) error {
 	debug.FreeOSMemory()
-	fixed, err := loadedInPlace("/proc/self/exe")
-	if err != nil || !fixed {
+	pages, err := constants()
+	if err == nil {
+		err = giveBack(pages)
+	}
+	if err != nil || len(pages) == 0 {
 		return err
 	}
-	name, err := filepath.EvalSymlinks("/proc/self/exe")
-	if err != nil {
-		return err
-	}
-	maps, err := os.Open("/proc/self/maps")
-	if err != nil {
-		return err
-	}
-	defer maps.Close()
-	for lines := bufio.NewScanner(maps); lines.Scan(); {
-		from, to, ok := constant(lines.Text(), name)
-		if !ok {
-			continue
+	go func() {
+		for wait := moment; ; wait = while {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(wait):
+				_ = giveBack(pages) // as it went before
+			}
 		}
-		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED); errno != 0 {
+	}()
+	return nil
+}
+
+const (
+	moment = 2 * time.Second
+	while  = 10 * time.Second
+)
+
+// span is a range of addresses.
+type span struct{ from, to uintptr }
+
+func giveBack(pages []span) error {
+	for _, p := range pages {
+		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, p.from, p.to-p.from, unix.MADV_DONTNEED); errno != 0 {
 			return os.NewSyscallError("madvise", errno)
 		}
 	}
 	return nil
+}
+
+// constants returns where the binary is mapped that nobody writes to.
+func constants() (pages []span, err error) {
+	fixed, err := loadedInPlace("/proc/self/exe")
+	if err != nil || !fixed {
+		return nil, err
+	}
+	name, err := filepath.EvalSymlinks("/proc/self/exe")
+	if err != nil {
+		return nil, err
+	}
+	maps, err := os.Open("/proc/self/maps")
+	if err != nil {
+		return nil, err
+	}
+	defer maps.Close()
+	lines := bufio.NewScanner(maps)
+	for lines.Scan() {
+		if p, ok := constant(lines.Text(), name); ok {
+			pages = append(pages, p)
+		}
+	}
+	return pages, lines.Err()
 }
 
 // loadedInPlace tells an executable whose pages are those of its file.
@@ -61,13 +103,13 @@ func loadedInPlace(name string) (bool, error) {
 }
 
 // constant reads a line of /proc/self/maps: the range of a mapping of the file that nobody can write to.
-func constant(line, name string) (from, to uintptr, ok bool) {
+func constant(line, name string) (span, bool) {
 	fields := strings.Fields(line)
 	if len(fields) < 6 || strings.Join(fields[5:], " ") != name || strings.Contains(fields[1], "w") {
-		return 0, 0, false
+		return span{}, false
 	}
 	low, high, ok := strings.Cut(fields[0], "-")
 	a, err1 := strconv.ParseUint(low, 16, 64)
 	b, err2 := strconv.ParseUint(high, 16, 64)
-	return uintptr(a), uintptr(b), ok && err1 == nil && err2 == nil && a < b
+	return span{uintptr(a), uintptr(b)}, ok && err1 == nil && err2 == nil && a < b
 }
