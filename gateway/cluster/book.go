@@ -34,14 +34,16 @@ type Book struct {
 	mu      sync.Mutex
 	pending map[string]string // to be written
 
-	// run's own: how far it has read.
+	// run's own: how far it has read, and whether that failed the last time.
 	birth   string
 	version int64
+	failed  bool
 }
 
 // BookOptions are the two sides of a Book. Both functions are called by one goroutine, and must not wait for it.
 type BookOptions struct {
-	// Learn takes up what stands in the store, "" for an entry that was taken away, and returns what is to stand there.
+	// Learn takes up what stands in the store, "" for an entry that was taken away, and returns what is to stand there: that is written with
+	// the next look, since instances that disagree would otherwise do nothing but correct each other.
 	Learn func(id, value string) string
 	// All yields every entry of this instance's copy: those the store has not, as when it has lost all, are written there.
 	All func(yield func(id, value string) bool)
@@ -97,7 +99,7 @@ func (b *Book) run(ctx context.Context) {
 
 // turn writes what is to be written and reads what others have. It tells whether there is more to do.
 func (b *Book) turn() (more bool) {
-	written := b.take()
+	written, more := b.take()
 	args := []string{b.birth, number(b.version)}
 	for id, value := range written {
 		args = append(args, id, value)
@@ -111,9 +113,13 @@ func (b *Book) turn() (more bool) {
 	if err != nil {
 		b.store.fault(err)
 		b.putBack(written)
+		if !b.failed && ctx.Err() == nil && b.store.up.Load() { // else it is the store that is gone
+			b.failed = true
+			b.store.o.Log.Error("what instances tell each other can not be read; this one goes by what it knows", "book", b.name, "error", describe(err))
+		}
 		return false
 	}
-	b.birth, b.version = birth, version
+	b.birth, b.version, b.failed = birth, version, false
 	seen := make(map[string]bool, len(entries)/2)
 	for i := 0; i+1 < len(entries); i += 2 {
 		id, value := entries[i], entries[i+1]
@@ -133,9 +139,7 @@ func (b *Book) turn() (more bool) {
 	if len(written) > 0 {
 		b.store.events.send("book", b.name)
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return len(b.pending) > 0
+	return more
 }
 
 func readBook(r rueidis.RedisResult) (birth string, version int64, whole bool, entries []string, err error) {
@@ -163,16 +167,16 @@ func readBook(r rueidis.RedisResult) (birth string, version int64, whole bool, e
 	return birth, version, n == 1, entries, nil
 }
 
-// take takes entries to be written.
-func (b *Book) take() map[string]string {
+// take takes entries to be written, and tells whether there are more.
+func (b *Book) take() (some map[string]string, more bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.pending) <= maxWritten {
 		all := b.pending
 		b.pending = make(map[string]string)
-		return all
+		return all, false
 	}
-	some := make(map[string]string, maxWritten)
+	some = make(map[string]string, maxWritten)
 	for id, value := range b.pending {
 		some[id] = value
 		delete(b.pending, id)
@@ -180,7 +184,7 @@ func (b *Book) take() map[string]string {
 			break
 		}
 	}
-	return some
+	return some, true
 }
 
 // putBack has what could not be written written later, but for what has been replaced meanwhile.

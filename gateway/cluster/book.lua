@@ -30,7 +30,8 @@ for i = 3, #ARGV, 2 do
 end
 local known = birth == ARGV[1] and tonumber(ARGV[2]) or 0
 local out = { birth, version, 0 }
-if known == 0 or version - known >= behind then
+-- Who has read more than there is asks a replica that took over before it had all.
+if known == 0 or known > version or version - known >= behind then
   out[3] = 1
   local all = redis.call('HGETALL', key)
   for i = 1, #all, 2 do

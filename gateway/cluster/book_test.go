@@ -1,10 +1,14 @@
 package cluster
 
 import (
+	"log/slog"
 	"maps"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"sluice/gateway/cluster/redistest"
 )
@@ -102,4 +106,74 @@ func TestBook(t *testing.T) {
 	})
 	one.Write("x", "")
 	eventually(t, "it is gone from all", func() bool { return two.has()["x"] == "" && late.has()["x"] == "" && one.has()["x"] == "" })
+}
+
+// written is how often something was written in the book.
+func written(server *redistest.Server) int {
+	n, _ := strconv.Atoi(strings.TrimPrefix(server.Do("EVAL", "return tonumber(redis.call('HGET', KEYS[1], 'v') or 0)", "1", "test:{test}"), ":"))
+	return n
+}
+
+// A replica that takes over may lack what was written last: who has it writes it again.
+func TestBookOfAReplica(t *testing.T) {
+	server := redistest.Start(t)
+	one := openCopy(open(t, nil, server.Address))
+	defer one.Close()
+	for _, id := range []string{"a", "b", "x"} {
+		one.put(id, "1")
+		eventually(t, "it is written", func() bool { return server.Do("HEXISTS", "test:{test}", ":"+id) == ":1" })
+	}
+	n := written(server)
+	server.Do("EVAL", "redis.call('HDEL', KEYS[1], ':x', '@x', '#' .. ARGV[1]) redis.call('HSET', KEYS[1], 'v', ARGV[1] - 1)", "1", "test:{test}", strconv.Itoa(n))
+	late := openCopy(open(t, nil, server.Address))
+	defer late.Close()
+	eventually(t, "who comes later has what was lost", func() bool { return late.has()["x"] == "1" })
+}
+
+// Instances that want different things to stand, as those of two versions, do not keep the store busy with it.
+func TestBookOfTwoMinds(t *testing.T) {
+	server := redistest.Start(t)
+	var books []*Book
+	for _, mind := range []string{"1", "2"} {
+		b := open(t, nil, server.Address).OpenBook("test", BookOptions{
+			Learn: func(string, string) string { return mind },
+			All:   func(func(id, value string) bool) {},
+		})
+		defer b.Close()
+		books = append(books, b)
+	}
+	books[0].Write("x", "1")
+	began := time.Now()
+	for time.Since(began) < 2*time.Second {
+		time.Sleep(10 * time.Millisecond)
+	}
+	// Both at each of their looks, and once more for what was on the way.
+	if n, most := written(server), 2*int(time.Since(began)/lookEvery)+4; n < 2 || n > most {
+		t.Errorf("%d written, want at most %d", n, most)
+	}
+}
+
+// What is no book is said once, and nothing else suffers.
+func TestBookThatIsNone(t *testing.T) {
+	server := redistest.Start(t)
+	server.Do("SET", "test:{test}", "garbage")
+	var said atomic.Int64
+	s := open(t, func(o *Options) {
+		o.Log = slog.New(slog.NewTextHandler(writer(func(b []byte) {
+			if strings.Contains(string(b), "book=test") {
+				said.Add(1)
+			}
+		}), nil))
+	}, server.Address)
+	one := openCopy(s)
+	defer one.Close()
+	one.put("x", "1")
+	eventually(t, "it is said", func() bool { return said.Load() == 1 })
+	server.Do("DEL", "test:{test}")
+	two := openCopy(open(t, nil, server.Address))
+	defer two.Close()
+	eventually(t, "it is told when it can be", func() bool { return two.has()["x"] == "1" })
+	if said.Load() != 1 || !s.Up() {
+		t.Errorf("said %d times, up %v", said.Load(), s.Up())
+	}
 }

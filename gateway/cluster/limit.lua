@@ -188,6 +188,7 @@ if full and out == 0 and told == 0 then
 else
   redis.call(unpack(set))
   if #gone > 0 then redis.call('HDEL', KEYS[1], unpack(gone)) end
-  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', latest / 1000 + valid / 1000 + 1000))
+  -- No longer than there are numbers: a large bucket may be full again in thousands of years.
+  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', min(latest / 1000 + valid / 1000 + 1000, 1e15)))
 end
 return { granted, keep, left, untold, out, f['b'] or '0', unpack(tokens) }

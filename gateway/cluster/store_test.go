@@ -560,3 +560,17 @@ func TestQuotas(t *testing.T) {
 	f(QuotaCharge{Weight: 6}, false, 115)
 	f(QuotaCharge{Weight: 5}, true, 120)
 }
+
+// A bucket that takes longer to be full again than the store can remember anything is counted all the same.
+func TestHugeBucket(t *testing.T) {
+	server := redistest.Start(t)
+	s := open(t, func(o *Options) { o.Timeout, o.OnFailure = 10*time.Second, Deny }, server.Address)
+	eventually(t, "the store answers", s.Up)
+	l := NewLimits("test", []Window{{Requests: 1, Per: 366 * 24 * time.Hour, Burst: 1e12}}, 5e11, true)
+	var out [1]limiter.Result
+	for _, want := range []Verdict{Passed, Passed, Refused} {
+		if v := s.limiter.TakeStrict(s.o.Now(), []Charge{{[]byte("huge"), l, out[:]}}); v != want {
+			t.Errorf("%v, want %v", v, want)
+		}
+	}
+}
