@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"encoding/json"
 	"fmt"
 	"path/filepath"
 
@@ -25,54 +24,30 @@ func (g *Gateway) openRevoked(w *policy.World) (err error) {
 		return err
 	}
 	list, store := w.Revoked, w.Cluster
-	_, err = policy.LivingAs(w, fmt.Sprintf("revoked/%s/book/%p", dir, store), func() (*revokedBook, error) { return shareRevoked(list, store), nil })
+	_, err = policy.LivingAs(w, fmt.Sprintf("revoked/book/%p/%p", list, store), func() (*sharedRevoked, error) {
+		shared := &sharedRevoked{list: list}
+		list.Share(func() revocation.Book {
+			shared.book = store.OpenBook(revokedBook, cluster.BookOptions{Learn: list.Learn, All: list.All})
+			return shared.book
+		})
+		return shared, nil
+	})
 	return err
 }
 
-// revokedBook is where instances tell each other what is revoked.
-type revokedBook struct {
-	*cluster.Book
-	stop func()
+// revokedBook is the book in which instances tell each other what is revoked.
+const revokedBook = "revoked"
+
+type sharedRevoked struct {
+	list *revocation.List
+	book *cluster.Book
 }
 
-// Close ends it.
-func (b *revokedBook) Close() {
-	b.stop()
-	b.Book.Close()
-}
-
-func shareRevoked(list *revocation.List, store *cluster.Store) *revokedBook {
-	text := func(e *revocation.Entry) string {
-		b, err := json.Marshal(e)
-		if err != nil {
-			panic("BUG: " + err.Error())
-		}
-		return string(b)
-	}
-	b := new(revokedBook)
-	b.Book = store.OpenBook("revoked", cluster.BookOptions{
-		Learn: func(id, value string) string {
-			var e revocation.Entry
-			if value != "" && json.Unmarshal([]byte(value), &e) == nil && e.ID == id {
-				if now := list.Learn(e); now != nil {
-					return text(now)
-				}
-			}
-			if e, ok := list.Get(id); ok {
-				return text(&e)
-			}
-			return ""
-		},
-		All: func(yield func(id, value string) bool) {
-			for _, e := range list.Entries() {
-				if !yield(e.ID, text(&e)) {
-					return
-				}
-			}
-		},
-	})
-	b.stop = list.Share(func(e *revocation.Entry) { b.Write(e.ID, text(e)) }, func(e *revocation.Entry) { b.Write(e.ID, "") })
-	return b
+// Close implements io.Closer.
+func (s *sharedRevoked) Close() error {
+	s.list.Unshare(s.book)
+	s.book.Close()
+	return nil
 }
 
 // Revoked are the tokens that count no more, nil before there is a configuration.

@@ -101,7 +101,7 @@ func (s *Server) revoke(ctx *fasthttp.RequestCtx) {
 		return
 	case err != nil:
 		s.log.Error("a revocation is in force and can not be kept", "error", err.Error())
-		fail(ctx, fasthttp.StatusInternalServerError, "not_kept", inward(ctx, "it is in force here, and could not be kept: it ends with this process", "it is in force here, and could not be kept, so it ends with this process: "+err.Error()))
+		fail(ctx, fasthttp.StatusInternalServerError, "not_kept", inward(ctx, "it is in force here, and could not be kept: until that works, which is tried again, it ends with this process", "it is in force here, and could not be kept; until that works, which is tried again, it ends with this process: "+err.Error()))
 		changed(ctx, nil, viewRevocation(&made))
 		return
 	}

@@ -30,6 +30,7 @@ type file struct {
 	seen      fs.FileInfo // what was read of
 	at        int64       // how far
 	lines     int
+	lost      bool // somebody has taken the file away
 }
 
 func newFile(dir string) *file { return &file{dir: dir, path: filepath.Join(dir, fileName)} }
@@ -60,6 +61,8 @@ func (f *file) locked(do func() error) error {
 func (f *file) read(learn func(Entry) bool) error {
 	in, err := os.Open(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
+		f.lost = f.lost || f.seen != nil
+		f.seen, f.at, f.lines = nil, 0, 0
 		return nil
 	}
 	if err != nil {
@@ -110,11 +113,15 @@ func lineOf(e *Entry) ([]byte, error) {
 	return append([]byte(checksum(text)+" "), append(text, '\n')...), nil
 }
 
-// append writes an entry, to the disk.
-func (f *file) append(e Entry, learn func(Entry) bool) error {
-	line, err := lineOf(&e)
-	if err != nil {
-		return err
+// append writes entries, to the disk.
+func (f *file) append(entries []Entry, learn func(Entry) bool) error {
+	var lines []byte
+	for i := range entries {
+		line, err := lineOf(&entries[i])
+		if err != nil {
+			return err
+		}
+		lines = append(lines, line...)
 	}
 	return f.locked(func() error {
 		if err := f.read(learn); err != nil {
@@ -128,7 +135,7 @@ func (f *file) append(e Entry, learn func(Entry) bool) error {
 			err = out.Truncate(f.at) // what a process that died has left of a line
 		}
 		if err == nil {
-			_, err = out.Write(line)
+			_, err = out.Write(lines)
 		}
 		if err == nil {
 			err = out.Sync()
@@ -161,6 +168,7 @@ func (f *file) rewrite(list func() []Entry, learn func(Entry) bool) error {
 		if err := durable.Replace(f.path, all.Bytes()); err != nil {
 			return err
 		}
+		f.lost = false
 		return f.read(learn)
 	})
 }

@@ -69,7 +69,7 @@ func OfToken(token []byte) string {
 }
 
 // check completes an entry.
-func (e *Entry) check(now time.Time) error {
+func (e *Entry) check() error {
 	wrong := func(setting, format string, a ...any) error { return &SpecError{setting, fmt.Sprintf(format, a...)} }
 	switch e.Kind {
 	case Token:
@@ -86,12 +86,18 @@ func (e *Entry) check(now time.Time) error {
 	if (e.Kind == Subject) == e.Before.IsZero() {
 		return wrong("before", "belongs to a subject, and to nothing else")
 	}
-	if !e.Until.After(now) || e.Until.Sub(now) > Furthest {
-		return wrong("until", "must lie ahead, by a year at most")
-	}
-	e.Before, e.Until = e.Before.UTC(), e.Until.UTC()
+	// Without the reading of the monotonic clock, so that equal times are equal.
+	e.Before, e.Until = e.Before.UTC().Round(0), e.Until.UTC().Round(0)
 	sum := sha256.Sum256([]byte(string(e.Kind) + "\x00" + e.Issuer + "\x00" + e.Value))
 	e.ID = "rev_" + hex.EncodeToString(sum[:10])
+	return nil
+}
+
+// checkUntil bounds when an entry ends.
+func (e *Entry) checkUntil(now time.Time) error {
+	if !e.Until.After(now) || e.Until.Sub(now) > Furthest {
+		return &SpecError{"until", "must lie ahead, by a year at most"}
+	}
 	return nil
 }
 
@@ -114,17 +120,16 @@ type List struct {
 	tokens   map[[sha256.Size]byte]*Entry
 	jtis     map[string][]*Entry
 	subjects map[string][]*Entry
+	// unkept are the ids of those that the file may not have.
+	unkept map[string]struct{}
 
-	writing sync.Mutex // of the file, and of what the book is told
+	writing sync.Mutex // of the file, and of what other instances are told
 	file    *file
-	share   *sharing // nil: nobody is to be told
 
 	stop chan struct{}
 	done sync.WaitGroup
+	sharing
 }
-
-// sharing tells other instances of an entry, or that it has ended.
-type sharing struct{ tell, ended func(*Entry) }
 
 // Options of a List. Log and Now are required.
 type Options struct {
@@ -140,7 +145,7 @@ const lookEvery = 500 * time.Millisecond
 // Open reads the list of a folder, which is made where there is none, and keeps it up to date until Close. A line that is damaged is an error:
 // what is missing would pass.
 func Open(o Options) (*List, error) {
-	l := &List{o: o, byID: make(map[string]*Entry), tokens: make(map[[sha256.Size]byte]*Entry), jtis: make(map[string][]*Entry), subjects: make(map[string][]*Entry), stop: make(chan struct{})}
+	l := &List{o: o, byID: make(map[string]*Entry), tokens: make(map[[sha256.Size]byte]*Entry), jtis: make(map[string][]*Entry), subjects: make(map[string][]*Entry), unkept: make(map[string]struct{}), stop: make(chan struct{})}
 	if o.Dir != "" {
 		l.file = newFile(o.Dir)
 		if err := l.file.read(l.learn); err != nil {
@@ -164,6 +169,9 @@ func (l *List) run() {
 	for {
 		select {
 		case <-l.stop:
+			if l.file != nil {
+				_ = l.keep()
+			}
 			return
 		case <-t.C:
 		}
@@ -171,92 +179,89 @@ func (l *List) run() {
 		if l.file == nil {
 			continue
 		}
-		l.writing.Lock()
-		err := l.file.read(l.learn)
-		if err == nil && l.file.lines > 2*l.Len()+1000 {
-			err = l.file.rewrite(l.Entries, l.learn)
-		}
-		l.writing.Unlock()
+		err := l.keep()
 		if err != nil && !failed {
-			l.o.Log.Error("cannot keep the list of what is revoked; what was known of it stays", "file", l.file.path, "error", err.Error())
+			l.o.Log.Error("cannot keep the list of what is revoked; what was known of it stays, and it is tried again", "file", l.file.path, "error", err.Error())
 		}
 		failed = err != nil
 	}
 }
 
+// keep brings list and file up to date with each other.
+func (l *List) keep() error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	err := l.file.read(l.learn)
+	if err != nil {
+		return err
+	}
+	unkept := l.takeUnkept()
+	switch {
+	case l.file.lost || l.file.lines > 2*l.Len()+1000:
+		err = l.file.rewrite(l.Entries, l.learn)
+	case len(unkept) > 0:
+		err = l.file.append(unkept, l.learn)
+	}
+	if err != nil {
+		l.mu.Lock()
+		for i := range unkept {
+			l.unkept[unkept[i].ID] = struct{}{}
+		}
+		l.mu.Unlock()
+	}
+	return err
+}
+
+// takeUnkept returns what the file may not have.
+func (l *List) takeUnkept() (all []Entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id := range l.unkept {
+		if e := l.byID[id]; e != nil {
+			all = append(all, *e)
+		}
+	}
+	clear(l.unkept)
+	return all
+}
+
 // Revoke adds an entry, completed, or makes one that is there mean more. It is in force when this returns, also with an error,
-// which then says that it could not be kept.
+// which then says that it could not be kept; that is tried again as long as the process lives.
 func (l *List) Revoke(e Entry) (Entry, error) {
-	if err := e.check(l.o.Now()); err != nil {
+	if err := e.check(); err != nil {
+		return e, err
+	}
+	if err := e.checkUntil(l.o.Now()); err != nil {
 		return e, err
 	}
 	l.writing.Lock()
-	defer l.writing.Unlock()
-	if !l.learn(e) {
+	if !l.put(e, MaxEntries, true) {
+		l.writing.Unlock()
 		return e, ErrFull
 	}
-	l.mu.RLock()
-	e = *l.byID[e.ID]
-	l.mu.RUnlock()
-	if l.share != nil {
-		l.share.tell(&e)
+	if now, ok := l.Get(e.ID); ok {
+		e = now
 	}
+	l.tell(&e)
+	l.writing.Unlock()
 	if l.file == nil {
 		return e, nil
 	}
-	return e, l.file.append(e, l.learn)
+	return e, l.keep()
 }
 
-// Share has tell called for every entry that is made here from now on, and ended for those that have ended, in the place of whoever asked
-// for that before. stop ends it.
-func (l *List) Share(tell, ended func(*Entry)) (stop func()) {
-	mine := &sharing{tell, ended}
-	l.writing.Lock()
-	defer l.writing.Unlock()
-	l.share = mine
-	return func() {
-		l.writing.Lock()
-		defer l.writing.Unlock()
-		if l.share == mine {
-			l.share = nil
-		}
-	}
-}
+// learn puts an entry of the file into force.
+func (l *List) learn(e Entry) bool { return l.put(e, 2*MaxEntries, false) }
 
-// Learn takes up an entry of another instance, and returns how it stands now; of one that is not well-formed, or over, nil.
-func (l *List) Learn(e Entry) *Entry {
-	id := e.ID
-	if err := e.check(l.o.Now()); err != nil || e.ID != id {
-		return nil
-	}
-	l.writing.Lock()
-	defer l.writing.Unlock()
-	l.mu.RLock()
-	old := l.byID[id]
-	l.mu.RUnlock()
-	if !l.learn(e) {
-		return nil
-	}
-	l.mu.RLock()
-	now := l.byID[id]
-	l.mu.RUnlock()
-	if l.file != nil && (old == nil || *old != *now) {
-		if err := l.file.append(*now, l.learn); err != nil {
-			l.o.Log.Error("a revocation of another instance can not be kept", "file", l.file.path, "error", err.Error())
-		}
-	}
-	return now
-}
-
-// learn puts an entry into force. Of two of the same the one that means more stands: the later Before and Until. It is false where there
-// are too many.
-func (l *List) learn(e Entry) bool {
+// put puts an entry into force. Of two of the same the one that means more stands: the later Before and Until. It is false where there
+// are most already; what others have revoked is put where there are more than may be made, since both may have been about to be full.
+func (l *List) put(e Entry, most int, keep bool) bool {
 	if !e.Until.After(l.o.Now()) {
 		return true
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	old := l.byID[e.ID]
+	old, heard := l.byID[e.ID], e
 	if old != nil {
 		if old.Before.After(e.Before) {
 			e.Before = old.Before
@@ -267,11 +272,14 @@ func (l *List) learn(e Entry) bool {
 		if *old == e {
 			return true
 		}
-	} else if len(l.byID) >= MaxEntries {
+	} else if len(l.byID) >= most {
 		return false
 	}
 	l.remove(old)
 	l.byID[e.ID] = &e
+	if l.file != nil && (keep || e != heard) {
+		l.unkept[e.ID] = struct{}{}
+	}
 	switch e.Kind {
 	case Token:
 		l.tokens[sumOf(&e)] = &e
@@ -295,6 +303,7 @@ func (l *List) remove(e *Entry) {
 		return
 	}
 	delete(l.byID, e.ID)
+	delete(l.unkept, e.ID)
 	without := func(m map[string][]*Entry) {
 		if m[e.Value] = slices.DeleteFunc(slices.Clone(m[e.Value]), func(o *Entry) bool { return o == e }); len(m[e.Value]) == 0 {
 			delete(m, e.Value)
@@ -312,27 +321,22 @@ func (l *List) remove(e *Entry) {
 
 // sweep forgets what has ended.
 func (l *List) sweep() {
-	if !l.some.Load() {
-		return
-	}
 	now := l.o.Now()
 	var ended []*Entry
-	l.mu.Lock()
-	for _, e := range l.byID {
-		if !e.Until.After(now) {
-			l.remove(e)
-			ended = append(ended, e)
+	if l.some.Load() {
+		l.mu.Lock()
+		for _, e := range l.byID {
+			if !e.Until.After(now) {
+				l.remove(e)
+				ended = append(ended, e)
+			}
 		}
+		l.some.Store(len(l.byID) > 0)
+		l.mu.Unlock()
 	}
-	l.some.Store(len(l.byID) > 0)
-	l.mu.Unlock()
 	l.writing.Lock()
-	defer l.writing.Unlock()
-	for _, e := range ended {
-		if l.share != nil {
-			l.share.ended(e)
-		}
-	}
+	l.tellEnded(ended, now)
+	l.writing.Unlock()
 }
 
 // Get returns an entry that has not ended.
@@ -385,7 +389,7 @@ func (l *List) Revoked(c *Credential) bool {
 	}
 	if c.Subject != "" {
 		for _, e := range l.subjects[c.Subject] {
-			if (e.Issuer == "" || e.Issuer == c.Issuer) && math.Floor(c.Issued) <= float64(e.Before.Unix()) {
+			if (e.Issuer == "" || e.Issuer == c.Issuer) && !(math.Floor(c.Issued) > float64(e.Before.Unix())) { // also where it is no number
 				return true
 			}
 		}
