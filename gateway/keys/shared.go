@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -17,6 +18,8 @@ const (
 	maxWord  = 1024
 	// tellEvery is how often the others are told that a key is in use.
 	tellEvery = 60 // seconds
+	// mostTold bounds the uses that they are told of in one go: who is told of more than a book remembers reads all of it.
+	mostTold = 500
 	// doubt is by how much clocks of instances may differ when keys that are over are forgotten.
 	doubt = 24 * time.Hour
 	// maxAncestors bounds how far it is followed which key took the place of which.
@@ -210,7 +213,7 @@ func (s *Store) writeLearned() {
 		}
 	}
 	if err := s.file.append(changed...); err != nil {
-		s.log.Error("cannot write what other instances say of API keys; it counts, and is asked for again after a restart", "file", s.file.path(), "error", err.Error())
+		s.log.Error("cannot write what was revoked or what other instances say of API keys; it counts, and is tried again", "file", s.file.path(), "error", err.Error())
 		return
 	}
 	clear(s.unwritten)
@@ -221,10 +224,18 @@ func (s *Store) tellUses() {
 	if len(s.books) == 0 {
 		return
 	}
+	var due []*Key
 	for _, k := range s.byID {
 		if k.used.Load()-k.told >= tellEvery {
-			s.tell(k)
+			due = append(due, k)
 		}
+	}
+	if len(due) > mostTold {
+		slices.SortFunc(due, func(a, b *Key) int { return cmp.Compare(a.told, b.told) })
+		due = due[:mostTold]
+	}
+	for _, k := range due {
+		s.tell(k)
 	}
 }
 

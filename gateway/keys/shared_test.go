@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -404,5 +405,42 @@ func TestTellUses(t *testing.T) {
 	tell()
 	if theirs, _ := b.Get("alice", k.ID); !theirs.View().LastUsed.Equal(c.now()) {
 		t.Error(theirs.View().LastUsed)
+	}
+}
+
+// Of many keys that are in use a few are told of at a time, those first of which nothing was heard for longest.
+func TestTellManyUses(t *testing.T) {
+	c := newClock()
+	s := open(t, t.TempDir(), c)
+	defer s.Close()
+	board := shareOn(s)
+	for i := range mostTold + 100 {
+		create(t, s, Spec{Consumer: strconv.Itoa(i)})
+	}
+	board.taken()
+	c.advance(2 * tellEvery * time.Second)
+	use := func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, k := range s.byID {
+			k.Used(c.now())
+		}
+		s.tellUses()
+	}
+	use()
+	told := make(map[string]bool)
+	for _, e := range board.taken() {
+		told[e[0]] = true
+	}
+	if len(told) != mostTold {
+		t.Errorf("told of %d", len(told))
+	}
+	c.advance(2 * tellEvery * time.Second)
+	use()
+	for _, e := range board.taken() {
+		told[e[0]] = true
+	}
+	if len(told) != mostTold+100 {
+		t.Errorf("told of %d", len(told))
 	}
 }

@@ -52,7 +52,7 @@ type Store struct {
 	byConsumer map[string][]*Key // in the order of their making
 	file       journal
 	books      []Book
-	unwritten  map[string]struct{} // ids of keys whose latest version was learned, and may not be in the file
+	unwritten  map[string]struct{} // ids of keys whose latest version was learned or could not be written, and may not be in the file
 	noteAt     time.Time           // when uses are noted next
 
 	learned chan struct{}
@@ -240,7 +240,8 @@ func (s *Store) Revoke(consumer, id string) (*Key, error) {
 	s.put(over)
 	if err := s.commit(over); err != nil {
 		s.tell(over)
-		return nil, fmt.Errorf("the key is refused from now on, but a restart would let it in again: %w", err)
+		s.toWrite(over) // again and again, as long as this process lives
+		return nil, fmt.Errorf("the key is refused from now on, but until it can be written, which is tried again, a restart would let it in again: %w", err)
 	}
 	return over, nil
 }
