@@ -74,29 +74,95 @@ func (j *Journal) acquire() (owned bool, err error) {
 		return false, err
 	}
 	j.lock = f
-	j.state.mu.Lock()
-	known := j.state.loaded[j.dir]
-	j.state.loaded[j.dir] = true
-	j.state.mu.Unlock()
-	if !known {
-		j.load()
-	}
+	j.load(j.state.takeUp(j.dir))
 	return true, nil
 }
 
+// release gives the folder up. The file stays open as it is left, since what another process counts from there on is what it adds to it.
 func (j *Journal) release() {
 	j.closeFile()
-	if j.lock != nil {
-		_ = j.lock.Close()
-		j.lock = nil
+	if j.lock == nil {
+		return
 	}
+	left, err := os.Open(j.path())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		j.state.log.Error("the quotas of state.dir can not be read; counts of another process may be added twice", "file", j.path(), "error", err.Error())
+	}
+	j.state.leave(j.dir, left)
+	_ = j.lock.Close()
+	j.lock = nil
+}
+
+// folder is one that this process kept its counts in before.
+type folder struct{ left *os.File }
+
+// leave notes how the file of a folder was left: nil where there is none.
+func (s *State) leave(dir string, left *os.File) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.folders[dir] = folder{left}
+}
+
+// takeUp says how the file of a folder was left, if it was.
+func (s *State) takeUp(dir string) (f folder, known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f, known = s.folders[dir]
+	delete(s.folders, dir)
+	return f, known
+}
+
+// Close ends it: nobody counts any more.
+func (s *State) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.folders {
+		f.close()
+	}
+	clear(s.folders)
+}
+
+func (f folder) close() {
+	if f.left != nil {
+		_ = f.left.Close()
+	}
+}
+
+// records are the counts that the file had when it was left.
+func (f folder) records() map[string]*count {
+	if f.left == nil {
+		return nil
+	}
+	data, err := io.ReadAll(f.left)
+	if err != nil {
+		return nil // rather counted twice
+	}
+	records, _, _ := decode(data)
+	return records
+}
+
+// is tells whether a file is the one that was left. Every process that takes a folder up puts a file of its own in its place.
+func (f folder) is(path string) bool {
+	if f.left == nil {
+		return false
+	}
+	now, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	then, err := f.left.Stat()
+	return err == nil && os.SameFile(now, then)
 }
 
 func (j *Journal) path() string { return filepath.Join(j.dir, fileName) }
 
-// load adds the counts of the file to those in memory. A file that can not be read, or not all of it, never keeps the gateway
+// load adds the counts of the file to those in memory, or where this process has left it before, what another one has added since. A file that can not be read, or not all of it, never keeps the gateway
 // from serving: it is put aside, and everybody hears of it.
-func (j *Journal) load() {
+func (j *Journal) load(before folder, known bool) {
+	defer before.close()
+	if known && before.is(j.path()) {
+		return
+	}
 	data, err := os.ReadFile(j.path())
 	if errors.Is(err, os.ErrNotExist) {
 		return
@@ -107,7 +173,7 @@ func (j *Journal) load() {
 		return
 	}
 	records, damaged, torn := decode(data)
-	j.state.adopt(records)
+	j.state.adopt(records, before.records())
 	switch {
 	case damaged > 0:
 		j.state.log.Error("the file of quotas is damaged; what could be read of it counts, the rest is forgotten",
@@ -269,8 +335,8 @@ func (s *State) appendShard(dst []byte, i int) []byte {
 	return dst
 }
 
-// adopt adds counts that another process, or an earlier one, has written.
-func (s *State) adopt(records map[string]*count) {
+// adopt adds counts that another process, or an earlier one, has written. Of them this one knows what stood there before.
+func (s *State) adopt(records, before map[string]*count) {
 	now := s.clock.Time().Unix()
 	for key, r := range records {
 		if r.end <= now {
@@ -286,6 +352,9 @@ func (s *State) adopt(records map[string]*count) {
 			sh.counts[key] = r
 		case c.start == r.start:
 			c.used += r.used
+			if b := before[key]; b != nil && b.start == r.start {
+				c.used = max(0, c.used-b.used)
+			}
 			c.durable = true
 		case c.start < r.start:
 			c.start, c.end, c.used, c.durable = r.start, r.end, r.used, true

@@ -129,6 +129,37 @@ func TestDurableOffAndOn(t *testing.T) {
 	w.Leases.Close()
 }
 
+// What another process has counted while durability was off here is not overwritten, and what both know counts once.
+func TestDurableElsewhereMeanwhile(t *testing.T) {
+	dir := t.TempDir()
+	w, h, _ := process(t, dir)
+	left(t, w, h, "a", "4")
+	left(t, w, h, "b", "4")
+	release := w.Reload()
+	h = w.MustBuild(t, Definition, strings.Replace(lasting, "true", "false", 1))
+	release()
+	other, oh, otherEnd := process(t, dir)
+	left(t, other, oh, "a", "3")
+	left(t, other, oh, "a", "2")
+	left(t, other, oh, "c", "4")
+	otherEnd()
+	left(t, w, h, "a", "3") // two of five here, three there, one of which is the same
+	release = w.Reload()
+	h = w.MustBuild(t, Definition, lasting)
+	release()
+	left(t, w, h, "a", "0")
+	left(t, w, h, "b", "3")
+	left(t, w, h, "c", "3")
+	w.Leases.Close()
+	w, h, end := process(t, dir)
+	left(t, w, h, "b", "2")
+	left(t, w, h, "c", "2")
+	if got := send(t, h, w.Exchange("/", "X-Org: a")); got.verdict != "429" {
+		t.Errorf("%+v", got)
+	}
+	end()
+}
+
 // Whatever is in the file, the gateway serves, what can be read of it counts, and the rest is said.
 func TestBrokenFile(t *testing.T) {
 	dir := t.TempDir()

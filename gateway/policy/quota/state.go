@@ -31,10 +31,10 @@ type State struct {
 	log       *slog.Logger
 	forgotten atomic.Int64 // counts that were dropped for want of room
 
-	mu     sync.Mutex
-	scopes map[string][]*scope // by scope; the youngest generation's is the last
-	loaded map[string]bool     // folders whose counts this process knows
-	stores map[*cluster.Store]bool
+	mu      sync.Mutex
+	scopes  map[string][]*scope // by scope; the youngest generation's is the last
+	folders map[string]folder   // that counts were kept in before
+	stores  map[*cluster.Store]bool
 }
 
 // scope is what one generation says of the windows of a block, for Inspect.
@@ -60,7 +60,7 @@ type count struct {
 }
 
 func newState(clock *exchange.Clock, log *slog.Logger) *State {
-	s := &State{seed: maphash.MakeSeed(), clock: clock, log: log, scopes: map[string][]*scope{}, loaded: map[string]bool{}, stores: map[*cluster.Store]bool{}}
+	s := &State{seed: maphash.MakeSeed(), clock: clock, log: log, scopes: map[string][]*scope{}, folders: map[string]folder{}, stores: map[*cluster.Store]bool{}}
 	for i := range s.shards {
 		s.shards[i].counts = make(map[string]*count)
 	}
