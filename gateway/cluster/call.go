@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"context"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -21,6 +23,8 @@ type call struct {
 	sent   time.Time
 	result rueidis.RedisResult
 	done   chan struct{} // has room for one
+	// given up: nobody waits any more, and it need not be sent.
+	givenUp atomic.Bool
 	// then is called with the result in the place of done, where nobody waits.
 	then func(*call)
 }
@@ -54,6 +58,7 @@ func (s *Store) ask(op string, commands ...command) []rueidis.RedisResult {
 			case <-c.done:
 				results[i] = c.result
 			default:
+				c.givenUp.Store(true)
 				results[i] = rueidis.NewErrorResult(errLate)
 			}
 			continue
@@ -63,6 +68,7 @@ func (s *Store) ask(op string, commands ...command) []rueidis.RedisResult {
 			results[i] = c.result
 		case <-t.C:
 			late = true
+			c.givenUp.Store(true)
 			results[i] = rueidis.NewErrorResult(errLate)
 		}
 	}
@@ -115,6 +121,9 @@ func (s *Store) deliver() {
 func (s *Store) flush(batch []*call) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.o.Timeout)
 	defer cancel()
+	if batch = slices.DeleteFunc(batch, func(c *call) bool { return c.givenUp.Load() }); len(batch) == 0 {
+		return
+	}
 	commands := make([]command, len(batch))
 	for i, c := range batch {
 		commands[i] = c.command

@@ -22,6 +22,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -100,7 +101,7 @@ type Store struct {
 
 	mu        sync.Mutex
 	told      bool // the log knows whether it can be reached
-	recovered []func()
+	recovered []*func()
 
 	queue   chan *call
 	flushes chan struct{} // its capacity bounds those under way
@@ -111,6 +112,7 @@ type Store struct {
 	limiter *Limiter
 	records *Records
 	events  *events
+	charges atomic.Int64 // of quotas, by which each has a nonce
 
 	// serverNow is the time of the store's clock in µs, for tests that make it stand still; nil for its own.
 	serverNow func() int64
@@ -198,11 +200,16 @@ func (s *Store) Instances() int { return s.fleet.Load().now }
 // OnFailure is what happens while the store does not answer.
 func (s *Store) OnFailure() OnFailure { return s.o.OnFailure }
 
-// OnRecovery has f called, in a goroutine of its own, each time the store answers again.
-func (s *Store) OnRecovery(f func()) {
+// OnRecovery has f called, in a goroutine of its own, each time the store answers again, until stop is called.
+func (s *Store) OnRecovery(f func()) (stop func()) {
 	s.mu.Lock()
-	s.recovered = append(s.recovered, f)
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	s.recovered = append(s.recovered, &f)
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.recovered = slices.DeleteFunc(s.recovered, func(o *func()) bool { return o == &f })
+	}
 }
 
 // connect opens the first connection, and finds out what kind of server it is.

@@ -192,7 +192,7 @@ func (s *Store) back() {
 	s.o.Log.Info("the shared store answers", "instances", s.Instances())
 	s.limiter.recover()
 	for _, f := range f {
-		s.done.Go(f)
+		s.done.Go(*f)
 	}
 }
 

@@ -559,6 +559,44 @@ func TestQuotas(t *testing.T) {
 	f(QuotaCharge{Weight: -10}, true, 115)
 	f(QuotaCharge{Weight: 6}, false, 115)
 	f(QuotaCharge{Weight: 5}, true, 120)
+
+	// A call whose answer was lost comes to what it is said to have taken, whether it was carried out before, after, or never.
+	lost := func(nonce string, owed, took int64) []LostCharge { return []LostCharge{{nonce, owed, took}} }
+	c := QuotaCharge{Key: []byte("lost"), Start: 1, End: end, Weight: 10, Owed: 3, Requests: 120}
+	f = func(c QuotaCharge, passed bool, used int64) {
+		t.Helper()
+		c.Key, c.Start, c.End, c.Requests = []byte("lost"), 1, end, 120
+		all := []QuotaCharge{c}
+		a.ChargeQuotas(all)
+		if got := all[0]; !got.Told || got.Passed != passed || got.Used != used {
+			t.Errorf("%+v", got)
+		}
+	}
+	all13 := []QuotaCharge{c}
+	a.ChargeQuotas(all13)
+	f(QuotaCharge{}, true, 13)
+	f(QuotaCharge{Lost: lost(all13[0].Nonce, 3, 0)}, true, 3)
+	f(QuotaCharge{Lost: lost(all13[0].Nonce, 3, 0)}, true, 3)
+	f(QuotaCharge{Lost: lost("x:1", 3, 10)}, true, 16)
+	c.Nonce = "x:1" // comes now
+	if n, err := a.ask("quota", a.quota(&c))[0].AsIntSlice(); err != nil || n[1] != 16 {
+		t.Error(n, err)
+	}
+	f(QuotaCharge{Weight: 200}, false, 16)
+	f(QuotaCharge{Over: []string{"x:1", all13[0].Nonce}}, true, 16)
+	name := a.quota(&c).key
+	if n := server.Do("HLEN", name); n != ":1" {
+		t.Errorf("%s fields are left", n)
+	}
+	if left := server.Do("TTL", name); left < ":3600" || len(left) != len(":3600") {
+		t.Errorf("it is kept for %s s", left)
+	}
+	// Looking writes nothing.
+	c = QuotaCharge{Key: []byte("looked at"), Start: 1, End: end, Requests: 1}
+	a.ChargeQuotas([]QuotaCharge{c})
+	if server.Do("EXISTS", a.quota(&c).key) != ":0" {
+		t.Error("who looks writes")
+	}
 }
 
 // A bucket that takes longer to be full again than the store can remember anything is counted all the same.

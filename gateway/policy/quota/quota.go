@@ -6,6 +6,7 @@ package quota
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -36,7 +37,7 @@ type Config struct {
 	By string `yaml:"by" default:"consumer"`
 	// Weight is how much of the quota a request takes.
 	Weight int64 `yaml:"weight" default:"1" min:"1" max:"1000000000000"`
-	// Durable counts outlive the process. They are kept in `state.dir`, without which this is refused. With `state.redis` all counts are in Redis, exact for all gateways together, each request waits for it, and this says nothing; one whose answer comes later than `state.redis.timeout` may count twice, rather than not at all. They are written every second, and when the gateway ends: one that is killed forgets the last second. The others are in memory, and a restart forgets them.
+	// Durable counts outlive the process. They are kept in `state.dir`, without which this is refused. With `state.redis` all counts are in Redis, exact for all gateways together, each request waits for it, and this says nothing. They are written every second, and when the gateway ends: one that is killed forgets the last second. The others are in memory, and a restart forgets them.
 	Durable bool `yaml:"durable"`
 }
 
@@ -146,7 +147,9 @@ func (q *quota) buildShared(b *policy.Build) (policy.Hooks, error) {
 		return policy.Hooks{}, err
 	}
 	q.shared = b.World.Cluster
-	q.state.share(q.shared)
+	if _, err = policy.LivingAs(b.World, fmt.Sprintf("quota/told/%p/%p", q.state, q.shared), func() (*teller, error) { return q.state.tellAt(q.shared), nil }); err != nil {
+		return policy.Hooks{}, err
+	}
 	b.World.Leases.Add(q.state.register(b.Scope, q.windows))
 	return hooks, nil
 }

@@ -17,7 +17,7 @@ func (q *quota) standing(x *exchange.Exchange) (all []policy.LimitWindow) {
 			continue
 		}
 		p := w.calendar.at(now)
-		key := w.key.Append(nil, x)
+		key := short(w.key.Append(nil, x))
 		all = append(all, w.show(p, now, w.requests, q.used(w, key, p, now)))
 	}
 	return all
@@ -30,7 +30,7 @@ func (q *quota) used(w *window, key []byte, p *period, now int64) int64 {
 	}
 	owed := int64(0)
 	if q.shared != nil {
-		q.state.with(w, key, p, false, func(c *count) { owed = c.owed })
+		q.state.with(w, key, p, false, func(c *count) { owed = c.owed }) // what was lost is counted there, or will be
 		look := []cluster.QuotaCharge{{Key: key, Start: p.start, End: p.end, Requests: w.requests}}
 		if q.shared.ChargeQuotas(look); look[0].Told {
 			return look[0].Used + owed
@@ -39,10 +39,8 @@ func (q *quota) used(w *window, key []byte, p *period, now int64) int64 {
 	return q.state.used(key, p, now)
 }
 
-// used is what is counted of a period, and counts nothing.
+// used is what is counted of a short key in a period, and counts nothing.
 func (s *State) used(key []byte, p *period, now int64) int64 {
-	var long [policy.KeySize]byte
-	key = shorten(key, &long)
 	sh := s.shard(key)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -52,7 +50,7 @@ func (s *State) used(key []byte, p *period, now int64) int64 {
 	}
 	seen := *c
 	seen.roll(p, now)
-	return seen.used + seen.owed
+	return seen.used + seen.untold()
 }
 
 // show is a window of which something is used.

@@ -50,17 +50,18 @@ type shard struct {
 // count is what is used of one window by one caller. Its shard's mu guards it.
 type count struct {
 	key        string
-	start, end int64 // of its period
-	used       int64 // with a shared store, by all instances as far as it has told
-	owed       int64 // used since by this one, without the store
-	requests   int64 // of the window, when it was charged last
+	start, end int64  // of its period
+	used       int64  // with a shared store, by all instances as far as it has told
+	owed       int64  // used since by this one, without the store
+	calls      *calls // of the store, where there is one
+	requests   int64  // of the window, when it was charged last
 	durable    bool
 	dirty      bool
 	next       *count // of those to be written
 }
 
 func newState(clock *exchange.Clock, log *slog.Logger) *State {
-	s := &State{seed: maphash.MakeSeed(), clock: clock, log: log, scopes: map[string][]*scope{}, folders: map[string]folder{}, stores: map[*cluster.Store]bool{}}
+	s := &State{seed: maphash.MakeSeed(), clock: clock, log: log, scopes: map[string][]*scope{}, folders: map[string]folder{}}
 	for i := range s.shards {
 		s.shards[i].counts = make(map[string]*count)
 	}
@@ -259,7 +260,7 @@ func (s *State) Inspect(q policy.LimitQuery) []policy.LimitEntry {
 			if requests == 0 {
 				requests = w.requests // read from the file, and not charged since
 			}
-			list.Add(policy.LimitEntry{Policy: "quota", Scope: name, Tenant: tenant, Key: who, Windows: []policy.LimitWindow{w.show(p, now, requests, c.used+c.owed)}})
+			list.Add(policy.LimitEntry{Policy: "quota", Scope: name, Tenant: tenant, Key: who, Windows: []policy.LimitWindow{w.show(p, now, requests, c.used+c.untold())}})
 		}
 	}
 	return list.Entries()
