@@ -1,7 +1,15 @@
 package gateway_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
 	"fmt"
+	"math/big"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -60,6 +68,43 @@ func TestRevokedEverywhere(t *testing.T) {
 			t.Error("what the store has lost passes again")
 		}
 	}
+}
+
+// Of a token with an ECDSA signature anybody can make another one that is as good: it is the same token.
+func TestRevokedWithAnotherSignature(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public := strconv.Quote(string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})))
+	g := forward(t, plain(t), "", "policies: {jwt: {algorithms: [ES256], public_key: "+public+"}}", "")
+	one, err := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{"sub": "alice", "exp": time.Now().Add(time.Hour).Unix()}).SignedString(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed := one[:strings.LastIndex(one, ".")+1]
+	signature, err := base64.RawURLEncoding.DecodeString(one[len(signed):])
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := new(big.Int).SetBytes(signature[32:])
+	s.Sub(key.Params().N, s).FillBytes(signature[32:])
+	two := signed + base64.RawURLEncoding.EncodeToString(signature)
+	ask := func(token string, want int) {
+		t.Helper()
+		if got := g.status("GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer " + token + "\r\n\r\n"); got != want {
+			t.Errorf("status %d, want %d", got, want)
+		}
+	}
+	ask(one, 200)
+	ask(two, 200)
+	g.revoke(revocation.Entry{Kind: revocation.Token, Value: revocation.OfToken([]byte(one))})
+	ask(one, 401)
+	ask(two, 401)
 }
 
 // forward_auth does not ask about what is revoked, and asks anew about a subject that is.

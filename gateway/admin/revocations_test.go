@@ -57,6 +57,11 @@ routes: {r: {match: {paths: [/]}, redirect: {to: "https://elsewhere.example/"}, 
 		t.Errorf("the token's revocation does not end after it has expired: %v", until)
 	}
 
+	// Those that are valid for years are revoked for years.
+	old := sign(jwt.MapClaims{"sub": "dave", "exp": time.Now().AddDate(5, 0, 0).Unix()})
+	w.want(201, "POST", "/api/revocations", `{"token": "`+old+`"}`)
+	passes(old, false)
+
 	f := func(want, body string) {
 		t.Helper()
 		if text := w.want(400, "POST", "/api/revocations", body); !strings.Contains(text, want) {
@@ -80,7 +85,7 @@ routes: {r: {match: {paths: [/]}, redirect: {to: "https://elsewhere.example/"}, 
 		t.Error(string(log), err)
 	}
 	kept, err := os.ReadFile(filepath.Join(dir, "revoked"))
-	if err != nil || strings.Contains(string(kept), one) || strings.Count(string(kept), "\n") != 4 {
+	if err != nil || strings.Contains(string(kept), one) || strings.Count(string(kept), "\n") != 5 {
 		t.Error(string(kept), err)
 	}
 	again := newWorld(t, fmt.Sprintf(`

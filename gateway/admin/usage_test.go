@@ -161,6 +161,7 @@ func TestTenantsAreApart(t *testing.T) {
 	for _, e := range []struct{ method, path string }{
 		{"GET", "/api/config"}, {"PUT", "/api/config"}, {"POST", "/api/config/reload"}, {"GET", "/api/routes"}, {"GET", "/api/services"}, {"GET", "/api/stats"}, {"GET", "/api/mirrors"},
 		{"POST", "/api/explain"}, {"DELETE", "/api/cache"}, {"GET", "/debug/pprof/heap"}, {"PUT", "/api/routes/r/split"},
+		{"GET", "/api/revocations"}, {"POST", "/api/revocations"},
 	} {
 		if text := w.want(403, e.method, e.path, "{}"); !strings.Contains(text, "operators_only") {
 			t.Error(text)

@@ -51,7 +51,11 @@ func TestHint(t *testing.T) {
 		}
 	})
 	// A call that was admitted before the hint may be the first failure: it is one that was seen here.
-	f(five, Open, wary, func(x *script) { p := x.admitted(10 * second); x.hinted(11*second, true); x.Report(12*second, p, Failure) })
+	f(five, Open, wary, func(x *script) {
+		p := x.admitted(10 * second)
+		x.hinted(11*second, true)
+		x.Report(12*second, p, Failure)
+	})
 	// Hints without end do not make each failure open: one in OpenFor is heard, whatever has become of it.
 	f(five, Closed, "", func(x *script) {
 		x.hinted(11*second, true)

@@ -310,10 +310,28 @@ func (l *Limiter) settle(loans []*loan) {
 		l.store.observe("lend", sent, err)
 		l.store.fault(err)
 		if err != nil {
+			l.say(loans[i].b, now, err)
 			l.fail(loans[i], now)
 		} else {
 			l.apply(loans[i], a, now)
 		}
+	}
+}
+
+// say tells of a bucket that can not be counted although the store is there: no more than is held of it passes.
+func (l *Limiter) say(b *bucket, now int64, err error) {
+	if _, answered := rueidis.IsRedisErr(err); !answered || !l.store.up.Load() {
+		return
+	}
+	l.mu.Lock()
+	due := l.said == 0 || now-l.said >= int64(sayEvery)
+	if due {
+		l.said = now
+	}
+	l.mu.Unlock()
+	if due {
+		l.store.o.Log.Error("a limit can not be counted in the shared store, so that no more passes than this instance holds of it; delete the key if it is none of this gateway's",
+			"key", b.name, "error", describe(err))
 	}
 }
 
@@ -569,7 +587,7 @@ func (l *Limiter) recalled(id, name string) {
 	l.mu.Lock()
 	b := l.byName[name]
 	blocks := l.blocks[id]
-	if b == nil && len(blocks) > 0 {
+	if b == nil && len(blocks) > 0 && len(l.byName)-l.Len() < maxStrays {
 		limits := blocks[len(blocks)-1]
 		b = &bucket{name: name, guard: &l.strays, limits: limits, meters: make([]meter, len(limits.windows)), at: now, rated: now, recall: true, asked: true, used: now - int64(idle), index: -1}
 		l.byName[name] = b

@@ -52,12 +52,17 @@ type Limiter struct {
 	agenda agenda
 	blocks map[string][]*Limits // that are in use, by id
 	strays sync.Mutex           // guards buckets of which others alone have spoken
+	said   int64                // when it was last that one could not be counted
 }
 
 const (
 	shards = 256
 	// maxKeys bounds the buckets of an instance.
 	maxKeys = 1 << 20
+	// maxStrays bounds those of which others alone have spoken.
+	maxStrays = 1 << 16
+	// sayEvery is how often it is said that a bucket can not be counted.
+	sayEvery = time.Minute
 	// looks is how many buckets are compared to find one that goes.
 	looks = 8
 )

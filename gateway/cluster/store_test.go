@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -610,5 +611,63 @@ func TestHugeBucket(t *testing.T) {
 		if v := s.limiter.TakeStrict(s.o.Now(), []Charge{{[]byte("huge"), l, out[:]}}); v != want {
 			t.Errorf("%v, want %v", v, want)
 		}
+	}
+}
+
+// A key that is something else in the store is said, and no reason to take the store for gone.
+func TestKeyThatIsNone(t *testing.T) {
+	server := redistest.Start(t)
+	var said atomic.Int64
+	s := open(t, func(o *Options) {
+		o.Log = slog.New(slog.NewTextHandler(writer(func(b []byte) {
+			if strings.Contains(string(b), "can not be counted") && strings.Contains(string(b), "limit:test:") {
+				said.Add(1)
+			}
+		}), nil))
+	}, server.Address)
+	eventually(t, "the store answers", s.Up)
+	key := []byte("test\x00caller")
+	name := s.limiter.name(key)
+	server.Do("SET", name, "garbage")
+	l := bucketOf(100, time.Hour, 100)
+	take := taking(s, string(key), l)
+	passed := 0
+	eventually(t, "it is said", func() bool {
+		if take() == Passed {
+			passed++
+		}
+		return said.Load() > 0
+	})
+	for range 200 {
+		if take() == Passed {
+			passed++
+		}
+	}
+	if passed > 100 || !s.Up() || said.Load() != 1 {
+		t.Errorf("%d passed, up %v, said %d times", passed, s.Up(), said.Load())
+	}
+	server.Do("DEL", name)
+	eventually(t, "it is counted when it can be", func() bool { take(); return s.limiter.told(key) })
+}
+
+func (l *Limiter) told(key []byte) bool {
+	sh := l.shard(key)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	b := sh.buckets[string(key)]
+	return b != nil && b.told
+}
+
+// Names that others speak of take no room without end.
+func TestStraysAreBounded(t *testing.T) {
+	s := Open(Options{Addresses: []string{"127.0.0.1:1"}, Timeout: 50 * time.Millisecond, Now: func() int64 { return 1 }, Wall: time.Now})
+	defer s.stop()
+	l := bucketOf(100, time.Hour, 100)
+	s.limiter.Register(l)
+	for i := range maxStrays + 10 {
+		s.limiter.recalled(l.id, strconv.Itoa(i))
+	}
+	if n := len(s.limiter.byName); n != maxStrays {
+		t.Errorf("%d are kept", n)
 	}
 }

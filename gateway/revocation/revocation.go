@@ -5,6 +5,7 @@
 package revocation
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -24,7 +25,7 @@ type Kind string
 
 // The kinds.
 const (
-	// Token is one token, as it is sent: a JWT, or what forward_auth passes on. Value is its SHA-256, hexadecimal.
+	// Token is one token, as it is sent: a JWT, or what forward_auth passes on. Value is its SHA-256, hexadecimal, of a JWT without the signature.
 	Token Kind = "token"
 	// JTI is the JWT with that identifier (RFC 7519, section 4.1.7).
 	JTI Kind = "jti"
@@ -50,8 +51,8 @@ type Entry struct {
 const (
 	MaxEntries = 100_000
 	maxValue   = 512
-	// Furthest is how far ahead Until may be.
-	Furthest = 366 * 24 * time.Hour
+	// Furthest is how far ahead Until may be: longer than any token should be valid, since from then on it would be taken again.
+	Furthest = 10 * 366 * 24 * time.Hour
 )
 
 // ErrFull: there are too many entries that have not ended.
@@ -64,9 +65,21 @@ func (e *SpecError) Error() string { return e.Setting + ": " + e.Message }
 
 // OfToken is the Value of a token.
 func OfToken(token []byte) string {
-	sum := sha256.Sum256(token)
+	sum := sha256.Sum256(identity(token))
 	return hex.EncodeToString(sum[:])
 }
+
+// identity is what makes a token this one: of a JWT (RFC 7515, section 7.1) what is signed, since whoever has one with an ECDSA signature can make
+// another signature of it that is as good.
+func identity(token []byte) []byte {
+	// The first segment is {", or { and white space, in base64.
+	if len(token) < 2 || token[0] != 'e' || token[1] != 'y' && token[1] != 'w' || bytes.Count(token, dot) != 2 {
+		return token
+	}
+	return token[:bytes.LastIndexByte(token, '.')]
+}
+
+var dot = []byte{'.'}
 
 // check completes an entry.
 func (e *Entry) check() error {
@@ -96,7 +109,7 @@ func (e *Entry) check() error {
 // checkUntil bounds when an entry ends.
 func (e *Entry) checkUntil(now time.Time) error {
 	if !e.Until.After(now) || e.Until.Sub(now) > Furthest {
-		return &SpecError{"until", "must lie ahead, by a year at most"}
+		return &SpecError{"until", "must lie ahead, by ten years at most"}
 	}
 	return nil
 }
@@ -377,7 +390,7 @@ func (l *List) Revoked(c *Credential) bool {
 	}
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	if len(l.tokens) > 0 && len(c.Token) > 0 && l.tokens[sha256.Sum256(c.Token)] != nil {
+	if len(l.tokens) > 0 && len(c.Token) > 0 && l.tokens[sha256.Sum256(identity(c.Token))] != nil {
 		return true
 	}
 	if c.JTI != "" {

@@ -74,6 +74,26 @@ func TestRevoked(t *testing.T) {
 	}
 }
 
+// Who has a JWT that is revoked can not make another one of it by its signature alone; what is no JWT is all that is sent.
+func TestOtherSignature(t *testing.T) {
+	now := start
+	l := open(t, "", &now)
+	f := func(revoked, sent string, want bool) {
+		t.Helper()
+		revoke(t, l, Entry{Kind: Token, Value: OfToken([]byte(revoked)), Until: start.Add(time.Hour)})
+		if got := l.Revoked(&Credential{Token: []byte(sent)}); got != want {
+			t.Errorf("%s, where %s is revoked: %v", sent, revoked, got)
+		}
+	}
+	f("eyJhIjoxfQ.eyJiIjoxfQ.c2ln", "eyJhIjoxfQ.eyJiIjoxfQ.Z2lz", true)
+	f("eyJhIjoxfQ.eyJiIjoxfQ.c2ln", "eyJhIjoxfQ.eyJiIjoyfQ.c2ln", false)
+	f("ewogImEiOjF9.eyJiIjoxfQ.c2ln", "ewogImEiOjF9.eyJiIjoxfQ.Z2lz", true)
+	f("v2.local.one", "v2.local.two", false)
+	f("eyJ.a.b.c.d", "eyJ.a.b.c.e", false)
+	f("eyJ.a", "eyJ.b", false)
+	f("e", "f", false)
+}
+
 func TestWrongEntries(t *testing.T) {
 	now := start
 	l := open(t, "", &now)
