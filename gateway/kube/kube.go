@@ -149,7 +149,7 @@ var errGone = errors.New("the version to go on from is gone")
 // not be changed or kept. It returns when ctx is done, or with what went wrong.
 func Watch[T any](ctx context.Context, c *Client, o Objects, tell func(map[Name]*T)) error {
 	w := watch[T]{c: c, o: &o}
-	for {
+	for pause := firstPause; ; {
 		began := time.Now()
 		set, version, err := w.list(ctx)
 		if err != nil {
@@ -158,21 +158,41 @@ func Watch[T any](ctx context.Context, c *Client, o Objects, tell func(map[Name]
 		tell(set)
 		for err == nil {
 			// A watch ends now and then; it goes on from the last version that was seen.
-			version, err = w.follow(ctx, version, set, func() { tell(set) })
+			watched := time.Now()
+			if version, err = w.follow(ctx, version, set, func() { tell(set) }); err == nil {
+				err = rest(ctx, pace-time.Since(watched))
+			}
 		}
 		if !errors.Is(err, errGone) {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(max(0, pace-time.Since(began))):
+		if time.Since(began) > lastPause {
+			pause = firstPause
 		}
+		if err := rest(ctx, pause-time.Since(began)); err != nil {
+			return err
+		}
+		pause = min(2*pause, lastPause)
 	}
 }
 
-// pace keeps a server that forgets everything at once from being listed without end.
-const pace = 200 * time.Millisecond
+const (
+	// pace is how long at least lies between two watches, for a server that says something and ends each.
+	pace = time.Second
+	// firstPause is how long at least lies between two lists of all objects; it doubles, up to lastPause, as long as the server
+	// forgets soon what it has told.
+	firstPause = 200 * time.Millisecond
+	lastPause  = 30 * time.Second
+)
+
+func rest(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(max(0, d)):
+		return nil
+	}
+}
 
 type watch[T any] struct {
 	c *Client
