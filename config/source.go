@@ -130,7 +130,18 @@ func (l *loader) outside(objects map[string]Object) {
 	}
 }
 
+// maxObject bounds an object, and maxOuterName the names of what it makes, which become labels of metrics. Kubernetes stores
+// no larger object.
+const (
+	maxObject    = 2 << 20
+	maxOuterName = 512
+)
+
 func (l *loader) outsider(name string, o Object, taken map[string]map[string]*node) {
+	if len(o.Data) > maxObject {
+		l.errs = append(l.errs, &Error{Pos: Position{File: name}, Message: fmt.Sprintf("the object is larger than %d MiB", maxObject>>20)})
+		return
+	}
 	translate := l.options.Objects[o.Source]
 	if translate == nil {
 		l.errs = append(l.errs, &Error{Pos: Position{File: name}, Message: fmt.Sprintf("objects of the source %q are not understood here", o.Source)})
@@ -166,6 +177,9 @@ func (l *loader) outsider(name string, o Object, taken map[string]map[string]*no
 				panic("BUG: " + path + " is not under the name of its source")
 			}
 			switch other := taken[section][f.key]; {
+			case len(f.key) > maxOuterName:
+				l.errs = append(l.errs, &Error{Pos: f.value.keyPos(), Path: section, Message: fmt.Sprintf("the name %s… is longer than %d bytes", strings.ToValidUTF8(f.key[:50], ""), maxOuterName)})
+				continue
 			case other == nil:
 			case section == "services":
 				continue

@@ -12,6 +12,9 @@ import (
 // prefix of the tags that are looked at.
 const prefix = "sluice."
 
+// maxTags bounds what one service makes of the gateway, whoever has registered it.
+const maxTags = 2000
+
 // Concerned tells whether any tag is for this gateway.
 func Concerned(tags []string) bool {
 	return slices.ContainsFunc(tags, func(tag string) bool { return strings.HasPrefix(tag, prefix) }) && !slices.Contains(tags, prefix+"enable=false")
@@ -20,12 +23,18 @@ func Concerned(tags []string) bool {
 // Translate makes a native configuration of an object with the name of a service and its tags, {service: NAME, tags: [TEXT]}.
 func Translate(object config.Tree) (native config.Tree, remarks, errs config.Errors) {
 	name := object.Get("service").Text()
-	t := translation{object: object, routes: map[string]*route{}, service: config.NewMap(object)}
+	t := translation{object: object, routes: map[string]*route{}, seen: map[string]bool{}, service: config.NewMap(object)}
 	t.service.Set("discovery", config.NewMap(object).Set("consul", config.NewMap(object).Set("service", config.NewText(object.Get("service"), name))))
 	for _, tag := range object.Get("tags").Items() {
-		if text, ok := strings.CutPrefix(tag.Text(), prefix); ok {
-			t.tag(tag, text)
+		text, ok := strings.CutPrefix(tag.Text(), prefix)
+		if !ok {
+			continue
 		}
+		if len(t.seen) == maxTags {
+			t.fail(tag, "the service has more than %d tags that begin with %s; give it fewer routes", maxTags, prefix)
+			break
+		}
+		t.tag(tag, text)
 	}
 	if len(t.names) == 0 && len(t.errs) == 0 {
 		t.fail(object, "nothing says which requests are the service's; write sluice.hosts=api.example.com, sluice.paths=/users or both")
@@ -50,7 +59,7 @@ type translation struct {
 	object, service config.Tree
 	names           []string // of routes, in the order of their first tags; "" is the one without a name
 	routes          map[string]*route
-	seen            []string // settings that were written
+	seen            map[string]bool // settings that were written
 	errs            config.Errors
 }
 
@@ -73,11 +82,11 @@ func (t *translation) tag(at config.Tree, text string) {
 		return
 	}
 	// Instances may have other tags than each other, as while one version follows another.
-	if slices.Contains(t.seen, key) {
+	if t.seen[key] {
 		t.fail(at, "the tags have %s%s with several values; give all instances the same one, with commas where there are several", prefix, key)
 		return
 	}
-	t.seen = append(t.seen, key)
+	t.seen[key] = true
 	switch key {
 	case "enable":
 		if value != "true" {

@@ -95,6 +95,28 @@ func TestTranslateFailure(t *testing.T) {
 	f("routes: {consul.users: {match: {paths: [/x]}, respond: {body: x}}}", "this stands also in gateway.yaml:1:10, which goes first", "sluice.paths=/b")
 }
 
+// Whoever could register one service had the gateway compare its tags with each other for minutes.
+func TestTagsAreBounded(t *testing.T) {
+	tags := make([]string, 50_000)
+	for i := range tags {
+		tags[i] = fmt.Sprintf("sluice.routes.r%d.paths=/%d", i, i)
+	}
+	if _, err := load(t, "version: 1", tags...); err == nil || !strings.Contains(err.Error(), "more than 2000 tags that begin with sluice.; give it fewer routes") {
+		t.Error(err)
+	}
+	c, err := load(t, "version: 1", tags[:maxTags]...)
+	if err != nil || len(c.Routes) != maxTags {
+		t.Error(err)
+	}
+	long := strings.Repeat("x", 600)
+	if _, err := load(t, "version: 1", "sluice.routes."+long+".paths=/a"); err == nil || !strings.Contains(err.Error(), "is longer than 512 bytes") {
+		t.Error(err)
+	}
+	if _, err := load(t, "version: 1", "sluice.paths=/a", strings.Repeat("x", 3<<20)); err == nil || !strings.Contains(err.Error(), "the object is larger than 2 MiB") {
+		t.Error(err)
+	}
+}
+
 // What somebody writes into tags reads neither the environment nor files of the gateway.
 func TestNothingIsExpanded(t *testing.T) {
 	t.Setenv("PATHS", "/secret")

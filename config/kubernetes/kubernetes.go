@@ -24,7 +24,7 @@ func TranslateTold(object config.Tree) (native config.Tree, remarks, errs config
 }
 
 func translate(t *translation, object config.Tree) (native config.Tree, remarks, errs config.Errors) {
-	t.routes, t.services, t.known = config.NewMap(object), config.NewMap(object), map[string]bool{}
+	t.routes, t.services, t.known, t.last = config.NewMap(object), config.NewMap(object), map[string]bool{}, map[string]int{}
 	t.object(object, "")
 	native = config.NewMap(object)
 	if t.routes.Len() > 0 {
@@ -40,6 +40,8 @@ type translation struct {
 	told             bool // by the API server
 	routes, services config.Tree
 	known            map[string]bool // services and routes that are made
+	last             map[string]int  // by the name of a route, the number of the last one of that name
+	full             bool            // more routes are refused, which was said
 	remarks, errs    config.Errors
 }
 
@@ -116,11 +118,29 @@ type scope struct {
 	spec            config.Tree
 }
 
+// maxRoutes bounds what one object that was told makes of the gateway, whoever has written it.
+const maxRoutes = 2000
+
+// crowded tells whether an object that was told has as many routes as it may have.
+func (s *scope) crowded(at config.Tree, path string) bool {
+	if !s.t.told || s.t.routes.Len() < maxRoutes {
+		return false
+	}
+	if !s.t.full {
+		s.t.full = true
+		s.t.fail(at, path, "the object makes more than %d routes; part it", maxRoutes)
+	}
+	return true
+}
+
 // add makes a route; a name that is taken gets a number.
 func (s *scope) add(from config.Tree, name string, match, action config.Tree, key string, more func(route config.Tree)) {
+	if s.crowded(from, s.path) {
+		return
+	}
 	unique := name
-	for n := 2; s.t.known["route "+unique]; n++ {
-		unique = name + "/" + strconv.Itoa(n)
+	for n := max(s.t.last[name]+1, 2); s.t.known["route "+unique]; n++ {
+		unique, s.t.last[name] = name+"/"+strconv.Itoa(n), n
 	}
 	s.t.known["route "+unique] = true
 	route := config.NewMap(from).Set("match", match).Set(key, action)
@@ -184,6 +204,9 @@ func (s *scope) ingress() {
 		s.t.only(rule.Get("http"), path+".http", "paths")
 		for j, p := range rule.Get("http").Get("paths").Items() {
 			at := fmt.Sprintf("%s.http.paths[%d]", path, j)
+			if s.crowded(p, at) {
+				return
+			}
 			s.t.only(p, at, "path", "pathType", "backend")
 			service, ok := s.ingressBackend(p.Get("backend"), at+".backend")
 			if !ok {

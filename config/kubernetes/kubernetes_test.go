@@ -198,3 +198,22 @@ func TestTold(t *testing.T) {
 		"kubernetes.ns.ingress/x.y/default[] []kubernetes.ns.s:80")
 	f(`{"apiVersion":"networking.k8s.io/v1","kind":"Ingress","metadata":{"name":"${HOME}","namespace":"ns"},"spec":{"rules":[{"host":"${HOME}.test","http":{"paths":[{"path":"/","pathType":"Prefix","backend":{"service":{"name":"s","port":{"number":80}}}}]}}]}}`, "is no host")
 }
+
+// One object that may be written by anybody of a namespace kept the gateway busy for as long as the square of its routes.
+func TestToldObjectsAreBounded(t *testing.T) {
+	f := func(n int, want string) {
+		t.Helper()
+		var paths []string
+		for i := range n {
+			paths = append(paths, fmt.Sprintf(`{"path":"/%d","pathType":"Prefix","backend":{"service":{"name":"s%d","port":{"number":80}}}}`, i, i))
+		}
+		object := `{"apiVersion":"networking.k8s.io/v1","kind":"Ingress","metadata":{"name":"x","namespace":"ns"},"spec":{"rules":[{"http":{"paths":[` + strings.Join(paths, ",") + `]}}]}}`
+		in := config.Input{Objects: map[string]config.Object{"o": {Source: "kubernetes", Data: []byte(object)}}, Files: []config.File{{Name: "a.yaml", Data: []byte("version: 1")}}}
+		c, err := in.Load(config.Options{Objects: map[string]config.ManifestTranslator{"kubernetes": TranslateTold}})
+		if want == "" && (err != nil || len(c.Routes) != n) || want != "" && (err == nil || err.Error() != want) {
+			t.Errorf("%d paths: %v, want %s", n, err, want)
+		}
+	}
+	f(maxRoutes, "")
+	f(15_000, "o:1:191911: spec.rules[0].http.paths[2000]: the object makes more than 2000 routes; part it")
+}

@@ -79,7 +79,7 @@ func (k *Keeper) Apply(in config.Input, unread error, apply func(*config.Config)
 		}
 		for who, errs := range wrong {
 			if already := broken.of(who); already[who.name] == nil {
-				already[who.name] = errs.Err()
+				already[who.name] = shown(errs)
 			}
 			if kept[who] || !who.restore(&now, &k.good) {
 				who.remove(&now)
@@ -87,6 +87,18 @@ func (k *Keeper) Apply(in config.Input, unread error, apply func(*config.Config)
 			kept[who] = true
 		}
 	}
+}
+
+// maxShown is how many mistakes of one team or object are told. Others may write them, and they go into the log and the API.
+const maxShown = 20
+
+func shown(errs config.Errors) error {
+	if more := len(errs) - maxShown; more > 0 {
+		last := *errs[maxShown-1]
+		last.Message += fmt.Sprintf(" (and %d more mistakes)", more)
+		errs = append(errs[:maxShown-1:maxShown-1], &last)
+	}
+	return errs.Err()
 }
 
 // owner is whose a mistake is: a team, or the source of an object.

@@ -3,6 +3,7 @@ package source
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"os"
@@ -80,6 +81,23 @@ func TestBrokenTeamIsAlone(t *testing.T) {
 }
 
 // What only shows when the configuration is compiled is the team's too.
+// An object with thousands of mistakes wrote a line of megabytes into the log.
+func TestMistakesThatAreToldAreBounded(t *testing.T) {
+	k := NewKeeper(KeeperOptions{})
+	var routes strings.Builder
+	for n := range 500 {
+		fmt.Fprintf(&routes, "\n  r%d: {nonsense: 1}", n)
+	}
+	_, _, broken, err := inForce(t, k, teamsInput("", answer("a"), "routes:"+routes.String()), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := broken["two"].Error()
+	if n := strings.Count(text, "\n"); n != maxShown-1 || !strings.HasSuffix(text, "(and 480 more mistakes)") {
+		t.Errorf("%d lines: %s", n, text)
+	}
+}
+
 func TestTeamBreaksCompilation(t *testing.T) {
 	k := NewKeeper(KeeperOptions{})
 	bad := func(c *config.Config) error {

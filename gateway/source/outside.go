@@ -191,13 +191,21 @@ func (o *Outside) Age(watch string) time.Duration {
 	return 0
 }
 
+// restTimes bounds the part of a processor that changes may take, longestRest how late one may come for it: what sources
+// tell is not the operator's, and many routes take seconds to be put in force.
+const (
+	restTimes   = 3
+	longestRest = 15 * time.Second
+)
+
 // Follow calls changed after what sources tell has become another, and returns when ctx is done. A burst of changes is told
-// once, when it is over.
+// once, when it is over; after each there is a rest, a few times as long as changed took.
 func (o *Outside) Follow(ctx context.Context, changed func()) {
 	settle := time.NewTimer(time.Hour)
 	settle.Stop()
 	defer settle.Stop()
 	var since time.Time // of the first change that was not told, zero for none
+	var rested time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -206,10 +214,13 @@ func (o *Outside) Follow(ctx context.Context, changed func()) {
 			if since.IsZero() {
 				since = time.Now()
 			}
-			settle.Reset(max(0, min(o.quiet, o.patience-time.Since(since))))
+			settle.Reset(max(0, min(o.quiet, o.patience-time.Since(since)), time.Until(rested)))
 		case <-settle.C:
 			since = time.Time{}
+			began := time.Now()
 			changed()
+			ended := time.Now()
+			rested = ended.Add(min(restTimes*ended.Sub(began), longestRest))
 		}
 	}
 }

@@ -120,3 +120,40 @@ func TestOutside(t *testing.T) {
 		cancel()
 	})
 }
+
+// One object that changed all the time had a gateway with many routes compile them without end.
+func TestChangesLeaveTimeForTheRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := NewOutside(slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithCancel(t.Context())
+		var changes atomic.Int64
+		const takes = 2 * time.Second
+		go o.Follow(ctx, func() { time.Sleep(takes); changes.Add(1) })
+		a := newTeller("a")
+		o.Configure([]Watch{a.watch("1")})
+		const n = 400
+		for i := range n {
+			a.told <- map[string]string{"x": fmt.Sprint(i)}
+			time.Sleep(100 * time.Millisecond)
+		}
+		// 40 s, of which each change takes 2 s and rests 6 s.
+		if got := changes.Load(); got < 4 || got > 6 {
+			t.Errorf("%d changes of 2 s in 40 s", got)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if got := o.text(); got != fmt.Sprint("x=", n-1) {
+			t.Errorf("%s", got)
+		}
+		// One that comes alone is not kept waiting.
+		before := changes.Load()
+		a.told <- map[string]string{"x": "last"}
+		time.Sleep(o.quiet + takes + time.Millisecond)
+		synctest.Wait()
+		if changes.Load() != before+1 {
+			t.Error("a change after a long rest has to wait")
+		}
+		o.Close()
+		cancel()
+	})
+}
