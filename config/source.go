@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Sources are where routes come from beside the configuration itself. What they tell is treated like a team's files: it holds routes and their services under names that begin with the source's, and reaches no others. An object that is not understood, or that a route stands in the way of, keeps what it had, alone, and the log says so. While a source can not be asked what it told last stays in force, with `state.dir` also over a restart.
+// Sources are where routes come from beside the configuration itself. What they tell is treated like a team's files: it holds routes and their services under names that begin with the source's, and reaches no others. An object that is not understood, or that a route stands in the way of, keeps what it had, alone, and the log says so. A route that is more specific wins wherever it comes from: `hosts` and `path_prefixes` keep a source from the requests of others. While a source can not be asked what it told last stays in force, with `state.dir` also over a restart.
 type Sources struct {
 	// Kubernetes follows HTTPRoutes and Ingresses at the API server. Off when left out.
 	Kubernetes SourceKubernetes `yaml:"kubernetes" default:"off"`
@@ -41,7 +41,7 @@ type SourceKubernetes struct {
 	CA string `yaml:"ca"`
 }
 
-// SourceConsul follows the catalog of Consul by blocking queries: a service with tags that begin with `sluice.` has a route, or several, and its healthy instances are the endpoints (see Tags of Consul).
+// SourceConsul follows the catalog of Consul by blocking queries: a service with tags that begin with `sluice.` has a route, or several, and its healthy instances are the endpoints (see Tags of Consul). Where two services want the same requests the one has them that was heard of first.
 type SourceConsul struct {
 	// Off: Consul is not asked.
 	Off bool `yaml:"-"`
@@ -73,7 +73,8 @@ type Object struct {
 	Source string `json:"source"`
 	// Watch names what of the source has told it.
 	Watch string `json:"watch"`
-	// Since orders objects by their age, as 2006-01-02T15:04:05Z; "" where that is not known.
+	// Since orders objects by their age, as 2006-01-02T15:04:05Z. Where the source does not tell it, it is when the object was
+	// heard of first.
 	Since string `json:"since,omitempty"`
 	// Data is its text, YAML or JSON, in the form that the translator of the source understands.
 	Data []byte `json:"data"`

@@ -411,7 +411,7 @@ func consulConfig(a *consultest.Agent, settings string) string {
 }
 
 func TestRoutesFromConsul(t *testing.T) {
-	users, orders := named(t, "users"), named(t, "orders")
+	users, orders, began := named(t, "users"), named(t, "orders"), time.Now()
 	a := consultest.Start(t, "users", "s3cret", instance("u1", users, "v1", "sluice.paths=/users,/people", "sluice.strip_prefix=true"))
 	a.SetService("quiet", instance("q", users, "v1", "traefik.enable=true"))
 	a.SetService("off", instance("o", users, "sluice.paths=/off", "sluice.enable=false"))
@@ -449,6 +449,11 @@ func TestRoutesFromConsul(t *testing.T) {
 	if s.Broken["consul service orders"] == "" || s.Broken["consul service both"] == "" || len(s.Broken) != 2 {
 		t.Errorf("%v", s.Broken)
 	}
+	// A service that comes later takes no requests of another, whatever it is called.
+	until(t, func() string { return "the second does not end" }, func() bool { return time.Since(began) > time.Second })
+	a.SetService("a-thief", instance("1", orders, "sluice.paths=/people"))
+	log.has(t, `\"consul.a-thief\" and \"consul.users\" are equally specific`)
+	r.gets(t, "/people/2", 200, "users /2")
 	_, body := fetch(t, r.admin+"/api/config")
 	if strings.Contains(body, "s3cret") {
 		t.Error("the token shows")

@@ -270,6 +270,7 @@ func (o *Outside) take(ctx context.Context, w *following, objects map[string]con
 		w.status.Failing = false
 		o.log.Info("the source of routes answers again", "source", w.Source, "where", w.Where)
 	}
+	date(objects, w.objects, now)
 	if !maps.EqualFunc(w.objects, objects, config.Object.Same) {
 		w.objects, w.status.Updated = objects, &now
 		select {
@@ -278,6 +279,21 @@ func (o *Outside) take(ctx context.Context, w *following, objects map[string]con
 		}
 	}
 	w.answer()
+}
+
+// date gives objects whose source does not tell their age that of when they were heard of first: what comes later must not
+// take the requests of what is there.
+func date(objects, before map[string]config.Object, now time.Time) {
+	since := now.UTC().Format(time.RFC3339)
+	for name, object := range objects {
+		if object.Since != "" {
+			continue
+		}
+		if object.Since = since; before[name].Source != "" {
+			object.Since = before[name].Since
+		}
+		objects[name] = object
+	}
 }
 
 func (o *Outside) fail(ctx context.Context, w *following, err error, pause time.Duration) {

@@ -157,3 +157,29 @@ func TestChangesLeaveTimeForTheRest(t *testing.T) {
 		cancel()
 	})
 }
+
+// Of two objects without an age the one that was heard of first is the older one, also after a restart.
+func TestAgeOfObjects(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := NewOutside(slog.New(slog.DiscardHandler))
+		a := newTeller("a")
+		o.Seed(map[string]config.Object{"seeded": {Source: "test", Watch: "a", Since: "2020-01-01T00:00:00Z"}})
+		o.Configure([]Watch{a.watch("1")})
+		began := time.Now().UTC().Format(time.RFC3339)
+		a.told <- map[string]string{"seeded": "new", "first": "1"}
+		time.Sleep(time.Hour)
+		a.told <- map[string]string{"seeded": "new", "first": "2", "a-later": "1"}
+		synctest.Wait()
+		all := o.Objects()
+		if s := all["seeded"].Since; s != "2020-01-01T00:00:00Z" {
+			t.Error(s)
+		}
+		if s := all["first"].Since; s != began {
+			t.Errorf("%s, want %s", s, began)
+		}
+		if s := all["a-later"].Since; s <= began {
+			t.Errorf("%s is not after %s", s, began)
+		}
+		o.Close()
+	})
+}
