@@ -46,6 +46,12 @@ func (g *Gateway) Ready() (bool, map[string]string) {
 	if g.draining.Load() {
 		fail("draining", "yes")
 	}
+	if n := g.noted.Load(); n != nil && n.outside != nil {
+		// What it told before stays in force, so this is no reason to send requests elsewhere.
+		for _, s := range n.outside.Status() {
+			checks["source "+s.Watch] = s.State()
+		}
+	}
 	return ready, checks
 }
 

@@ -81,7 +81,7 @@ routes: {hello: {match: {paths: [/hello]}, respond: {body: hello}, policies: {ap
 	}
 	run(1, `up to 30d`, "keys", "link", "alice", "--expires", "31d")
 	run(2, `unknown command "nope"`, "keys", "nope")
-	run(2, `accepts 1 arg`, "keys", "create")
+	run(2, `takes the arguments CONSUMER`, "keys", "create")
 
 	log := filepath.Join(dir, "audit", "admin.log")
 	run(0, `whole: 9 records in 1 files, 1 to 9, the last with hash [0-9a-f]{64}`, "audit", "verify", log)
@@ -92,5 +92,5 @@ routes: {hello: {match: {paths: [/hello]}, respond: {body: hello}, policies: {ap
 	changed := write(t, "copy.log", strings.Replace(string(text), `"status":200`, `"status":404`, 1))
 	run(1, `the log is broken: .*copy.log:3: was changed`, "audit", "verify", changed)
 	run(1, `no such file`, "audit", "verify", filepath.Join(dir, "nothing.log"))
-	run(2, `requires at least 1 arg`, "audit", "verify")
+	run(2, `takes the arguments FILE…`, "audit", "verify")
 }

@@ -30,9 +30,6 @@ const (
 	exitListen = 3
 )
 
-// usageError marks a mistake in the command line.
-type usageError struct{ error }
-
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(args []string) int {
@@ -44,12 +41,12 @@ func run(args []string) int {
 		Args:          cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usageError{fmt.Errorf("unknown command %q; sluice --help lists them", args[0])}
+				return wrongCommand(cmd, args[0])
 			}
 			return cmd.Help()
 		},
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(wrongFlag)
 	root.AddCommand(runCommand(), demoCommand(), validateCommand(), explainCommand(), diffCommand(), convertCommand(), tokenCommand(), schemaCommand(), versionCommand(), topCommand(), keysCommand(), auditCommand())
 	root.AddCommand(manCommand())
 	for _, c := range root.Commands() {
@@ -120,7 +117,7 @@ func fromEnvironment(c *cobra.Command) {
 	c.RunE = func(c *cobra.Command, positional []string) error {
 		if args != nil {
 			if err := args(c, positional); err != nil {
-				return usageError{err}
+				return wrongArguments(c, positional)
 			}
 		}
 		var err error

@@ -359,6 +359,29 @@ func TestKubernetesDiesAndReturns(t *testing.T) {
 	until(t, func() string { return "the mistake is forgotten" }, func() bool { return strings.Contains(a.state(t).LastError, "nonsense") })
 }
 
+// A gateway that starts while its source is gone, and has nothing of before, says that routes are missing.
+func TestSourceIsGoneAtTheStart(t *testing.T) {
+	c := startCluster(t)
+	c.ingress("web", "sluice", "/web")
+	c.Close()
+	r, _ := c.run(t, "-c", write(t, "gateway.yaml", c.config(", resources: [ingresses]", "")))
+	r.gets(t, "/hello", 200, "hello\n")
+	ready := func(want string) {
+		t.Helper()
+		status, body := 0, ""
+		until(t, func() string { return fmt.Sprintf("%d %s, want %s", status, body, want) }, func() bool {
+			status, body = fetch(t, r.admin+"/readyz?verbose")
+			return status == 200 && strings.Contains(body, `"source kubernetes ingresses in all namespaces": "`+want)
+		})
+	}
+	ready("has told nothing yet; its routes are missing")
+	c.Restart()
+	r.gets(t, "/web", 200, "cart /web")
+	ready("ok")
+	c.Close()
+	ready("can not be asked; what it told last stays in force")
+}
+
 // Without the definitions of the Gateway API there are Ingresses all the same, and tokens are read anew.
 func TestKubernetesWithoutGatewayAPI(t *testing.T) {
 	c := startCluster(t)

@@ -77,6 +77,19 @@ type Status struct {
 	Failing     bool       `json:"failing"`
 }
 
+// State says in a few words whether what the source tells is in force.
+func (s *Status) State() string {
+	switch {
+	case !s.Failing && s.Confirmed != nil:
+		return "ok"
+	case s.Confirmed != nil:
+		return "can not be asked; what it told last stays in force"
+	case s.Stored:
+		return "was not asked yet; what it told before this start is in force"
+	}
+	return "has told nothing yet; its routes are missing"
+}
+
 // NewOutside returns an Outside that watches nothing.
 func NewOutside(log *slog.Logger) *Outside {
 	return &Outside{
@@ -316,7 +329,11 @@ func (o *Outside) fail(ctx context.Context, w *following, err error, pause time.
 	if pause > 0 {
 		attrs = append(attrs, "retry_in", pause.Round(time.Millisecond).String())
 	}
-	o.log.Log(ctx, level, "the source of routes can not be asked; what it told last stays in force", attrs...)
+	message := "the source of routes can not be asked; what it told last stays in force"
+	if w.status.Confirmed == nil && !w.stored {
+		message = "the source of routes can not be asked, and has told nothing yet; its routes are missing"
+	}
+	o.log.Log(ctx, level, message, attrs...)
 	w.answer()
 }
 
