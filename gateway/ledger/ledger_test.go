@@ -249,6 +249,49 @@ func TestGaps(t *testing.T) {
 	})
 }
 
+// Nobody told of what was lost with a gateway that was killed and never came again under its name, as a pod does, or came again
+// with a clock that had gone back.
+func TestGapWithoutSuccessor(t *testing.T) {
+	both(t, func(t *testing.T, s *store) {
+		kill := func(instance string) {
+			t.Helper()
+			s.o.Instance = instance
+			l := s.open()
+			l.Add([]usage.Row{row("alice", noon, 1, 0)})
+			s.settle(l)
+			l.cancel()
+			l.done.Wait()
+			l.ready = false
+			l.Close()
+		}
+		kill("pod-1")
+		s.o.Instance = "pod-2"
+		s.c.advance(-5 * time.Minute)
+		kill("pod-3")
+		s.c.advance(-5 * time.Minute)
+		s.o.Instance = "pod-3"
+		l := s.open()
+		defer l.Close()
+		l.Add(nil)
+		s.settle(l)
+		f := func(want ...Gap) {
+			t.Helper()
+			all, err := l.Gaps(t.Context(), noon.Add(-time.Hour), noon.Add(24*time.Hour))
+			if err != nil || fmt.Sprint(all) != fmt.Sprint(want) {
+				t.Errorf("%v, want %v: %v", all, want, err)
+			}
+		}
+		pod1 := Gap{"pod-1", noon.Add(10*time.Minute - time.Second), noon.Add(13 * time.Minute)}
+		pod3 := Gap{"pod-3", noon.Add(5*time.Minute - time.Second), noon.Add(8 * time.Minute)}
+		s.c.advance(8 * time.Minute)
+		f() // they may live
+		s.c.advance(time.Second)
+		f(pod3)
+		s.c.advance(5 * time.Minute)
+		f(pod3, pod1)
+	})
+}
+
 func TestRetention(t *testing.T) {
 	both(t, func(t *testing.T, s *store) {
 		l := s.open()

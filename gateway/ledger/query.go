@@ -3,6 +3,7 @@ package ledger
 import (
 	"cmp"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"slices"
@@ -166,10 +167,15 @@ func (l *Ledger) explain(err error) error {
 	return err
 }
 
+// silentFor is after which time a run that notes nothing is taken for one that was killed: one that lives notes itself every
+// aliveEvery.
+const silentFor = 3 * aliveEvery
+
 // Gaps are the times for which usage may be missing: from the last write of a run that did not end cleanly to the beginning of
-// the next one of its instance.
+// the next one of its instance. There may be none, as where each instance has a name of its own or a clock went back; such a
+// run may have counted until it should have noted itself again.
 func (l *Ledger) Gaps(ctx context.Context, from, to time.Time) ([]Gap, error) {
-	rows, err := l.db.QueryContext(ctx, l.lang.sql(`SELECT a.instance, a.last, MIN(b.started) FROM sluice_usage_runs a JOIN sluice_usage_runs b ON b.instance = a.instance AND b.run <> a.run AND b.started >= a.last `+
+	rows, err := l.db.QueryContext(ctx, l.lang.sql(`SELECT a.instance, a.last, MIN(b.started) FROM sluice_usage_runs a LEFT JOIN sluice_usage_runs b ON b.instance = a.instance AND b.run <> a.run AND b.started >= a.last `+
 		`WHERE a.ended IS NULL AND a.run <> $1 AND a.last <= $2 GROUP BY a.instance, a.run, a.last ORDER BY a.last`), l.run, to.Unix())
 	if err != nil {
 		return nil, l.explain(err)
@@ -179,8 +185,14 @@ func (l *Ledger) Gaps(ctx context.Context, from, to time.Time) ([]Gap, error) {
 	for rows.Next() {
 		var g Gap
 		var last, next int64
-		if err := rows.Scan(&g.Instance, &last, &next); err != nil {
+		var follows sql.NullInt64
+		if err := rows.Scan(&g.Instance, &last, &follows); err != nil {
 			return nil, err
+		}
+		if next = follows.Int64; !follows.Valid {
+			if next = last + int64(silentFor.Seconds()); l.o.Now().Unix() <= next {
+				continue // it lives, for all that is known
+			}
 		}
 		if next < from.Unix() {
 			continue
