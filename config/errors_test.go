@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -66,4 +67,19 @@ func TestLongMistakes(t *testing.T) {
 	f("limits: {idle_timeout: !"+strings.Repeat("a", 1000)+" 1}", "is not used here")
 	f("limits: {"+long+": 1}", "limits")
 	f("a: *"+strings.Repeat("a", 1<<20), "stands before this alias")
+}
+
+// A file with a great many mistakes was searched whole for each of them.
+func TestMistakesAreBounded(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("version: 1\nroutes:\n")
+	const n = 50_000
+	for i := range n {
+		fmt.Fprintf(&b, "  r%d: {match: {paths: [/%d]}}\n", i, i)
+	}
+	_, err := Parse("a.yaml", []byte(b.String()), Options{})
+	var all Errors
+	if !errors.As(err, &all) || len(all) != maxChecked || strings.Count(err.Error(), "(mistakes behind this one are not told)") != 1 {
+		t.Errorf("%d mistakes", len(all))
+	}
 }

@@ -22,7 +22,11 @@ import (
 // request: it passes untouched, and only settings that take templates accept it. What is
 // put in is not expanded again.
 
-const maxSecretFile = 1 << 20
+const (
+	maxSecretFile = 1 << 20
+	// maxPut is how much may be put into the texts of one file in all.
+	maxPut = 4 * maxFileSize
+)
 
 const (
 	// maxNested is how many defaults may stand in one another.
@@ -35,6 +39,7 @@ type expander struct {
 	env      map[string]string
 	files    map[string]bool // read so far
 	confined bool            // neither environment nor files may be put in
+	put      int             // bytes so far
 	errs     Errors
 }
 
@@ -98,6 +103,9 @@ func (e *expander) text(s, dir string) (expanded string, template bool, err erro
 			if err != nil {
 				return "", false, err
 			}
+			if err := e.spend(content); err != nil {
+				return "", false, err
+			}
 			b.WriteString(content)
 		default:
 			value, ok := e.env[name]
@@ -112,10 +120,20 @@ func (e *expander) text(s, dir string) (expanded string, template bool, err erro
 			case !hasFallback && !ok:
 				return "", false, fmt.Errorf("the environment variable %s is not set; set it or write ${%s:-default}", name, name)
 			}
+			if err := e.spend(value); err != nil {
+				return "", false, err
+			}
 			b.WriteString(value)
 		}
 		s = rest
 	}
+}
+
+func (e *expander) spend(text string) error {
+	if e.put += len(text); e.put > maxPut {
+		return fmt.Errorf("more than %s would be put into the file in place of ${…}", Size(maxPut))
+	}
+	return nil
 }
 
 // envName returns the environment name that s begins with, or nothing where s can not be

@@ -27,3 +27,13 @@ func TestExpandHostile(t *testing.T) {
 	f("${A:-"+strings.Repeat("x", n), "", "has no closing brace")
 	f("${A"+strings.Repeat("}", n), strings.Repeat("}", n-1), "")
 }
+
+// A value that is put in again and again had a file of some megabytes fill the memory.
+func TestWhatIsPutInIsBounded(t *testing.T) {
+	const big = 1 << 20
+	_, err := Parse("a.yaml", []byte("version: 1\nroutes: {r: {match: {paths: [/a]}, respond: {body: \""+strings.Repeat("${BIG}", 10_000)+"\"}}}"),
+		Options{Environ: []string{"BIG=" + strings.Repeat("x", big)}})
+	if err == nil || !strings.Contains(err.Error(), "a.yaml:2:52: routes.r.respond.body: more than 64MiB would be put into the file in place of ${…}") {
+		t.Errorf("%.300v", err)
+	}
+}

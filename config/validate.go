@@ -86,7 +86,16 @@ func parent(path string) string {
 	return up
 }
 
+// maxChecked is how many mistakes are looked for. Each has to be found in the files, which takes the longer the more there are.
+const maxChecked = 1000
+
 func (k *checker) fail(path, format string, a ...any) {
+	switch len(k.errs) {
+	case maxChecked:
+		return
+	case maxChecked - 1:
+		format += " (mistakes behind this one are not told)"
+	}
 	k.errs = append(k.errs, k.c.Errorf(path, format, a...))
 }
 
