@@ -53,13 +53,16 @@ func fail(ctx *fasthttp.RequestCtx, status int, reason, detail string, errs ...m
 	})
 }
 
-// inward is a message that names what is inside the gateway, files and addresses; who comes with a link gets the outward one.
+// inward is a message that names what is inside the gateway, files and addresses; who is no operator gets the outward one.
 func inward(ctx *fasthttp.RequestCtx, outward, message string) string {
-	if linkOf(ctx) != nil {
+	if !operates(ctx) {
 		return outward
 	}
 	return message
 }
+
+// operates tells an operator from who comes with a link or the token of a tenant.
+func operates(ctx *fasthttp.RequestCtx) bool { return linkOf(ctx) == nil && tenantOf(ctx) == "" }
 
 func reply(ctx *fasthttp.RequestCtx, v any) { write(ctx, fasthttp.StatusOK, "application/json", v) }
 

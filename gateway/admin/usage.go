@@ -77,6 +77,10 @@ func (s *Server) listUsage(ctx *fasthttp.RequestCtx) {
 			return
 		}
 	}
+	if !operates(ctx) && slices.Contains(q.By, "instance") {
+		fail(ctx, fasthttp.StatusBadRequest, "bad_parameter", "by: instances are the operator's; rows are told apart by consumer, route and version")
+		return
+	}
 	settling, cancel := context.WithTimeout(context.Background(), settleTime)
 	defer cancel()
 	store, late := s.o.Gateway.Usage(settling)
@@ -104,7 +108,7 @@ func (s *Server) listUsage(ctx *fasthttp.RequestCtx) {
 	if late != nil {
 		v.Waiting = inward(ctx, "the store of usage is late", late.Error())
 	}
-	if l != nil {
+	if !operates(ctx) {
 		for i := range v.Gaps {
 			v.Gaps[i].Instance = ""
 		}

@@ -145,6 +145,10 @@ func TestTenantsAreApart(t *testing.T) {
 			t.Errorf("%s: %s", path, text)
 		}
 	}
+	// Which gateways there are is no matter of theirs.
+	if text := w.want(400, "GET", "/api/usage?by=instance", ""); !strings.Contains(text, "instances are the operator's") {
+		t.Error(text)
+	}
 	for _, consumer := range []string{"bob", "carol", "nobody"} {
 		w.want(404, "GET", "/api/consumers/"+consumer+"/keys", "")
 		w.want(404, "POST", "/api/consumers/"+consumer+"/keys", "")
