@@ -30,6 +30,7 @@ func (g *Gateway) openRevoked(w *policy.World) (err error) {
 			shared.book = store.OpenBook(revokedBook, cluster.BookOptions{Learn: list.Learn, All: list.All})
 			return shared.book
 		})
+		shared.book.Await()
 		return shared, nil
 	})
 	return err

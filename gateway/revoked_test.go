@@ -70,6 +70,27 @@ func TestRevokedEverywhere(t *testing.T) {
 	}
 }
 
+// A gateway that comes later knows what is revoked before it answers the first request.
+func TestRevokedBefore(t *testing.T) {
+	const secret = "a-secret-of-at-least-thirty-two-bytes"
+	redis := redistest.Start(t)
+	state := "state: {redis: {addresses: [%q], timeout: 10s}}\npolicies: {jwt: {algorithms: [HS256], secret: " + secret + "}}"
+	backend := plain(t)
+	first := forward(t, backend, "", "", fmt.Sprintf(state, redis.Address))
+	signed, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.MapClaims{"sub": "alice", "jti": "1", "exp": time.Now().Add(time.Hour).Unix()}).SignedString([]byte(secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.revoke(revocation.Entry{Kind: revocation.JTI, Value: "1"})
+	once(t, "it is told", func() bool { return strings.HasPrefix(redis.Do("HLEN", "sluice:{revoked}"), ":5") })
+	slow := redistest.NewProxy(t, redis.Address)
+	slow.Delay(20 * time.Millisecond)
+	second := forward(t, backend, "", "", fmt.Sprintf(state, slow.Address))
+	if got := second.status("GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer " + signed + "\r\n\r\n"); got != 401 {
+		t.Errorf("status %d, want 401", got)
+	}
+}
+
 // Of a token with an ECDSA signature anybody can make another one that is as good: it is the same token.
 func TestRevokedWithAnotherSignature(t *testing.T) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

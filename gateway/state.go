@@ -63,6 +63,7 @@ func shareKeys(w *policy.World) error {
 			shared.book = w.Cluster.OpenBook(keysBook, cluster.BookOptions{Learn: w.Keys.Learn, All: w.Keys.All})
 			return shared.book
 		})
+		shared.book.Await()
 		return shared, nil
 	})
 	return err

@@ -30,6 +30,7 @@ type Book struct {
 	stop  context.CancelFunc
 	done  chan struct{}
 	wake  chan struct{}
+	read  chan struct{} // closed when all was read for the first time
 
 	mu      sync.Mutex
 	pending map[string]string // to be written
@@ -52,7 +53,7 @@ type BookOptions struct {
 // OpenBook begins to keep a book up to date. Close ends it.
 func (s *Store) OpenBook(name string, o BookOptions) *Book {
 	ctx, stop := context.WithCancel(s.ctx)
-	b := &Book{store: s, name: name, o: o, stop: stop, done: make(chan struct{}), wake: make(chan struct{}, 1), pending: make(map[string]string)}
+	b := &Book{store: s, name: name, o: o, stop: stop, done: make(chan struct{}), wake: make(chan struct{}, 1), read: make(chan struct{}), pending: make(map[string]string)}
 	s.events.follow(b)
 	go b.run(ctx)
 	return b
@@ -63,6 +64,22 @@ func (b *Book) Close() {
 	b.store.events.leave(b)
 	b.stop()
 	<-b.done
+}
+
+// Await waits until this instance has read what the others have written before it came, as long as the store is there, and for no longer than that
+// may take. Who is let in by what they say should not be let in before.
+func (b *Book) Await() {
+	t := time.NewTimer(firstWait)
+	defer t.Stop()
+	if !b.store.up.Load() {
+		return
+	}
+	select {
+	case <-b.read:
+	case <-b.done:
+	case <-t.C:
+		b.store.o.Log.Warn("what other instances have written is not read yet; it is taken up when it is", "book", b.name)
+	}
 }
 
 // Write has all instances told of an entry, now or when the store is back; an empty value takes it away.
@@ -138,6 +155,11 @@ func (b *Book) turn() (more bool) {
 	}
 	if len(written) > 0 {
 		b.store.events.send("book", b.name)
+	}
+	select {
+	case <-b.read:
+	default:
+		close(b.read)
 	}
 	return more
 }
