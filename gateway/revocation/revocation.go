@@ -133,6 +133,7 @@ type List struct {
 	tokens   map[[sha256.Size]byte]*Entry
 	jtis     map[string][]*Entry
 	subjects map[string][]*Entry
+	soonest  time.Time // none ends before it
 	// unkept are the ids of those that the file may not have.
 	unkept map[string]struct{}
 
@@ -154,6 +155,9 @@ type Options struct {
 
 // lookEvery is how often it is looked for what other processes have written in the folder, and for what has ended.
 const lookEvery = 500 * time.Millisecond
+
+// sweepEvery is how often all entries are looked at, though none has ended.
+const sweepEvery = time.Hour
 
 // Open reads the list of a folder, which is made where there is none, and keeps it up to date until Close. A line that is damaged is an error:
 // what is missing would pass.
@@ -289,6 +293,9 @@ func (l *List) put(e Entry, most int, keep bool) bool {
 		return false
 	}
 	l.remove(old)
+	if len(l.byID) == 0 || e.Until.Before(l.soonest) {
+		l.soonest = e.Until
+	}
 	l.byID[e.ID] = &e
 	if l.file != nil && (keep || e != heard) {
 		l.unkept[e.ID] = struct{}{}
@@ -332,18 +339,38 @@ func (l *List) remove(e *Entry) {
 	}
 }
 
-// sweep forgets what has ended.
+// sweep forgets what has ended. Requests wait for it no longer than that takes: it looks at all beside them, and only when one is due.
 func (l *List) sweep() {
 	now := l.o.Now()
 	var ended []*Entry
-	if l.some.Load() {
+	l.mu.RLock()
+	due := len(l.byID) > 0 && !l.soonest.After(now)
+	l.mu.RUnlock()
+	if due {
 		l.mu.Lock()
+		l.soonest = now.Add(sweepEvery) // at the latest, and what comes meanwhile may end earlier
+		l.mu.Unlock()
+		l.mu.RLock()
+		next := now.Add(sweepEvery)
 		for _, e := range l.byID {
 			if !e.Until.After(now) {
-				l.remove(e)
 				ended = append(ended, e)
+			} else if e.Until.Before(next) {
+				next = e.Until
 			}
 		}
+		l.mu.RUnlock()
+		l.mu.Lock()
+		if next.Before(l.soonest) {
+			l.soonest = next
+		}
+		ended = slices.DeleteFunc(ended, func(e *Entry) bool {
+			if l.byID[e.ID] != e {
+				return true // it means more by now
+			}
+			l.remove(e)
+			return false
+		})
 		l.some.Store(len(l.byID) > 0)
 		l.mu.Unlock()
 	}

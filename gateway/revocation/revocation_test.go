@@ -9,15 +9,28 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
 var start = time.Date(2030, 1, 2, 3, 4, 5, 6e8, time.UTC)
 
-func open(t *testing.T, dir string, now *time.Time) *List {
+// clock is one that a test sets.
+type clock struct{ at atomic.Pointer[time.Time] }
+
+func clockAt(at time.Time) *clock {
+	c := new(clock)
+	c.set(at)
+	return c
+}
+
+func (c *clock) set(at time.Time) { c.at.Store(&at) }
+func (c *clock) get() time.Time   { return *c.at.Load() }
+
+func open(t *testing.T, dir string, now *clock) *List {
 	t.Helper()
-	l, err := Open(Options{Dir: dir, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return *now }})
+	l, err := Open(Options{Dir: dir, Log: slog.New(slog.DiscardHandler), Now: now.get})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,8 +48,8 @@ func revoke(t *testing.T, l *List, e Entry) Entry {
 }
 
 func TestRevoked(t *testing.T) {
-	now := start
-	l := open(t, "", &now)
+	now := clockAt(start)
+	l := open(t, "", now)
 	f := func(c Credential, want bool) {
 		t.Helper()
 		if got := l.Revoked(&c); got != want {
@@ -66,7 +79,7 @@ func TestRevoked(t *testing.T) {
 	f(Credential{Subject: "bob", Issuer: "b"}, false)
 	f(Credential{Subject: "bob", Issuer: "a"}, true)
 
-	now = until
+	now.set(until)
 	l.sweep()
 	f(Credential{Token: []byte("abc")}, false)
 	if l.Some() || l.Len() != 0 || len(l.jtis)+len(l.subjects)+len(l.tokens) != 0 {
@@ -76,8 +89,8 @@ func TestRevoked(t *testing.T) {
 
 // Who has a JWT that is revoked can not make another one of it by its signature alone; what is no JWT is all that is sent.
 func TestOtherSignature(t *testing.T) {
-	now := start
-	l := open(t, "", &now)
+	now := clockAt(start)
+	l := open(t, "", now)
 	f := func(revoked, sent string, want bool) {
 		t.Helper()
 		revoke(t, l, Entry{Kind: Token, Value: OfToken([]byte(revoked)), Until: start.Add(time.Hour)})
@@ -95,8 +108,8 @@ func TestOtherSignature(t *testing.T) {
 }
 
 func TestWrongEntries(t *testing.T) {
-	now := start
-	l := open(t, "", &now)
+	now := clockAt(start)
+	l := open(t, "", now)
 	until := start.Add(time.Hour)
 	f := func(want string, e Entry) {
 		t.Helper()
@@ -121,7 +134,7 @@ func TestWrongEntries(t *testing.T) {
 
 // In whichever order entries are heard of, the same stands.
 func TestOrderDoesNotMatter(t *testing.T) {
-	now := start
+	now := clockAt(start)
 	var all []Entry
 	for i := range 40 {
 		e := Entry{Kind: Subject, Value: fmt.Sprint(i % 5), Before: start.Add(time.Duration(rand.IntN(50)) * time.Second), Until: start.Add(time.Duration(1+rand.IntN(50)) * time.Minute)}
@@ -132,7 +145,7 @@ func TestOrderDoesNotMatter(t *testing.T) {
 	}
 	var want []Entry
 	for range 20 {
-		l := open(t, "", &now)
+		l := open(t, "", now)
 		rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 		for _, e := range all {
 			l.Learn(e.ID, text(&e))
@@ -143,7 +156,7 @@ func TestOrderDoesNotMatter(t *testing.T) {
 			t.Fatalf("%v, want %v", got, want)
 		}
 	}
-	l := open(t, "", &now)
+	l := open(t, "", now)
 	e := all[0]
 	e.ID = "rev_other"
 	if l.Learn(e.ID, text(&e)); l.Len() > 0 {
@@ -164,9 +177,9 @@ func once(t *testing.T, what string, ok func() bool) {
 
 // Processes of one folder know what the others have revoked, also after a restart, and after one has died in the middle of a line.
 func TestFolder(t *testing.T) {
-	now := start
+	now := clockAt(start)
 	dir := filepath.Join(t.TempDir(), "state")
-	a, b := open(t, dir, &now), open(t, dir, &now)
+	a, b := open(t, dir, now), open(t, dir, now)
 	once := func(what string, ok func() bool) { t.Helper(); once(t, what, ok) }
 	until := start.Add(time.Hour)
 	revoke(t, a, Entry{Kind: JTI, Value: "1", Until: until})
@@ -179,7 +192,7 @@ func TestFolder(t *testing.T) {
 	_ = f.Close()
 	revoke(t, b, Entry{Kind: JTI, Value: "2", Until: until})
 	revoke(t, a, Entry{Kind: JTI, Value: "3", Until: until})
-	c := open(t, dir, &now)
+	c := open(t, dir, now)
 	for _, jti := range []string{"1", "2", "3"} {
 		if !knows(c, jti) {
 			t.Errorf("%s is not known after a restart", jti)
@@ -204,9 +217,9 @@ func TestFolder(t *testing.T) {
 }
 
 func TestDamagedFile(t *testing.T) {
-	now := start
+	now := clockAt(start)
 	dir := t.TempDir()
-	l := open(t, dir, &now)
+	l := open(t, dir, now)
 	for _, jti := range []string{"1", "2", "3"} {
 		revoke(t, l, Entry{Kind: JTI, Value: jti, Until: start.Add(time.Hour)})
 	}
@@ -226,10 +239,10 @@ func TestDamagedFile(t *testing.T) {
 
 // What could not be kept is kept when that works again, without anybody asking for it.
 func TestKeptLater(t *testing.T) {
-	now := start
+	now := clockAt(start)
 	dir := t.TempDir()
 	path := filepath.Join(dir, fileName)
-	l := open(t, dir, &now)
+	l := open(t, dir, now)
 	if err := os.Mkdir(path, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -242,14 +255,14 @@ func TestKeptLater(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	once(t, "both are kept", func() bool { again := open(t, dir, &now); return knows(again, "1") && knows(again, "2") })
+	once(t, "both are kept", func() bool { again := open(t, dir, now); return knows(again, "1") && knows(again, "2") })
 }
 
 // A file that was taken away is written again.
 func TestFileIsTakenAway(t *testing.T) {
-	now := start
+	now := clockAt(start)
 	dir := t.TempDir()
-	l := open(t, dir, &now)
+	l := open(t, dir, now)
 	until := start.Add(time.Hour)
 	revoke(t, l, Entry{Kind: JTI, Value: "1", Until: until})
 	once(t, "it was read", func() bool { l.writing.Lock(); defer l.writing.Unlock(); return l.file.lines == 1 })
@@ -257,14 +270,51 @@ func TestFileIsTakenAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	revoke(t, l, Entry{Kind: JTI, Value: "2", Until: until})
-	if again := open(t, dir, &now); !knows(again, "1") || !knows(again, "2") {
+	if again := open(t, dir, now); !knows(again, "1") || !knows(again, "2") {
 		t.Error("a restart forgets what was revoked before")
 	}
 }
 
+// Requests do not wait while it is looked for what has ended, and what has is forgotten, whatever came in between.
+func TestSweep(t *testing.T) {
+	now := clockAt(start)
+	l := open(t, "", now)
+	for i := range 100 {
+		revoke(t, l, Entry{Kind: JTI, Value: fmt.Sprint(i), Until: start.Add(time.Duration(100-i) * time.Minute)})
+	}
+	l.mu.RLock()
+	swept := make(chan struct{})
+	go func() { l.sweep(); close(swept) }()
+	select {
+	case <-swept:
+	case <-time.After(10 * time.Second):
+		t.Error("it waits for those that look")
+	}
+	l.mu.RUnlock()
+	<-swept
+	for i := range 100 {
+		now.set(start.Add(time.Duration(i+1) * time.Minute))
+		l.sweep()
+		if l.Len() != 99-i {
+			t.Fatalf("%d are left after %d min", l.Len(), i+1)
+		}
+		if i == 50 { // ends before those that are there
+			revoke(t, l, Entry{Kind: JTI, Value: "x", Until: now.get().Add(time.Second)})
+			now.set(now.get().Add(time.Second))
+			l.sweep()
+			if l.Len() != 49 {
+				t.Error("what came last is left")
+			}
+		}
+	}
+	if l.Some() {
+		t.Error("nothing is revoked")
+	}
+}
+
 func TestRevokedAllocates(t *testing.T) {
-	now := start
-	l := open(t, "", &now)
+	now := clockAt(start)
+	l := open(t, "", now)
 	c := Credential{Token: []byte("abc"), JTI: "1", Subject: "alice", Issued: float64(start.Unix() + 5)}
 	for range 2 {
 		if n := testing.AllocsPerRun(100, func() { l.Revoked(&c) }); n != 0 {

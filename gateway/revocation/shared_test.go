@@ -3,56 +3,65 @@ package revocation
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
 
 // board is a Book that others do not read.
-type board map[string]string
+type board struct{ entries sync.Map }
 
-func (b board) Write(id, value string) { b[id] = value }
+func (b *board) Write(id, value string) { b.entries.Store(id, value) }
 
-func (l *List) shareOn() board {
-	b := make(board)
+func (b *board) get(id string) string {
+	value, ok := b.entries.Load(id)
+	if !ok {
+		return "nothing was written"
+	}
+	return value.(string)
+}
+
+func (l *List) shareOn() *board {
+	b := new(board)
 	l.Share(func() Book { return b })
 	return b
 }
 
 // Clocks of instances differ: none takes out of the book what is in force at another, nor writes again what is over.
 func TestClocksDiffer(t *testing.T) {
-	here, there := start, start
-	a, b := open(t, "", &here), open(t, "", &there)
+	here, there := clockAt(start), clockAt(start)
+	a, b := open(t, "", here), open(t, "", there)
 	board := a.shareOn()
 	e := revoke(t, a, Entry{Kind: JTI, Value: "1", Until: start.Add(time.Hour)})
-	value := board[e.ID]
+	value := board.get(e.ID)
 	f := func(what string, l *List, told, want string) {
 		t.Helper()
 		if got := l.Learn(e.ID, told); got != want {
 			t.Errorf("%s: %q, want %q", what, got, want)
 		}
 	}
-	there = e.Until.Add(10 * time.Minute)
+	there.set(e.Until.Add(10 * time.Minute))
 	f("ended there", b, value, value)
 	f("taken out by mistake", a, "", value)
-	here = e.Until
+	here.set(e.Until)
 	a.sweep()
-	if board[e.ID] != value {
+	if board.get(e.ID) != value {
 		t.Error("it is taken out while it may be in force elsewhere")
 	}
 	f("ended here", a, value, value)
 	f("ended and taken out", a, "", "")
-	there = e.Until.Add(doubt + 1)
+	there.set(e.Until.Add(doubt + 1))
 	f("ended everywhere", b, value, "")
-	here = e.Until.Add(doubt)
+	here.set(e.Until.Add(doubt))
 	a.sweep()
-	if got, ok := board[e.ID]; got != "" || !ok {
+	if got := board.get(e.ID); got != "" {
 		t.Errorf("it is not taken out: %q", got)
 	}
 
 	// One that ends as late as it may is taken also where the clock is behind.
-	there = here.Add(-10 * time.Minute)
-	e = revoke(t, a, Entry{Kind: JTI, Value: "2", Until: here.Add(Furthest)})
-	f("as late as may be", b, board[e.ID], board[e.ID])
+	there.set(here.get().Add(-10 * time.Minute))
+	e = revoke(t, a, Entry{Kind: JTI, Value: "2", Until: here.get().Add(Furthest)})
+	f("as late as may be", b, board.get(e.ID), board.get(e.ID))
 	if !knows(b, "2") {
 		t.Error("a revocation is not in force where the clock is behind")
 	}
@@ -60,37 +69,37 @@ func TestClocksDiffer(t *testing.T) {
 
 // What is revoked anew is not taken out of the book because it had ended before.
 func TestRevokedAgain(t *testing.T) {
-	now := start
-	l := open(t, "", &now)
+	now := clockAt(start)
+	l := open(t, "", now)
 	board := l.shareOn()
 	e := revoke(t, l, Entry{Kind: JTI, Value: "1", Until: start.Add(time.Hour)})
-	now = e.Until
+	now.set(e.Until)
 	l.sweep()
-	revoke(t, l, Entry{Kind: JTI, Value: "1", Until: now.Add(100 * time.Hour)})
-	now = e.Until.Add(doubt)
+	revoke(t, l, Entry{Kind: JTI, Value: "1", Until: now.get().Add(100 * time.Hour)})
+	now.set(e.Until.Add(doubt))
 	l.sweep()
-	if board[e.ID] == "" || !knows(l, "1") {
-		t.Errorf("%q", board[e.ID])
+	if !strings.Contains(board.get(e.ID), "{") || !knows(l, "1") {
+		t.Errorf("%q", board.get(e.ID))
 	}
 }
 
 // A configuration that is given up leaves the book of the one in force alone.
 func TestBookOfAnotherConfiguration(t *testing.T) {
-	now := start
-	l := open(t, "", &now)
+	now := clockAt(start)
+	l := open(t, "", now)
 	board := l.shareOn()
 	other := &struct{ Book }{}
 	l.Share(func() Book { return other })
 	l.Unshare(other)
-	if e := revoke(t, l, Entry{Kind: JTI, Value: "1", Until: start.Add(time.Hour)}); board[e.ID] == "" {
+	if e := revoke(t, l, Entry{Kind: JTI, Value: "1", Until: start.Add(time.Hour)}); !strings.Contains(board.get(e.ID), "{") {
 		t.Error("other instances are not told any more")
 	}
 }
 
 // What is no entry, and what is one too many, is not taken away from the other instances.
 func TestNotTaken(t *testing.T) {
-	now := start
-	l := open(t, "", &now)
+	now := clockAt(start)
+	l := open(t, "", now)
 	f := func(id, value string) {
 		t.Helper()
 		before := l.Len()

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"sluice/gateway/cluster"
 	"sluice/gateway/exchange"
 	"sluice/gateway/policy"
 )
@@ -34,7 +33,6 @@ type State struct {
 	mu      sync.Mutex
 	scopes  map[string][]*scope // by scope; the youngest generation's is the last
 	folders map[string]folder   // that counts were kept in before
-	stores  map[*cluster.Store]bool
 }
 
 // scope is what one generation says of the windows of a block, for Inspect.
