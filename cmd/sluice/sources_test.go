@@ -359,6 +359,51 @@ func TestKubernetesDiesAndReturns(t *testing.T) {
 	until(t, func() string { return "the mistake is forgotten" }, func() bool { return strings.Contains(a.state(t).LastError, "nonsense") })
 }
 
+// An Ingress may name the port of a service, which is found where the service says its number.
+func TestNamedPorts(t *testing.T) {
+	c := startCluster(t)
+	named := func(path, service string) string {
+		return fmt.Sprintf(`{"ingressClassName":"sluice","rules":[{"http":{"paths":[{"path":%q,"pathType":"Prefix","backend":{"service":{"name":%q,"port":{"name":"web"}}}}]}}]}`, path, service)
+	}
+	c.PutObject("services", "shop", "cart", `{"ports":[{"name":"metrics","port":9100},{"name":"web","port":80,"targetPort":8080}]}`)
+	c.PutObject("ingresses", "shop", "web", named("/web", "cart"))
+	r, log := c.run(t, "-c", write(t, "gateway.yaml", c.config("", "")))
+	// It is there with the first request.
+	if status, body := fetch(t, r.url+"/web/1"); status != 200 || body != "cart /web/1" {
+		t.Errorf("%d %s", status, body)
+	}
+	// A service comes after the object that names it; a port changes, which is a reload, and what has no port is no mistake of others.
+	c.PutObject("ingresses", "shop", "late", named("/late", "later"))
+	log.has(t, "the port web of the service later is not known")
+	c.PutObject("services", "shop", "later", `{"type":"ExternalName","externalName":"localhost"}`)
+	c.PutObject("services", "shop", "cart", `{"ports":[{"name":"web","port":81}]}`)
+	until(t, func() string { return "the service is not asked for at its other port" }, func() bool {
+		_, body := fetch(t, r.admin+"/api/services")
+		return strings.Contains(body, "http://cart.shop.svc:81") && !strings.Contains(body, "http://cart.shop.svc:80")
+	})
+	c.PutObject("services", "shop", "cart", `{"ports":[{"name":"web","port":80}]}`)
+	r.gets(t, "/web/2", 200, "cart /web/2")
+	c.PutObject("services", "shop", "later", `{"ports":[{"name":"web","port":80}]}`)
+	until(t, func() string { return fmt.Sprint(r.state(t).Broken) }, func() bool { return len(r.state(t).Broken) == 0 })
+}
+
+// An account that may not see services has all Ingresses but those that name ports.
+func TestNamedPortsWithoutServices(t *testing.T) {
+	c := startCluster(t)
+	c.Uninstall("services", true)
+	c.ingress("web", "sluice", "/web")
+	c.PutObject("ingresses", "shop", "named", `{"ingressClassName":"sluice","defaultBackend":{"service":{"name":"cart","port":{"name":"web"}}}}`)
+	r, _ := c.run(t, "-c", write(t, "gateway.yaml", c.config("", "")))
+	r.gets(t, "/web", 200, "cart /web")
+	if why := r.state(t).Broken["kubernetes ingress shop/named"]; !strings.Contains(why, "or this account may not get, list and watch services") {
+		t.Errorf("%q %+v", why, r.state(t))
+	}
+	// Once it may, they are there.
+	c.PutObject("services", "shop", "cart", `{"ports":[{"name":"web","port":80}]}`)
+	c.Uninstall("services", false)
+	r.gets(t, "/anything", 200, "cart /anything")
+}
+
 // A gateway that starts while its source is gone, and has nothing of before, says that routes are missing.
 func TestSourceIsGoneAtTheStart(t *testing.T) {
 	c := startCluster(t)

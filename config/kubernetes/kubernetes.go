@@ -235,7 +235,12 @@ func (s *scope) ingressBackend(b config.Tree, path string) (string, bool) {
 		s.t.fail(s.spec, path, "this setting is missing; want service: {name: NAME, port: {number: N}}")
 		return "", false
 	}
-	return s.service(b, path, s.namespace, b.Get("service").Get("name").Text(), b.Get("service").Get("port").Get("number").Text())
+	name, port := b.Get("service").Get("name").Text(), b.Get("service").Get("port")
+	if called := port.Get("name").Text(); s.t.told && called != "" && !port.Get("number").Is() {
+		s.t.fail(b, path, "the port %s of the service %s is not known: the service, or its port, is not there, or this account may not get, list and watch services", called, name)
+		return "", false
+	}
+	return s.service(b, path, s.namespace, name, port.Get("number").Text())
 }
 
 // matchPath is a path as a native match has it.

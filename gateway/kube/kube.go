@@ -123,7 +123,7 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Objects are those of a kind that are watched together.
 type Objects struct {
-	// Group, Version and Resource as in the path of the API: discovery.k8s.io, v1, endpointslices.
+	// Group, Version and Resource as in the path of the API: discovery.k8s.io, v1, endpointslices. The core has no group.
 	Group, Version, Resource string
 	// Namespace they are in; "" for all.
 	Namespace string
@@ -133,6 +133,9 @@ type Objects struct {
 
 func (o *Objects) path() string {
 	at := "/apis/" + o.Group + "/" + o.Version
+	if o.Group == "" {
+		at = "/api/" + o.Version
+	}
 	if o.Namespace != "" {
 		at += "/namespaces/" + url.PathEscape(o.Namespace)
 	}

@@ -117,7 +117,7 @@ func (ep *endpoint) measure(env *Environment, service string) {
 // endpoint builds one endpoint, without what lives.
 func (b *builder) endpoint(leases *lifetime.Set, ec server) (*endpoint, error) {
 	env, sc := b.env, b.config
-	ps := PoolSettings{Network: "tcp", HTTP2: speaksHTTP2(sc.Protocol), MaxConns: sc.Connections.MaxPerEndpoint, IdleTimeout: sc.Connections.IdleTimeout}
+	ps := PoolSettings{Network: "tcp", Source: sc.Source, HTTP2: speaksHTTP2(sc.Protocol), MaxConns: sc.Connections.MaxPerEndpoint, IdleTimeout: sc.Connections.IdleTimeout}
 	ep := &endpoint{name: ec.URL, scheme: "http"}
 	if path, ok := strings.CutPrefix(ec.URL, "unix:"); ok {
 		ps.Network, ps.Address = "unix", path

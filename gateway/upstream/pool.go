@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -25,6 +27,8 @@ type PoolSettings struct {
 	TLSIdentity string
 	// HTTP2 has calls share connections of HTTP/2.
 	HTTP2 bool
+	// Source that the address comes from, "" for the configuration: where a name of others leads is not trusted.
+	Source string
 	// MaxConns bounds the connections, IdleTimeout how long an unused one is kept.
 	MaxConns    int
 	IdleTimeout time.Duration
@@ -35,6 +39,9 @@ func (s *PoolSettings) Identity() string {
 	kind := "pool"
 	if s.HTTP2 {
 		kind = "pool/h2"
+	}
+	if s.Source != "" {
+		kind += "/" + s.Source
 	}
 	return fmt.Sprintf("%s/%s/%s/%s/%d/%s", kind, s.Network, s.Address, s.TLSIdentity, s.MaxConns, s.IdleTimeout)
 }
@@ -165,14 +172,35 @@ func (p *Pool) dial() (net.Conn, error) {
 // dialRaw makes a connection without TLS.
 func (p *Pool) dialRaw(ctx context.Context) (net.Conn, error) {
 	addr := p.settings.Address
+	var d net.Dialer
 	if to, ok := p.resolve[addr]; ok {
 		addr = to
+	} else if p.settings.Source != "" {
+		d.Control = p.settings.control
 	}
-	nc, err := (&net.Dialer{}).DialContext(ctx, p.settings.Network, addr)
+	nc, err := d.DialContext(ctx, p.settings.Network, addr)
 	if err != nil || p.settings.HTTP2 {
 		return nc, err
 	}
 	return socket.New(nc), nil
+}
+
+// metadataOfAWS is where that cloud has its credentials over IPv6, which is no link-local address.
+var metadataOfAWS = netip.MustParseAddr("fd00:ec2::254")
+
+// control refuses addresses that nobody outside of the configuration is to lead requests to: what the network tells this
+// machine alone, as the credentials of clouds, and where names are those of services in a cluster, as an ExternalName may be
+// anything, the machine itself.
+func (s *PoolSettings) control(_, address string, _ syscall.RawConn) error {
+	a, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err
+	}
+	ip := a.Addr().Unmap()
+	if ip.IsLinkLocalUnicast() || ip == metadataOfAWS || ip.IsMulticast() || ip.IsUnspecified() || s.Source == "kubernetes" && ip.IsLoopback() {
+		return fmt.Errorf("%s is no address that a service of the source %s may have; a service of its name in the configuration may", ip, s.Source)
+	}
+	return nil
 }
 
 // Close closes the idle connections; those in use end with their calls.

@@ -57,6 +57,9 @@ var kinds = map[string]kube.Objects{
 	"ingresses":  {Group: "networking.k8s.io", Version: "v1", Resource: "ingresses"},
 }
 
+// singular is what one object of a resource is called.
+var singular = map[string]string{"httproutes": "httproute", "ingresses": "ingress"}
+
 type watch struct {
 	name     string
 	settings kube.Settings
@@ -71,23 +74,11 @@ func (w *watch) run(ctx context.Context, tell func(map[string]config.Object)) er
 		return err
 	}
 	defer client.Close()
-	return kube.Watch(ctx, client, w.of, func(all map[kube.Name]*object) {
-		objects := make(map[string]config.Object)
-		for name, o := range all {
-			what := w.of.Resource[:len(w.of.Resource)-1]
-			if !o.read {
-				// Once: the set is told whole for each change of a single one.
-				o.read = true
-				o.text, o.meant = w.read(name, o)
-			}
-			if o.meant {
-				objects[fmt.Sprintf("kubernetes %s %s/%s", what, name.Namespace, name.Name)] = config.Object{
-					Source: "kubernetes", Watch: w.name, Since: o.Metadata.CreationTimestamp, Data: o.text,
-				}
-			}
-		}
-		tell(objects)
-	})
+	t := &telling{w: w, tell: tell, client: client, ports: make(map[kube.Name]map[string]int)}
+	ctx, cancel := context.WithCancel(ctx)
+	defer t.services.Wait()
+	defer cancel()
+	return kube.Watch(ctx, client, w.of, func(all map[kube.Name]*object) { t.objects(ctx, all) })
 }
 
 // object is an HTTPRoute or an Ingress, as far as it is looked at here. What is not of this gateway may be anything.
@@ -100,10 +91,11 @@ type object struct {
 
 	read, meant bool
 	text        []byte
+	named       bool // it names ports of services, which the text has by their numbers, as far as these were known then
 }
 
 // read returns the object as it is translated, without what changes and means nothing, if it is meant for this gateway.
-func (w *watch) read(name kube.Name, o *object) (text []byte, meant bool) {
+func (w *watch) read(name kube.Name, o *object, port func(service, name string) int) (text []byte, meant bool) {
 	metadata := map[string]any{"name": name.Name, "namespace": name.Namespace}
 	spec := o.Spec
 	kind := "HTTPRoute"
@@ -125,6 +117,7 @@ func (w *watch) read(name kube.Name, o *object) (text []byte, meant bool) {
 		if len(told) > 0 {
 			metadata["annotations"] = told
 		}
+		spec, o.named = numbered(spec, port)
 	}
 	if len(spec) == 0 {
 		spec = json.RawMessage("null")

@@ -1,5 +1,5 @@
-// Package kubernetestest speaks the part of the API of Kubernetes that lists and watches EndpointSlices, HTTPRoutes and
-// Ingresses, for tests: pages with continue, resource versions, bookmarks, and 410 Gone for versions that are forgotten.
+// Package kubernetestest speaks the part of the API of Kubernetes that lists and watches EndpointSlices, HTTPRoutes, Ingresses
+// and Services, for tests: pages with continue, resource versions, bookmarks, and 410 Gone for versions that are forgotten.
 package kubernetestest
 
 import (
@@ -69,12 +69,13 @@ type event struct {
 	fields  map[string]any
 }
 
-// kinds are those that are served, by the path below /apis.
+// kinds are those that are served, by the path below /apis, where the core is not.
 var kinds = map[string]struct {
 	resource, group, kind string
 	custom                bool // items of lists say what they are; those of the server's own kinds do not
 }{
 	"discovery.k8s.io/v1/endpointslices":      {"endpointslices", "discovery.k8s.io/v1", "EndpointSlice", false},
+	"core/v1/services":                        {"services", "v1", "Service", false},
 	"networking.k8s.io/v1/ingresses":          {"ingresses", "networking.k8s.io/v1", "Ingress", false},
 	"gateway.networking.k8s.io/v1/httproutes": {"httproutes", "gateway.networking.k8s.io/v1", "HTTPRoute", true},
 }
@@ -281,6 +282,9 @@ func (q *selection) whole(fields map[string]any) map[string]any {
 
 func (s *Server) selected(r *http.Request) (q selection, ok bool) {
 	path, ok := strings.CutPrefix(r.URL.Path, "/apis/")
+	if core, is := strings.CutPrefix(r.URL.Path, "/api/"); is {
+		path, ok = "core/"+core, true
+	}
 	steps := strings.Split(path, "/")
 	if len(steps) == 5 && steps[2] == "namespaces" {
 		q.namespace = steps[3]
