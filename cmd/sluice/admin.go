@@ -61,14 +61,15 @@ func (a *adminClient) send(ctx context.Context, method, path string, body any) (
 	}
 	defer func() { _ = res.Body.Close() }()
 	var problem struct {
-		Type   string `json:"type"`
 		Detail string `json:"detail"`
 	}
 	if text, err := io.ReadAll(io.LimitReader(res.Body, 1<<20)); err == nil {
 		_ = json.Unmarshal(text, &problem)
 	}
 	switch {
-	case res.StatusCode == http.StatusUnauthorized || problem.Type == "urn:sluice:foreign_request":
+	case res.StatusCode == http.StatusUnauthorized && a.token != "":
+		return nil, fmt.Errorf("the admin listener at %s does not take the token that was given: compare it with admin.token of its configuration", a.address)
+	case res.StatusCode == http.StatusUnauthorized:
 		return nil, fmt.Errorf("the admin listener at %s wants its token: give --admin-token or SLUICE_ADMIN_TOKEN", a.address)
 	case problem.Detail != "":
 		return nil, errors.New(problem.Detail)

@@ -58,7 +58,7 @@ routes: {hello: {match: {paths: [/hello]}, respond: {body: hello}, policies: {ap
 	run(1, `there is no such key`, "keys", "revoke", "alice", "key_x")
 	run(1, `there is no consumer "bob"`, "keys", "create", "bob")
 	run(1, `methods: "get" is no method`, "keys", "create", "alice", "--method", "get")
-	run(1, `wants its token`, "keys", "list", "alice", "--admin-token", "wrong")
+	run(1, `does not take the token that was given`, "keys", "list", "alice", "--admin-token", "wrong")
 	link := strings.TrimSpace(run(0, `link_\w+ of alice, good until 2.*for whoever has it`, "keys", "link", "alice", "--expires", "1h", "--base", "https://dev.example/"))
 	base, token, _ := strings.Cut(link, "#")
 	opens := func() int {
