@@ -21,8 +21,8 @@ func ParseBlock(path, text string) (*Block, error) {
 	if len(errs) > 0 {
 		return nil, errs.Err()
 	}
-	e := expander{env: map[string]string{}, files: map[string]bool{}}
-	e.tree(root, &place{base: path}, ".")
+	e := expander{env: map[string]string{}, files: map[string]bool{}, path: trail{base: path}}
+	e.tree(root, ".")
 	if len(e.errs) > 0 {
 		return nil, e.errs.Err()
 	}
@@ -65,7 +65,7 @@ func (b *Block) Decode(dst any) Errors {
 	}
 	// Decoding may rewrite the tree, and blocks are shared.
 	d := decoder{templates: true}
-	d.value(b.node.clone(), v.Elem(), b.path, &tags{})
+	d.decode(b.node.clone(), v.Elem(), b.path)
 	d.errs.sort()
 	return d.errs
 }

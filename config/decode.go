@@ -12,74 +12,72 @@ import (
 // decoder fills Go values from a tree and collects every mistake on the way.
 type decoder struct {
 	errs      Errors
+	path      trail
 	templates bool // texts may hold ${…} templates: so in policies and actions
 }
 
-func (d *decoder) fail(pos Position, path, format string, a ...any) {
-	d.errs = append(d.errs, &Error{Pos: pos, Path: path, Message: fmt.Sprintf(format, a...)})
+func (d *decoder) fail(pos Position, format string, a ...any) {
+	d.errs = append(d.errs, &Error{Pos: pos, Path: d.path.String(), Message: fmt.Sprintf(format, a...)})
 }
 
-// value decodes n into v, which is settable. An empty n changes nothing, except that a
+// decode fills v, which is settable, from what is written at a path.
+func (d *decoder) decode(n *node, v reflect.Value, path string) {
+	d.path.base = path
+	d.value(n, v, shapeOf(v.Type()), &tags{})
+}
+
+// value decodes n into v, whose shape is s. An empty n changes nothing, except that a
 // block becomes one with its defaults.
-func (d *decoder) value(n *node, v reflect.Value, path string, g *tags) {
-	t := v.Type()
-	switch {
-	case t == blockType:
-		v.Set(reflect.ValueOf(Block{node: n, path: path}))
-		return
-	case t.Kind() == reflect.Pointer:
-		if n.kind == null && isScalar(t.Elem()) {
+func (d *decoder) value(n *node, v reflect.Value, s *shape, g *tags) {
+	switch s.form {
+	case formScalar:
+		d.scalar(n, v, s, g)
+	case formBlock:
+		d.block(n, v)
+	case formTable:
+		d.table(n, v, s, g)
+	case formList:
+		d.list(n, v, s, g)
+	case formPointer:
+		if n.kind == null && s.elem.form == formScalar {
 			return
 		}
-		made := reflect.New(t.Elem())
-		d.value(n, made.Elem(), path, g)
+		made := reflect.New(s.elem.typ)
+		d.value(n, made.Elem(), s.elem, g)
 		v.Set(made)
-		return
-	case t.Kind() == reflect.Interface && t.NumMethod() == 0:
+	case formAnything:
 		if got := n.value(); got != nil {
 			v.Set(reflect.ValueOf(got))
 		}
-		return
-	case isScalar(t):
-		d.scalar(n, v, path, g)
-		return
-	}
-	switch t.Kind() {
-	case reflect.Struct:
-		d.block(n, v, path)
-	case reflect.Map:
-		d.table(n, v, path, g)
-	case reflect.Slice:
-		d.list(n, v, path, g)
-	default:
-		panic(fmt.Sprintf("BUG: %s can not be configured", t))
+	case formLater:
+		v.Set(reflect.ValueOf(Block{node: n, path: d.path.String()}))
 	}
 }
 
-func (d *decoder) scalar(n *node, v reflect.Value, path string, g *tags) {
+func (d *decoder) scalar(n *node, v reflect.Value, s *shape, g *tags) {
 	switch n.kind {
 	case null:
 		return
 	case mapping, sequence:
-		d.fail(n.blame(), path, "found %s, want %s", n.found(), wanted(v.Type()))
+		d.fail(n.blame(), "found %s, want %s", n.found(), wanted(s.typ))
 		return
 	}
-	if n.template && !(d.templates || g.template) || n.template && v.Type() == secretType {
+	if n.template && !(d.templates || g.template) || n.template && s.typ == secretType {
 		i := strings.Index(n.text, "${")
 		inner, _, _ := cutBrace(n.text[i+2:])
-		d.fail(n.pos(), path, "${%s} is no environment variable, whose names are upper case, and this setting takes no templates; write ${%s}, or $${ for a literal ${", inner, upperName(inner))
+		d.fail(n.pos(), "${%s} is no environment variable, whose names are upper case, and this setting takes no templates; write ${%s}, or $${ for a literal ${", inner, upperName(inner))
 		return
 	}
 	text := n.text
 	if text == "false" && slices.Contains(g.enum, "off") {
 		text = "off"
 	}
-	if err := setScalar(v, text); err != nil {
-		d.fail(n.pos(), path, "%v", err)
+	if err := s.set(v, text); err != nil {
+		d.fail(n.pos(), "%v", err)
 		return
 	}
 	if err := g.check(v, text); err != nil {
-		d.fail(n.pos(), path, "%v", err)
+		d.fail(n.pos(), "%v", err)
 	}
 }
 
@@ -96,47 +94,62 @@ func upperName(s string) string {
 	return name
 }
 
-// setScalar reads text as v's type has it.
-func setScalar(v reflect.Value, text string) error {
-	t := v.Type()
+// scalarSetter returns what reads a text as t has it.
+func scalarSetter(t reflect.Type) func(v reflect.Value, text string) error {
 	switch {
 	case t == durationType:
-		dur, err := ParseDuration(text)
-		v.SetInt(int64(dur))
-		return err
+		return func(v reflect.Value, text string) error {
+			dur, err := ParseDuration(text)
+			v.SetInt(int64(dur))
+			return err
+		}
 	case t == timeType:
-		at, err := parseTime(text)
-		v.Set(reflect.ValueOf(at))
-		return err
+		return func(v reflect.Value, text string) error {
+			at, err := parseTime(text)
+			v.Set(reflect.ValueOf(at))
+			return err
+		}
 	case reflect.PointerTo(t).Implements(textType):
-		return v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(text))
+		return func(v reflect.Value, text string) error {
+			return v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(text))
+		}
 	}
 	switch t.Kind() {
 	case reflect.String:
-		v.SetString(text)
+		return func(v reflect.Value, text string) error {
+			v.SetString(text)
+			return nil
+		}
 	case reflect.Bool:
-		b, err := parseBool(text)
-		v.SetBool(b)
-		return err
-	case reflect.Float32, reflect.Float64:
-		f, err := parseFloat(text)
-		v.SetFloat(f)
-		return err
-	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
-		i, err := parseInt(text, 64)
-		if err != nil {
+		return func(v reflect.Value, text string) error {
+			b, err := parseBool(text)
+			v.SetBool(b)
 			return err
 		}
-		if i < 0 || v.OverflowUint(uint64(i)) {
-			return fmt.Errorf("%s is out of range", text)
+	case reflect.Float32, reflect.Float64:
+		return func(v reflect.Value, text string) error {
+			f, err := parseFloat(text)
+			v.SetFloat(f)
+			return err
 		}
-		v.SetUint(uint64(i))
-	default:
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return func(v reflect.Value, text string) error {
+			i, err := parseInt(text, 64)
+			if err != nil {
+				return err
+			}
+			if i < 0 || v.OverflowUint(uint64(i)) {
+				return fmt.Errorf("%s is out of range", text)
+			}
+			v.SetUint(uint64(i))
+			return nil
+		}
+	}
+	return func(v reflect.Value, text string) error {
 		i, err := parseInt(text, t.Bits())
 		v.SetInt(i)
 		return err
 	}
-	return nil
 }
 
 // check holds a scalar to its enum and bounds.
@@ -147,19 +160,9 @@ func (g *tags) check(v reflect.Value, text string) error {
 	if g.required && text == "" {
 		return fmt.Errorf("this setting must not be empty")
 	}
-	for _, bound := range [...]struct {
-		text, words string
-		sign        int
-	}{{g.min, "at least", -1}, {g.max, "at most", 1}} {
-		if bound.text == "" {
-			continue
-		}
-		limit := reflect.New(v.Type()).Elem()
-		if err := setScalar(limit, bound.text); err != nil {
-			panic("BUG: the bound of a setting: " + err.Error())
-		}
-		if compare(v, limit) == bound.sign {
-			return fmt.Errorf("%s is out of range; it must be %s %s", text, bound.words, bound.text)
+	for i := range g.limits {
+		if b := &g.limits[i]; compare(v, b.value) == b.sign {
+			return fmt.Errorf("%s is out of range; it must be %s %s", text, b.words, b.text)
 		}
 	}
 	return nil
@@ -187,148 +190,121 @@ func order[T int64 | uint64 | float64](a, b T) int {
 	return 0
 }
 
-func (d *decoder) block(n *node, v reflect.Value, path string) {
-	t := v.Type()
-	p := planOf(t)
+func (d *decoder) block(n *node, v reflect.Value) {
+	p := planOf(v.Type())
 	v.SetZero()
-	if rewriter, ok := v.Addr().Interface().(interface{ normalize(*node) }); ok {
-		rewriter.normalize(n)
+	if p.hooks&hasNormalize != 0 {
+		v.Addr().Interface().(normalizer).normalize(n)
 	}
 	fields := n.fields
 	switch n.kind {
 	case sequence:
-		d.fail(n.blame(), path, "found %s, want %s", n.found(), wanted(t))
+		d.fail(n.blame(), "found %s, want %s", n.found(), wanted(v.Type()))
 		return
 	case scalar:
 		off, on := n.toggle()
-		short := shorthand(t)
 		switch {
 		case p.off >= 0 && off:
 			v.Field(p.off).SetBool(true)
 			return
 		case off:
-			d.fail(n.blame(), path, "this block can not be turned off; want %s", wanted(t))
+			d.fail(n.blame(), "this block can not be turned off; want %s", wanted(v.Type()))
 			return
 		case on:
-		case short != "":
-			fields = []field{{short, n}}
+		case p.short != "":
+			fields = []field{{p.short, n}}
 		default:
 			// The text may be a secret that was written one level too high.
-			d.fail(n.blame(), path, "found a single value, want %s", wanted(t))
+			d.fail(n.blame(), "found a single value, want %s", wanted(v.Type()))
 			return
 		}
 	}
-	applyDefaults(v)
+	p.reset(v)
 	before := len(d.errs)
-	for _, f := range fields {
-		if p.field(f.key) == nil {
-			d.fail(f.value.keyPos(), joinKey(path, f.key), "unknown setting%s", hint(f.key, p.names()))
+	for _, given := range fields {
+		f := p.field(given.key)
+		if f == nil {
+			d.path.enterKey(given.key)
+			d.fail(given.value.keyPos(), "unknown setting%s", hint(given.key, p.names()))
+			d.path.leave()
+			continue
 		}
-	}
-	for i := range p.fields {
-		f := &p.fields[i]
-		at := slices.IndexFunc(fields, func(given field) bool { return given.key == f.name })
 		child := v.FieldByIndex(f.index)
-		if at < 0 || fields[at].value.kind == null {
-			if f.required && child.IsZero() {
-				d.fail(n.keyPos(), joinKey(path, f.name), "this setting is missing; want %s", wanted(f.typ))
-			}
-			if at < 0 {
-				continue
-			}
+		if f.required && given.value.kind == null {
+			d.missing(n, child, f)
 		}
-		d.value(fields[at].value, child, joinKey(path, f.name), &f.tags)
+		d.path.enterKey(f.name)
+		d.value(given.value, child, f.shape, &f.tags)
+		d.path.leave()
 	}
-	if len(d.errs) == before {
-		if c, ok := v.Addr().Interface().(interface{ Complete() }); ok {
-			c.Complete()
+	for _, i := range p.required {
+		f := &p.fields[i]
+		if !slices.ContainsFunc(fields, func(given field) bool { return given.key == f.name }) {
+			d.missing(n, v.FieldByIndex(f.index), f)
 		}
-		d.validate(n, v, path)
+	}
+	if len(d.errs) > before {
+		return
+	}
+	if p.hooks&hasComplete != 0 {
+		v.Addr().Interface().(completer).Complete()
+	}
+	if p.hooks&hasValidate != 0 {
+		d.validate(n, v.Addr().Interface().(validator))
+	}
+}
+
+// missing fails for a required setting that is left out, and has no default.
+func (d *decoder) missing(n *node, v reflect.Value, f *planField) {
+	if v.IsZero() {
+		d.path.enterKey(f.name)
+		d.fail(n.keyPos(), "this setting is missing; want %s", wanted(f.typ))
+		d.path.leave()
 	}
 }
 
 // validate runs the type's own Validate, whose errors are relative to the block.
-func (d *decoder) validate(n *node, v reflect.Value, path string) {
-	checked, ok := v.Addr().Interface().(interface{ Validate() error })
-	if !ok {
-		return
-	}
-	for _, e := range flatten(checked.Validate()) {
+func (d *decoder) validate(n *node, block validator) {
+	for _, e := range flatten(block.Validate()) {
 		placed := *e
 		if placed.Pos == (Position{}) {
 			placed.Pos = n.locate(placed.Path).blame()
-			placed.Path = joinPath(path, placed.Path)
+			placed.Path = joinPath(d.path.String(), placed.Path)
 		}
 		d.errs = append(d.errs, &placed)
-	}
-}
-
-// applyDefaults gives every setting of the struct v the value it has when it is left out.
-func applyDefaults(v reflect.Value) {
-	p := planOf(v.Type())
-	for i := range p.fields {
-		f := &p.fields[i]
-		child := v.FieldByIndex(f.index)
-		switch {
-		case f.preset == "":
-			if f.typ.Kind() == reflect.Struct && f.typ != blockType && !isScalar(f.typ) {
-				applyDefaults(child)
-			}
-		case f.typ.Kind() == reflect.Struct && !isScalar(f.typ):
-			off := planOf(f.typ).off
-			if f.preset != "off" || off < 0 {
-				panic(fmt.Sprintf("BUG: %s.%s can not default to %q", v.Type(), f.name, f.preset))
-			}
-			child.Field(off).SetBool(true)
-		case f.typ.Kind() == reflect.Slice:
-			items := strings.Split(f.preset, ",")
-			child.Set(reflect.MakeSlice(f.typ, len(items), len(items)))
-			for i, item := range items {
-				mustSet(child.Index(i), item)
-			}
-		case f.typ.Kind() == reflect.Pointer:
-			child.Set(reflect.New(f.typ.Elem()))
-			mustSet(child.Elem(), f.preset)
-		default:
-			mustSet(child, f.preset)
-		}
-	}
-}
-
-func mustSet(v reflect.Value, text string) {
-	if err := setScalar(v, text); err != nil {
-		panic("BUG: the default of a setting: " + err.Error())
 	}
 }
 
 // Defaults returns the settings that an empty block of type T has.
 func Defaults[T any]() T {
 	var settings T
-	applyDefaults(reflect.ValueOf(&settings).Elem())
+	v := reflect.ValueOf(&settings).Elem()
+	planOf(v.Type()).reset(v)
 	return settings
 }
 
 // table decodes a map: names to blocks, or keys to values.
-func (d *decoder) table(n *node, v reflect.Value, path string, g *tags) {
-	t := v.Type()
+func (d *decoder) table(n *node, v reflect.Value, s *shape, g *tags) {
 	switch n.kind {
 	case null:
 		return
 	case scalar, sequence:
-		d.fail(n.blame(), path, "found %s, want %s", n.found(), wanted(t))
+		d.fail(n.blame(), "found %s, want %s", n.found(), wanted(s.typ))
 		return
 	}
-	made := reflect.MakeMapWithSize(t, len(n.fields))
+	made := reflect.MakeMapWithSize(s.typ, len(n.fields))
+	key, value := reflect.New(s.key.typ).Elem(), reflect.New(s.elem.typ).Elem()
 	for i, f := range n.fields {
-		at := joinKey(path, f.key)
-		key := reflect.New(t.Key()).Elem()
-		if err := setScalar(key, f.key); err != nil {
-			d.fail(f.value.keyPos(), at, "%v", err)
+		d.path.enterKey(f.key)
+		if err := s.key.set(key, f.key); err != nil {
+			d.fail(f.value.keyPos(), "%v", err)
+			d.path.leave()
 			continue
 		}
-		value := reflect.New(t.Elem()).Elem()
-		d.value(f.value, value, at, g)
-		if block := reflect.Indirect(value); block.IsValid() && block.Kind() == reflect.Struct && block.Type() != blockType && !isScalar(block.Type()) {
+		value.SetZero()
+		d.value(f.value, value, s.elem, g)
+		d.path.leave()
+		if block := reflect.Indirect(value); block.IsValid() && (s.elem.form == formBlock || s.elem.form == formPointer && s.elem.elem.form == formBlock) {
 			p := planOf(block.Type())
 			if p.key >= 0 {
 				block.Field(p.key).SetString(f.key)
@@ -340,20 +316,19 @@ func (d *decoder) table(n *node, v reflect.Value, path string, g *tags) {
 		made.SetMapIndex(key, value)
 	}
 	if g.required && len(n.fields) == 0 {
-		d.fail(n.blame(), path, "this setting must not be empty")
+		d.fail(n.blame(), "this setting must not be empty")
 	}
 	v.Set(made)
 }
 
-func (d *decoder) list(n *node, v reflect.Value, path string, g *tags) {
-	t := v.Type()
+func (d *decoder) list(n *node, v reflect.Value, s *shape, g *tags) {
 	items := n.items
 	switch {
 	case n.kind == null:
 		return
-	case n.kind == scalar && t == reflect.TypeFor[StringList]():
+	case n.kind == scalar && s.typ == reflect.TypeFor[StringList]():
 		items = []*node{n}
-	case n.kind == scalar && isScalar(t.Elem()) && (n.src.kind == "env" || n.src.kind == "flag"):
+	case n.kind == scalar && s.elem.form == formScalar && (n.src.kind == "env" || n.src.kind == "flag"):
 		items = nil
 		for text := range strings.SplitSeq(n.text, ",") {
 			if text = strings.TrimSpace(text); text != "" {
@@ -363,25 +338,31 @@ func (d *decoder) list(n *node, v reflect.Value, path string, g *tags) {
 			}
 		}
 	case n.kind != sequence:
-		d.fail(n.blame(), path, "found %s, want %s; write [%s]", n.found(), wanted(t), n.sketch())
+		d.fail(n.blame(), "found %s, want %s; write [%s]", n.found(), wanted(s.typ), n.sketch())
 		return
 	}
-	made := reflect.MakeSlice(t, len(items), len(items))
-	element := *g
-	element.required = false
+	made := reflect.MakeSlice(s.typ, len(items), len(items))
+	inner := g
+	if g.required {
+		element := *g
+		element.required = false
+		inner = &element
+	}
 	for i, item := range items {
-		at := joinIndex(path, i)
-		if item == n {
-			at = path
+		if item != n {
+			d.path.enterIndex(i)
 		}
-		if item.kind == null && t.Elem().Kind() != reflect.Interface {
-			d.fail(item.blame(), at, "this element is empty; want %s", wanted(t.Elem()))
-			continue
+		if item.kind == null && s.elem.form != formAnything {
+			d.fail(item.blame(), "this element is empty; want %s", wanted(s.elem.typ))
+		} else {
+			d.value(item, made.Index(i), s.elem, inner)
 		}
-		d.value(item, made.Index(i), at, &element)
+		if item != n {
+			d.path.leave()
+		}
 	}
 	if g.required && len(items) == 0 {
-		d.fail(n.blame(), path, "this list must not be empty")
+		d.fail(n.blame(), "this list must not be empty")
 	}
 	v.Set(made)
 }

@@ -40,23 +40,28 @@ type expander struct {
 	files    map[string]bool // read so far
 	confined bool            // neither environment nor files may be put in
 	put      int             // bytes so far
+	path     trail
 	errs     Errors
 }
 
 // tree expands every scalar below n, a node of the file in the folder dir.
-func (e *expander) tree(n *node, path *place, dir string) {
+func (e *expander) tree(n *node, dir string) {
 	for _, f := range n.fields {
-		e.tree(f.value, &place{up: path, key: f.key}, dir)
+		e.path.enterKey(f.key)
+		e.tree(f.value, dir)
+		e.path.leave()
 	}
 	for i, item := range n.items {
-		e.tree(item, &place{up: path, index: i, list: true}, dir)
+		e.path.enterIndex(i)
+		e.tree(item, dir)
+		e.path.leave()
 	}
 	if n.kind != scalar || !strings.Contains(n.text, "${") {
 		return
 	}
 	text, template, err := e.text(n.text, dir)
 	if err != nil {
-		e.errs = append(e.errs, &Error{Pos: n.pos(), Path: path.String(), Message: err.Error()})
+		e.errs = append(e.errs, &Error{Pos: n.pos(), Path: e.path.String(), Message: err.Error()})
 		return
 	}
 	if text != n.text {

@@ -96,7 +96,7 @@ func (l *loader) add(name, dir string, data []byte) {
 		return
 	}
 	e := expander{env: l.env, files: l.files}
-	e.tree(root, nil, dir)
+	e.tree(root, dir)
 	l.errs = append(l.errs, e.errs...)
 	if kong := root.child("_format_version"); kong != nil {
 		if l.options.Kong == nil {
@@ -157,7 +157,7 @@ func (l *loader) finish() (*Config, error) {
 	}
 
 	c, d := &Config{}, decoder{}
-	d.value(l.root, reflect.ValueOf(c).Elem(), "", &tags{})
+	d.decode(l.root, reflect.ValueOf(c).Elem(), "")
 	c.tree, c.files, c.remarks = l.root, slices.Sorted(maps.Keys(l.files)), l.remarks
 	for _, f := range l.root.child("listeners").fields {
 		c.order = append(c.order, f.key)

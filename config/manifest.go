@@ -7,13 +7,12 @@ import (
 	"slices"
 )
 
-var (
-	manifestMark = regexp.MustCompile(`(?m)^apiVersion:`)
-	documentMark = regexp.MustCompile(`(?m)^---[ \t]*(#.*)?\r?$`)
-)
+var documentMark = regexp.MustCompile(`(?m)^---[ \t]*(#.*)?\r?$`)
 
 // isManifest tells objects of Kubernetes from a native file, which has no such setting.
-func isManifest(data []byte) bool { return manifestMark.Match(data) }
+func isManifest(data []byte) bool {
+	return bytes.HasPrefix(data, []byte("apiVersion:")) || bytes.Contains(data, []byte("\napiVersion:"))
+}
 
 // maxDocuments bounds the objects of a file.
 const maxDocuments = 1000

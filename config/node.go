@@ -191,33 +191,28 @@ func (s segment) String() string {
 	return s.key
 }
 
-// place is a path while a tree is walked: it becomes a text only where one is asked for.
-// The root is nil.
-type place struct {
-	up    *place
-	base  string // of a root that is not the file's
-	key   string
-	index int
-	list  bool
+// trail is the path of where a walk through a tree is: it becomes a text only where one is asked for.
+type trail struct {
+	base  string // where the walk began
+	steps []segment
 }
 
-func (p *place) depth() (levels int) {
-	for ; p != nil; p = p.up {
-		levels++
-	}
-	return levels
-}
+func (t *trail) enterKey(key string) { t.steps = append(t.steps, segment{key: key}) }
 
-func (p *place) String() string {
-	switch {
-	case p == nil:
-		return ""
-	case p.up == nil && p.base != "":
-		return p.base
-	case p.list:
-		return joinIndex(p.up.String(), p.index)
+func (t *trail) enterIndex(i int) { t.steps = append(t.steps, segment{index: i, list: true}) }
+
+func (t *trail) leave() { t.steps = t.steps[:len(t.steps)-1] }
+
+func (t *trail) String() string {
+	path := t.base
+	for _, s := range t.steps {
+		if s.list {
+			path = joinIndex(path, s.index)
+		} else {
+			path = joinKey(path, s.key)
+		}
 	}
-	return joinKey(p.up.String(), p.key)
+	return path
 }
 
 // joinKey appends a key to a path, as routes.users or routes["a.b"].

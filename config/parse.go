@@ -77,10 +77,10 @@ func parseTree(name string, data []byte) (root *node, errs Errors) {
 			continue
 		}
 		if seen {
-			c.fail(body, nil, "a second document begins here; a file holds one, a directory may hold several files")
+			c.fail(body, "a second document begins here; a file holds one, a directory may hold several files")
 			break
 		}
-		root, seen = c.node(body, nil), true
+		root, seen = c.node(body), true
 	}
 	if len(c.errs) > 0 {
 		return nil, c.errs
@@ -172,19 +172,20 @@ func crowded(data []byte) (line int, found bool) {
 type converter struct {
 	src     *source
 	anchors map[*yaml.Node]*node
+	path    trail
 	nodes   int
 	errs    Errors
 }
 
-func (c *converter) fail(n *yaml.Node, path *place, format string, a ...any) *node {
-	at := c.at(n)
+func (c *converter) fail(n *yaml.Node, format string, a ...any) *node {
+	at, path := c.at(n), c.path.String()
 	switch len(c.errs) {
 	case maxMistakes:
 		return at
 	case maxMistakes - 1:
-		path, format, a = nil, "the file has more mistakes than are told; this is the last of those that are", nil
+		path, format, a = "", "the file has more mistakes than are told; this is the last of those that are", nil
 	}
-	c.errs = append(c.errs, &Error{Pos: at.pos(), Path: path.String(), Message: fmt.Sprintf(format, a...)})
+	c.errs = append(c.errs, &Error{Pos: at.pos(), Path: path, Message: fmt.Sprintf(format, a...)})
 	return at
 }
 
@@ -194,42 +195,44 @@ func (c *converter) at(n *yaml.Node) *node {
 }
 
 // spend counts nodes; false when there are too many, which is reported once.
-func (c *converter) spend(n *yaml.Node, path *place, count int) bool {
+func (c *converter) spend(n *yaml.Node, count int) bool {
 	before := c.nodes
 	c.nodes += count
 	if c.nodes > maxNodes && before <= maxNodes {
-		c.fail(n, path, "more than %d values, with the aliases copied out", maxNodes)
+		c.fail(n, "more than %d values, with the aliases copied out", maxNodes)
 	}
 	return c.nodes <= maxNodes
 }
 
-func (c *converter) node(n *yaml.Node, path *place) *node {
-	if !c.spend(n, path, 1) {
+func (c *converter) node(n *yaml.Node) *node {
+	if !c.spend(n, 1) {
 		return c.at(n)
 	}
 	if n.Style&yaml.TaggedStyle != 0 {
-		return c.fail(n, path, "the tag %s is not used here; remove it: what a value means is known by its key", n.Tag)
+		return c.fail(n, "the tag %s is not used here; remove it: what a value means is known by its key", n.Tag)
 	}
 	var made *node
 	switch n.Kind {
 	case yaml.MappingNode:
-		made = c.mapping(n, path)
+		made = c.mapping(n)
 	case yaml.SequenceNode:
 		made = c.at(n)
 		made.kind, made.items = sequence, make([]*node, len(n.Content))
 		for i, item := range n.Content {
-			made.items[i] = c.node(item, &place{up: path, index: i, list: true})
+			c.path.enterIndex(i)
+			made.items[i] = c.node(item)
+			c.path.leave()
 		}
 	case yaml.AliasNode:
 		anchored, ok := c.anchors[n.Alias]
 		if !ok { // it stands around the alias
-			return c.fail(n, path, "%s", noAnchor(n.Value))
+			return c.fail(n, "%s", noAnchor(n.Value))
 		}
-		if !c.spend(n, path, anchored.count(maxNodes)) {
+		if !c.spend(n, anchored.count(maxNodes)) {
 			return c.at(n)
 		}
-		if path.depth()+anchored.depth() > maxDepth {
-			return c.fail(n, path, "%v, with the aliases copied out", errDepth)
+		if len(c.path.steps)+anchored.depth() > maxDepth {
+			return c.fail(n, "%v, with the aliases copied out", errDepth)
 		}
 		return anchored.clone()
 	case yaml.ScalarNode:
@@ -239,7 +242,7 @@ func (c *converter) node(n *yaml.Node, path *place) *node {
 		}
 		made.kind, made.text, made.quoted = scalar, n.Value, n.Style&quotedStyles != 0
 	default:
-		return c.fail(n, path, "this can not stand here")
+		return c.fail(n, "this can not stand here")
 	}
 	if n.Anchor != "" {
 		c.anchors[n] = made
@@ -260,7 +263,7 @@ func isNull(n *yaml.Node) bool {
 	return false
 }
 
-func (c *converter) mapping(n *yaml.Node, path *place) *node {
+func (c *converter) mapping(n *yaml.Node) *node {
 	made := c.at(n)
 	made.kind, made.fields = mapping, make([]field, 0, len(n.Content)/2)
 	seen := make(map[string]*node, len(n.Content)/2)
@@ -268,36 +271,37 @@ func (c *converter) mapping(n *yaml.Node, path *place) *node {
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		k, v := n.Content[i], n.Content[i+1]
 		if k.Kind == yaml.ScalarNode && k.Value == "<<" && k.Style&quotedStyles == 0 {
-			merged = append(merged, c.merge(v, &place{up: path, key: "<<"})...)
+			c.path.enterKey("<<")
+			merged = append(merged, c.merge(v)...)
+			c.path.leave()
 			continue
 		}
 		if k.Kind != yaml.ScalarNode {
-			c.fail(k, path, "a key is a plain word, not a list, a block or an alias")
+			c.fail(k, "a key is a plain word, not a list, a block or an alias")
 			continue
 		}
-		at := &place{up: path, key: k.Value}
+		c.path.enterKey(k.Value)
 		if glued(n, k, v) {
-			c.fail(k, at, "no space follows the colon; write one after a key, or quotes around a text that has a colon")
-			continue
+			c.fail(k, "no space follows the colon; write one after a key, or quotes around a text that has a colon")
+		} else if first, ok := seen[k.Value]; ok {
+			c.fail(k, "this key stands here a second time; the first is in line %d", first.keyLine)
+		} else {
+			value := c.node(v)
+			if value.kind == null {
+				value.line, value.column = int32(max(k.Line, 1)), int32(max(k.Column, 1))
+			}
+			value.keyLine, value.keyColumn = int32(max(k.Line, 1)), int32(max(k.Column, 1))
+			seen[k.Value] = value
+			made.fields = append(made.fields, field{k.Value, value})
 		}
-		if first, ok := seen[k.Value]; ok {
-			c.fail(k, at, "this key stands here a second time; the first is in line %d", first.keyLine)
-			continue
-		}
-		value := c.node(v, at)
-		if value.kind == null {
-			value.line, value.column = int32(max(k.Line, 1)), int32(max(k.Column, 1))
-		}
-		value.keyLine, value.keyColumn = int32(max(k.Line, 1)), int32(max(k.Column, 1))
-		seen[k.Value] = value
-		made.fields = append(made.fields, field{k.Value, value})
+		c.path.leave()
 	}
 	for _, m := range merged {
 		for _, f := range m.fields {
 			if _, ok := seen[f.key]; ok {
 				continue
 			}
-			if !c.spend(n, path, f.value.count(maxNodes)) {
+			if !c.spend(n, f.value.count(maxNodes)) {
 				return made
 			}
 			seen[f.key] = f.value
@@ -314,8 +318,8 @@ func glued(n, key, value *yaml.Node) bool {
 }
 
 // merge returns the mappings that a merge key names.
-func (c *converter) merge(n *yaml.Node, path *place) []*node {
-	value := c.node(n, path)
+func (c *converter) merge(n *yaml.Node) []*node {
+	value := c.node(n)
 	switch value.kind {
 	case mapping:
 		return []*node{value}
@@ -325,7 +329,7 @@ func (c *converter) merge(n *yaml.Node, path *place) []*node {
 		}
 	}
 	if len(c.errs) == 0 {
-		c.fail(n, path, "only blocks can be merged: write <<: *name or <<: [*one, *two]")
+		c.fail(n, "only blocks can be merged: write <<: *name or <<: [*one, *two]")
 	}
 	return nil
 }

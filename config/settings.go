@@ -43,7 +43,7 @@ func (b *Block) Settings(settings reflect.Type) []Setting {
 func (b *Block) view(settings reflect.Type) any {
 	if settings != nil && !b.Off() {
 		v, n, d := reflect.New(settings).Elem(), b.node.clone(), decoder{templates: true}
-		if d.value(n, v, b.path, &tags{}); len(d.errs) == 0 {
+		if d.decode(n, v, b.path); len(d.errs) == 0 {
 			return viewValue(v, n, defaultSource.file, nil)
 		}
 	}

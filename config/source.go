@@ -104,7 +104,7 @@ func (in Input) Sources(o Options) (Sources, error) {
 		only.put("sources", sources)
 	}
 	c, d := &Config{tree: only}, decoder{}
-	d.value(only, reflect.ValueOf(c).Elem(), "", &tags{})
+	d.decode(only, reflect.ValueOf(c).Elem(), "")
 	return c.Sources, d.errs.Err()
 }
 

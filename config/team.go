@@ -44,7 +44,7 @@ func (l *loader) team(team string, f File) {
 		return
 	}
 	e := expander{files: l.files, confined: true}
-	e.tree(root, nil, filepath.Dir(f.Name))
+	e.tree(root, filepath.Dir(f.Name))
 	l.errs = append(l.errs, e.errs...)
 	for _, section := range root.fields {
 		switch {
