@@ -42,6 +42,17 @@ func parseTree(name string, data []byte) (root *node, errs Errors) {
 	if line, ok := crowded(data); ok {
 		return fail(line, 1, "more than %d lines, commas, colons and dashes; split the file into a directory of files", maxMarks)
 	}
+	if root := plainTree(src, data); root != nil {
+		return root, nil
+	}
+	return libraryTree(src, data)
+}
+
+// libraryTree is parseTree for all of YAML.
+func libraryTree(src *source, data []byte) (root *node, errs Errors) {
+	fail := func(line, column int, format string, a ...any) (*node, Errors) {
+		return nil, Errors{{Pos: Position{src.file, line, column}, Message: fmt.Sprintf(format, a...)}}
+	}
 	// The parser is a stranger's and reads what anybody wrote: a panic there is a broken file.
 	defer func() {
 		if r := recover(); r != nil {
@@ -256,7 +267,11 @@ func isNull(n *yaml.Node) bool {
 	if n.Kind != yaml.ScalarNode || n.Style&(quotedStyles|yaml.TaggedStyle) != 0 {
 		return false
 	}
-	switch n.Value {
+	return isNullText(n.Value)
+}
+
+func isNullText(plain string) bool {
+	switch plain {
 	case "", "~", "null", "Null", "NULL":
 		return true
 	}
