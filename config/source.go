@@ -279,7 +279,7 @@ func (k *checker) sources() {
 		k.serverURL("sources.consul.address", s.Address)
 		k.bounds("sources.consul", s.Hosts, s.PathPrefixes)
 	}
-	for _, name := range slices.Sorted(maps.Keys(k.c.Routes)) {
+	for _, name := range k.routes {
 		if r := k.c.Routes[name]; r != nil && r.Source != "" {
 			hosts, prefixes := k.c.Sources.bounds(r.Source)
 			path := joinKey("routes", name) + ".match"

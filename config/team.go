@@ -189,7 +189,7 @@ func (k *checker) teams() {
 			}
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(c.Routes)) {
+	for _, name := range k.routes {
 		if r := c.Routes[name]; r != nil && r.Team != "" && c.Teams[r.Team] != nil {
 			count["route "+r.Team]++
 			k.teamRoute(joinKey("routes", name), r, c.Teams[r.Team])

@@ -16,9 +16,10 @@ import (
 // checker holds a decoded configuration to what its types can not say: references,
 // addresses, patterns, and what may not stand together.
 type checker struct {
-	c    *Config
-	errs Errors
-	lost int // references to nothing, so far
+	c      *Config
+	routes []string // their names, sorted
+	errs   Errors
+	lost   int // references to nothing, so far
 }
 
 // Looking for a near name takes time with the number of names, so a file in which
@@ -27,12 +28,12 @@ const maxHints = 64
 
 // check returns the mistakes in c, which may be decoded in part only.
 func (c *Config) check() Errors {
-	k := &checker{c: c}
+	k := &checker{c: c, routes: slices.Sorted(maps.Keys(c.Routes))}
 	k.listeners()
 	for _, name := range slices.Sorted(maps.Keys(c.Services)) {
 		k.service(joinKey("services", name), c.Services[name])
 	}
-	for _, name := range slices.Sorted(maps.Keys(c.Routes)) {
+	for _, name := range k.routes {
 		k.route(joinKey("routes", name), c.Routes[name])
 	}
 	k.consumers()

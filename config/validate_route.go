@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -116,14 +117,18 @@ var (
 	placeholder    = regexp.MustCompile(`\{([^{}]*)\}`)
 )
 
-// pathProblem says what is wrong with a path of a match, or returns its parameters.
+// withoutParameters are those of most paths. It is shared.
+var withoutParameters = map[string]bool{"path": true}
+
+// pathProblem says what is wrong with a path of a match, or returns its parameters, which are only to be read.
 func pathProblem(p string) (params map[string]bool, problem string) {
-	params = map[string]bool{"path": true}
+	params = withoutParameters
 	if pattern, ok := strings.CutPrefix(p, "~"); ok {
 		re, err := regexp.Compile(pattern)
 		if err != nil {
 			return nil, fmt.Sprintf("%q is no regular expression: %s", pattern, regexpProblem(err))
 		}
+		params = maps.Clone(params)
 		for _, name := range re.SubexpNames() {
 			params[name] = true
 		}
@@ -140,7 +145,7 @@ func pathProblem(p string) (params map[string]bool, problem string) {
 		return nil, fmt.Sprintf("%q has a query or a fragment; conditions on the query stand under match.query", p)
 	case strings.ContainsFunc(literal, unicode.IsControl):
 		return nil, "the path has control characters"
-	case escaped.MatchString(literal):
+	case strings.Contains(literal, "%") && escaped.MatchString(literal):
 		return nil, fmt.Sprintf("%q is percent-encoded, and paths are matched decoded; write the character itself", p)
 	case strings.Contains(literal, "//"):
 		return nil, fmt.Sprintf("%q has an empty segment, which no request path has", p)
@@ -159,6 +164,9 @@ func pathProblem(p string) (params map[string]bool, problem string) {
 			}
 			if params[name] {
 				return nil, fmt.Sprintf("%q has the parameter {%s} twice", p, name)
+			}
+			if len(params) == len(withoutParameters) {
+				params = maps.Clone(params)
 			}
 			params[name] = true
 		case strings.ContainsAny(segment, "{}"):

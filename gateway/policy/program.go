@@ -41,14 +41,16 @@ type Program struct {
 	readsStored bool
 }
 
+// missing refuses a request without a credential where no policy says how to bring one.
+var missing = exchange.NewReject(fasthttp.StatusUnauthorized, "credential_missing", "authentication is required")
+
 // NewProgram puts the steps into the order of policies.
 func NewProgram(steps []Step) *Program { return NewProgramIn(Order, steps) }
 
-// NewProgramIn puts the steps into another order.
+// NewProgramIn puts the steps into another order. They are the program's from then on.
 func NewProgramIn(order []Place, steps []Step) *Program {
-	steps = slices.Clone(steps)
 	slices.SortStableFunc(steps, func(a, b Step) int { return PlaceIn(order, a.Name) - PlaceIn(order, b.Name) })
-	p := &Program{steps: steps, auth: len(steps), open: len(steps)}
+	p := &Program{steps: steps, auth: len(steps), open: len(steps), missing: missing}
 	var challenges []exchange.HeaderEdit
 	for i := range steps {
 		h := &steps[i].Hooks
@@ -83,7 +85,9 @@ func NewProgramIn(order []Place, steps []Step) *Program {
 		}
 	}
 	slices.Reverse(p.response)
-	p.missing = exchange.NewReject(fasthttp.StatusUnauthorized, "credential_missing", "authentication is required", challenges...)
+	if len(challenges) > 0 {
+		p.missing = exchange.NewReject(missing.Status, missing.Reason, missing.Detail, challenges...)
+	}
 	return p
 }
 

@@ -61,8 +61,9 @@ func build(routes []Route) (*Table, []*Problem) {
 			exact:   map[string]int32{},
 			wild:    map[string]int32{},
 			noHost:  -1,
-			nodes:   make([]node, 1),
-			ends:    make([]ends, 1),
+			nodes:   make([]node, 1, len(routes)+2),
+			ends:    make([]ends, 1, len(routes)+2),
+			cands:   make([]candidate, 0, len(routes)),
 		},
 		hosts: map[hostPattern]*hostBuild{},
 		pairs: map[[2]int32]bool{},
@@ -152,6 +153,9 @@ func (b *builder) compile(src *Route) {
 		return ps
 	}
 	conditions := func(field string, of map[string][]string, canonical func(string) string) (cs []condition) {
+		if len(of) == 0 {
+			return nil
+		}
 		for _, key := range slices.Sorted(maps.Keys(of)) {
 			name := canonical(key)
 			c, index, reason := parseCondition(name, of[key])
@@ -174,6 +178,7 @@ func (b *builder) compile(src *Route) {
 	if r.hosts = names("hosts", src.Hosts); len(r.hosts) == 0 {
 		r.hosts = make([]hostPattern, 1)
 	}
+	r.paths = make([]pathPattern, 0, max(len(src.Paths), 1))
 	for i, text := range src.Paths {
 		p, reason := parsePath(text)
 		if reason != "" {
@@ -182,7 +187,7 @@ func (b *builder) compile(src *Route) {
 		r.paths = append(r.paths, p)
 	}
 	if len(r.paths) == 0 {
-		r.paths = []pathPattern{{kind: anyPath}}
+		r.paths = append(r.paths, pathPattern{kind: anyPath})
 	}
 	if len(src.Methods) > 0 {
 		r.methods, r.rank.methods = 0, 1

@@ -145,6 +145,9 @@ func isParamName(s string) bool {
 // PathParams returns the parameter names of a path pattern in their order, as
 // Result counts them; none for anything but a template. The pattern must be valid.
 func PathParams(pattern string) []string {
+	if !strings.Contains(pattern, "{") {
+		return nil
+	}
 	p, _ := parsePath(pattern)
 	return p.names
 }

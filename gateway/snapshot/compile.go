@@ -55,11 +55,17 @@ type compiler struct {
 	health func() []byte
 	errs   config.Errors
 	order  []policy.Place
-	walk   []policy.Place // order with the stage Cache last: what is stored depends on everything else
+	walk   []step // order with the stage Cache last: what is stored depends on everything else
 	empty  map[string]*config.Block
 	kong   bool            // in compatibility with it
 	plain  map[string]bool // services a route leads to
 	split  map[string]bool // services behind a split
+}
+
+// step is a place in the order of policies with the policy that the binary has for it.
+type step struct {
+	place  policy.Place
+	policy *policy.Definition
 }
 
 // Compile builds the generation of world.Config. Its errors are config.Errors,
@@ -118,7 +124,11 @@ func (c *compiler) arrange() {
 	if c.kong = c.Config.Compatibility == "kong"; c.kong {
 		c.order = policy.KongOrder
 	}
-	c.walk = cacheLast(c.order)
+	for _, place := range cacheLast(c.order) {
+		if d := c.registry.Policies[place.Name]; d != nil {
+			c.walk = append(c.walk, step{place, d})
+		}
+	}
 	c.empty = make(map[string]*config.Block)
 }
 
@@ -290,9 +300,9 @@ func (c *compiler) program(r *route, global config.Policies, member *config.Serv
 	if len(c.world.Tenants) > 0 {
 		answers.Varies = slices.Concat(answers.Varies, []string{"tenant"})
 	}
-	for _, place := range c.walk {
-		d := c.registry.Policies[place.Name]
-		if d == nil || place.Stage > last {
+	for i := range c.walk {
+		place, d := c.walk[i].place, c.walk[i].policy
+		if place.Stage > last {
 			continue
 		}
 		l, ok := winners[place.Name]
@@ -340,7 +350,9 @@ func cacheLast(order []policy.Place) []policy.Place {
 
 // answersBehind adds a policy to what answers depend on.
 func answersBehind(a policy.Answers, place policy.Place, block *config.Block, hooks policy.Hooks) policy.Answers {
-	a.Varies = slices.Compact(slices.Sorted(slices.Values(slices.Concat(a.Varies, hooks.Varies))))
+	if len(a.Varies)+len(hooks.Varies) > 0 {
+		a.Varies = slices.Compact(slices.Sorted(slices.Values(slices.Concat(a.Varies, hooks.Varies))))
+	}
 	if place.Stage > policy.Cache {
 		h := sha256.New()
 		fmt.Fprintf(h, "%s %s=%s", a.Shape, place.Name, block.Canonical())
@@ -386,7 +398,8 @@ func authenticates(winners map[string]layer) bool {
 
 func (c *compiler) compileRoutes() {
 	names := slices.Sorted(maps.Keys(c.Config.Routes))
-	var table []router.Route
+	table := make([]router.Route, 0, len(names))
+	c.routes = make([]*route, 0, len(names))
 	for id, name := range names {
 		rc := c.Config.Routes[name]
 		m := rc.Match
@@ -394,14 +407,21 @@ func (c *compiler) compileRoutes() {
 			ID: id, Name: name, Hosts: m.Hosts, Paths: m.Paths, Methods: m.Methods,
 			Headers: lists(m.Headers), Query: lists(m.Query), Listeners: m.Listeners, Schemes: m.Schemes, SNIs: m.SNIs,
 		})
-		c.routes = append(c.routes, c.compileRoute(id, name, rc))
 	}
+	// The table knows nothing of what the routes do, so that both are made at once.
 	var problems []*router.Problem
-	if c.kong {
-		problems = c.compileKong(table)
-	} else {
-		c.table, problems = router.Build(table)
+	var building sync.WaitGroup
+	building.Go(func() {
+		if c.kong {
+			problems = c.compileKong(table)
+		} else {
+			c.table, problems = router.Build(table)
+		}
+	})
+	for id, name := range names {
+		c.routes = append(c.routes, c.compileRoute(id, name, c.Config.Routes[name]))
 	}
+	building.Wait()
 	for _, p := range problems {
 		path := config.Path("routes", c.loser(p))
 		if w := p.Where(); w != "" {
@@ -417,6 +437,9 @@ func (c *compiler) compileRoutes() {
 }
 
 func lists(m map[string]config.StringList) map[string][]string {
+	if len(m) == 0 {
+		return nil
+	}
 	out := make(map[string][]string, len(m))
 	for k, v := range m {
 		out[k] = v
