@@ -83,22 +83,34 @@ $(BIN)/golangci-lint: bench/tools/go.mod
 $(BIN)/govulncheck: bench/tools/go.mod
 	cd bench/tools && $(GO) build -o $@ golang.org/x/vuln/cmd/govulncheck
 
-generate: ## registry, JSON Schema, configuration reference, the matrix of Kong's fields, the manual page
+generate: $(BIN)/esbuild ## registry, JSON Schema, configuration reference, the matrix of Kong's fields, the manual page, the dashboard's one script and style
 	@mkdir -p $(BIN)
 	$(GO) run ./cmd/generate registry
 	$(GO) run ./cmd/generate reference
 	$(GO) run ./cmd/generate kong
 	$(GO) run ./cmd/sluice man > $(BIN)/sluice.1 && mv $(BIN)/sluice.1 config/deploy/sluice.1
+	@# Names are kept and lines are short: errors that browsers report can be read, and changes compared.
+	cd $(DASHBOARD)/web && $(ESBUILD) main.js --bundle --outfile=../generated/operators.js
+	@# The consumer's page has the same parts, but a session of its own.
+	@rm -rf $(BIN)/developer && mkdir -p $(BIN)/developer && cp -r $(DASHBOARD)/web/lib $(DASHBOARD)/web/developer/. $(BIN)/developer
+	cd $(BIN)/developer && $(ESBUILD) main.js --bundle --outfile=$(CURDIR)/$(DASHBOARD)/generated/developer.js
+	cd $(DASHBOARD)/web/style && cat base.css layout.css parts.css | $(ESBUILD) --loader=css > ../../generated/style.css
+
+DASHBOARD := gateway/admin/dashboard
+ESBUILD   := $(BIN)/esbuild --log-level=warning --format=esm --minify-whitespace --line-limit=200
+
+$(BIN)/esbuild: bench/tools/go.mod
+	cd bench/tools && $(GO) build -o $@ github.com/evanw/esbuild/cmd/esbuild
 
 # The generated files are those that the sources give. Compared as copies, so
 # that it works on a tree with other changes too.
 check-generate:
 	@rm -rf $(BIN)/generated && mkdir -p $(BIN)/generated
-	@cp gateway/registry/generated.go config/sluice.schema.json config/README.md config/deploy/sluice.1 $(BIN)/generated/
+	@cp gateway/registry/generated.go config/sluice.schema.json config/README.md config/deploy/sluice.1 $(DASHBOARD)/generated/* $(BIN)/generated/
 	@cp config/kong/README.md $(BIN)/generated/kong.md
 	@$(MAKE) -s generate
 	@cmp -s config/kong/README.md $(BIN)/generated/kong.md || { echo "config/kong/README.md was not up to date; commit what make generate wrote"; exit 1; }
-	@for f in gateway/registry/generated.go config/sluice.schema.json config/README.md config/deploy/sluice.1; do \
+	@for f in gateway/registry/generated.go config/sluice.schema.json config/README.md config/deploy/sluice.1 $(DASHBOARD)/generated/*; do \
 		cmp -s $$f $(BIN)/generated/$$(basename $$f) || { echo "$$f was not up to date; commit what make generate wrote"; exit 1; }; \
 	done
 

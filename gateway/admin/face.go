@@ -24,6 +24,7 @@ const (
 	maxConnections = 256
 	maxHead        = 16 << 10
 	maxBody        = 64 << 10 // of all but a configuration
+	pageSize       = 32 << 10 // leaves in one write: a browser does not paint half a page
 	maxConfigBody  = 16 << 20
 	readTimeout    = 10 * time.Second // a whole request
 	configTimeout  = time.Minute      // likewise, of a configuration
@@ -67,6 +68,7 @@ func openFace(s *Server, address, token string) (*face, error) {
 		HeaderReceived:               f.allowance,
 		Concurrency:                  maxConnections,
 		ReadBufferSize:               maxHead,
+		WriteBufferSize:              pageSize,
 		ReadTimeout:                  readTimeout,
 		WriteTimeout:                 writeTimeout,
 		IdleTimeout:                  idleTimeout,

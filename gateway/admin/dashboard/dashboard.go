@@ -10,12 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
-	"io/fs"
-	"mime"
 	"path"
-	"regexp"
-	"slices"
-	"strings"
 
 	"github.com/valyala/fasthttp"
 )
@@ -34,7 +29,9 @@ func policy(script, style string) string {
 		"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 }
 
-//go:embed web
+// The pages as they are written, and what `make generate` makes of their modules and styles: one file of each, which a browser gets at once.
+//
+//go:embed web/index.html web/developer/index.html web/start.js web/icon.svg generated
 var web embed.FS
 
 // file is a file with what goes with it.
@@ -50,66 +47,25 @@ type document struct {
 	policy string
 }
 
-// styles are in the page, as is the script that begins it: the first paint waits for no second request.
-var styles = []string{"base", "layout", "parts"}
-
 var (
-	page      document
-	developer document
-	files     = make(map[string]*file) // by path, as it is asked for
+	page      = newDocument("web/index.html", Path)
+	developer = newDocument("web/developer/index.html", DeveloperPath)
+
+	// files by path, as they are asked for. The consumer's page has its own, so that nothing else need be published with it.
+	files = map[string]*file{
+		Path + "main.js":           newFile("generated/operators.js"),
+		Path + "icon.svg":          newFile("web/icon.svg"),
+		DeveloperPath + "main.js":  newFile("generated/developer.js"),
+		DeveloperPath + "icon.svg": newFile("web/icon.svg"),
+	}
 )
 
-func init() {
-	err := fs.WalkDir(web, "web", func(name string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() || path.Ext(name) == ".css" || name == startFile {
-			return err
-		}
-		f, short := newFile(name, read(name)), strings.TrimPrefix(name, "web/")
-		if own, ok := strings.CutPrefix(short, "developer/"); ok {
-			files[DeveloperPath+own] = f
-			return nil
-		}
-		files[Path+short] = f
-		// The consumer's page has the same parts, but a token of its own.
-		if strings.HasPrefix(short, "lib/") && short != "lib/session.js" || short == "icon.svg" {
-			files[DeveloperPath+short] = f
-		}
-		return nil
-	})
-	if err != nil {
-		panic("BUG: " + err.Error())
-	}
-	page, developer = newDocument("web/index.html", Path+"main.js"), newDocument("web/developer/index.html", DeveloperPath+"main.js")
-	delete(files, Path+"index.html")
-	delete(files, DeveloperPath+"index.html")
-}
-
-const startFile = "web/start.js"
-
-// newDocument puts what a page's first paint needs into it, and names the modules that are loaded behind that, the first of which imports
-// the others.
-func newDocument(name, main string) document {
-	var style []byte
-	for _, name := range styles {
-		style = append(style, read("web/style/"+name+".css")...)
-	}
-	script := read(startFile)
-	head := fmt.Sprintf("  <meta name=\"modules\" content=\"%s\">\n  <script>%s</script>\n  <style>%s</style>\n</head>", strings.Join(modules(nil, main), " "), script, style)
+// newDocument puts what a page's first paint needs into it, the script that begins it and the styles: it waits for no second request. The
+// module that the page names is loaded behind that.
+func newDocument(name, path string) document {
+	script, style := read("web/start.js"), read("generated/style.css")
+	head := fmt.Sprintf("  <meta name=\"module\" content=\"%smain.js\">\n  <script>%s</script>\n  <style>%s</style>\n</head>", path, script, style)
 	return document{bytes.Replace(read(name), []byte("</head>"), []byte(head), 1), policy(hashOf(script), hashOf(style))}
-}
-
-var imported = regexp.MustCompile(`(?m)^import (?:.* from )?'(\.[^']+)';$`)
-
-// modules adds a module, and then those that it imports, to a list.
-func modules(list []string, name string) []string {
-	if slices.Contains(list, name) {
-		return list
-	}
-	list = append(list, name)
-	for _, m := range imported.FindAllSubmatch(files[name].data, -1) {
-		list = modules(list, path.Join(path.Dir(name), string(m[1])))
-	}
-	return list
 }
 
 // hashOf names what stands in a page, as its policy does.
@@ -126,7 +82,8 @@ func read(name string) []byte {
 	return data
 }
 
-func newFile(name string, data []byte) *file {
+func newFile(name string) *file {
+	data := read(name)
 	sum := sha256.Sum256(data)
 	return &file{data, typeOf(name), `"` + hex.EncodeToString(sum[:12]) + `"`}
 }
@@ -139,7 +96,7 @@ func typeOf(name string) string {
 	case ".svg":
 		return "image/svg+xml"
 	}
-	return mime.TypeByExtension(path.Ext(name))
+	panic("BUG: no type for " + name)
 }
 
 // Has tells whether a path is one of a file.

@@ -8,8 +8,23 @@ export const figure = (name, value, unit) => say({ figure: name, value: Math.rou
 
 export const launch = () => chromium.launch({ executablePath: process.env.CHROMIUM, args: ['--disable-dev-shm-usage', '--hide-scrollbars'] });
 
-// firstPaint loads a page in a context without a cache and gives the milliseconds until something was to be seen, and until what the
-// selector names was there.
+// atRest waits until the processes of the browser are done with opening windows and what they load for later: people who type an
+// address have a browser that is.
+async function atRest(browser) {
+  const session = await browser.newBrowserCDPSession();
+  const seconds = async () => (await session.send('SystemInfo.getProcessInfo')).processInfo.reduce((sum, p) => sum + p.cpuTime, 0);
+  let before = await seconds();
+  for (let look = 0; look < 100; look++) {
+    await new Promise((resolve) => { setTimeout(resolve, 100); });
+    const now = await seconds();
+    if (now - before < 0.01) break;
+    before = now;
+  }
+  await session.detach();
+}
+
+// firstPaint loads a page in a context without a cache and gives the milliseconds from the start of the navigation until something was
+// to be seen, and until what the selector names was there.
 export async function firstPaint(browser, url, selector = 'body') {
   const context = await browser.newContext();
   const page = await context.newPage();
@@ -22,6 +37,7 @@ export async function firstPaint(browser, url, selector = 'body') {
       }).observe(document, { childList: true, subtree: true });
     });
   }, selector);
+  await atRest(browser);
   await page.goto(url);
   const paint = await page.evaluate(() => new Promise((resolve) => {
     new PerformanceObserver((list) => {
