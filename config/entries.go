@@ -51,6 +51,9 @@ func (e Entries) View(name string) any {
 
 // Has tells whether there is an entry of that name.
 func (e Entries) Has(name string) bool {
+	if e.written[name] != nil {
+		return true // most of them, and the cheaper look
+	}
 	block := e.block(name)
 	return block.IsValid() && (block.Kind() != reflect.Pointer || !block.IsNil())
 }

@@ -156,6 +156,9 @@ func unreadable(data []byte) (line, column int, found bool) {
 // crowded finds the line with which a file has more of what sets values apart than maxNodes values need. The parser holds some 350 bytes for
 // each value, in all a gigabyte and more before one could be counted.
 func crowded(data []byte) (line int, found bool) {
+	if len(data) <= maxMarks {
+		return 0, false
+	}
 	marks := 0
 	line = 1
 	for i, c := range data {

@@ -60,6 +60,7 @@ type compiler struct {
 	kong   bool            // in compatibility with it
 	plain  map[string]bool // services a route leads to
 	split  map[string]bool // services behind a split
+	layers []layer         // room for those of the program that is built
 }
 
 // step is a place in the order of policies with the policy that the binary has for it.
@@ -238,7 +239,9 @@ func (c *compiler) checkPolicyNames() {
 		check(config.Path("services", name)+".policies", s.Policies)
 	}
 	for name, r := range c.Config.Routes {
-		check(config.Path("routes", name)+".policies", r.Policies)
+		if len(r.Policies) > 0 {
+			check(config.Path("routes", name)+".policies", r.Policies)
+		}
 	}
 	for name, k := range c.Config.Consumers {
 		check("consumers."+name+".policies", k.Policies)
@@ -275,7 +278,12 @@ func (l *layer) acts(route *config.Route, service *config.Service) bool {
 // the block of the first layer that has it wins whole, and off removes it.
 // Policies of stages after last are left out.
 func (c *compiler) program(r *route, global config.Policies, member *config.Service, routed *config.Route, set int, last policy.Stage) *policy.Program {
-	layers := slices.DeleteFunc(slices.Clone(c.callers.layers(set)), func(l layer) bool { return !l.acts(routed, member) })
+	layers := c.layers[:0]
+	for _, l := range c.callers.layers(set) {
+		if l.acts(routed, member) {
+			layers = append(layers, l)
+		}
+	}
 	if routed != nil {
 		layers = append(layers, layer{scope: "routes." + routed.Name, policies: routed.Policies})
 	}
@@ -283,6 +291,7 @@ func (c *compiler) program(r *route, global config.Policies, member *config.Serv
 		layers = append(layers, layer{scope: "services." + member.Name, policies: member.Policies})
 	}
 	layers = append(layers, layer{scope: "global", policies: global})
+	c.layers = layers
 
 	winners := make(map[string]layer)
 	for _, l := range layers {
@@ -292,7 +301,7 @@ func (c *compiler) program(r *route, global config.Policies, member *config.Serv
 			}
 		}
 	}
-	var steps []policy.Step
+	steps := make([]policy.Step, 0, len(winners)+1)
 	var answers policy.Answers
 	if r != nil && r.action != nil {
 		answers.Varies = r.action.Varies
