@@ -1,10 +1,8 @@
 package gateway
 
 import (
-	"fmt"
 	"path/filepath"
 
-	"sluice/gateway/cluster"
 	"sluice/gateway/policy"
 	"sluice/gateway/revocation"
 )
@@ -20,35 +18,10 @@ func (g *Gateway) openRevoked(w *policy.World) (err error) {
 	w.Revoked, err = policy.LivingAs(w, "revoked/"+dir, func() (*revocation.List, error) {
 		return revocation.Open(revocation.Options{Dir: dir, Log: g.log, Now: g.clock.Time})
 	})
-	if err != nil || w.Cluster == nil {
+	if err != nil {
 		return err
 	}
-	list, store := w.Revoked, w.Cluster
-	_, err = policy.LivingAs(w, fmt.Sprintf("revoked/book/%p/%p", list, store), func() (*sharedRevoked, error) {
-		shared := &sharedRevoked{list: list}
-		list.Share(func() revocation.Book {
-			shared.book = store.OpenBook(revokedBook, cluster.BookOptions{Learn: list.Learn, All: list.All})
-			return shared.book
-		})
-		shared.book.Await()
-		return shared, nil
-	})
-	return err
-}
-
-// revokedBook is the book in which instances tell each other what is revoked.
-const revokedBook = "revoked"
-
-type sharedRevoked struct {
-	list *revocation.List
-	book *cluster.Book
-}
-
-// Close implements io.Closer.
-func (s *sharedRevoked) Close() error {
-	s.list.Unshare(s.book)
-	s.book.Close()
-	return nil
+	return shareBook(w, "revoked", w.Revoked)
 }
 
 // Revoked are the tokens that count no more, nil before there is a configuration.

@@ -49,35 +49,48 @@ func (g *Gateway) openState(w *policy.World) (changes *chain.Log, err error) {
 	return changes, nil
 }
 
-// keysBook is the book in which instances tell each other of API keys.
-const keysBook = "keys"
-
-// shareKeys has the API keys of a generation told through its store. The book is living state of both, and ends before either.
+// shareKeys has the API keys of a generation told through its store.
 func shareKeys(w *policy.World) error {
-	if w.Keys == nil || w.Cluster == nil {
+	if w.Keys == nil {
 		return nil
 	}
-	_, err := policy.LivingAs(w, fmt.Sprintf("keys/book/%p/%p", w.Keys, w.Cluster), func() (*sharedKeys, error) {
-		shared := &sharedKeys{store: w.Keys}
-		w.Keys.Share(func() keys.Book {
-			shared.book = w.Cluster.OpenBook(keysBook, cluster.BookOptions{Learn: w.Keys.Learn, All: w.Keys.All})
-			return shared.book
+	return shareBook(w, "keys", w.Keys)
+}
+
+// told is a collection whose entries instances tell each other in a book.
+type told interface {
+	Share(open func() keys.Book)
+	Unshare(keys.Book)
+	Learn(id, value string) string
+	All(yield func(id, value string) bool)
+}
+
+// shareBook opens the book of that name for what a generation keeps, where it has a store. It is living state of both, and ends before either.
+func shareBook(w *policy.World, name string, kept told) error {
+	if w.Cluster == nil {
+		return nil
+	}
+	_, err := policy.LivingAs(w, fmt.Sprintf("%s/book/%p/%p", name, kept, w.Cluster), func() (*sharedBook, error) {
+		shared := &sharedBook{kept: kept}
+		kept.Share(func() keys.Book {
+			shared.Book = w.Cluster.OpenBook(name, cluster.BookOptions{Learn: kept.Learn, All: kept.All})
+			return shared.Book
 		})
-		shared.book.Await()
+		shared.Await()
 		return shared, nil
 	})
 	return err
 }
 
-type sharedKeys struct {
-	store *keys.Store
-	book  *cluster.Book
+type sharedBook struct {
+	*cluster.Book
+	kept told
 }
 
 // Close implements io.Closer.
-func (s *sharedKeys) Close() error {
-	s.store.Unshare(s.book)
-	s.book.Close()
+func (s *sharedBook) Close() error {
+	s.kept.Unshare(s.Book)
+	s.Book.Close()
 	return nil
 }
 

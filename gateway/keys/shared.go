@@ -10,7 +10,7 @@ import (
 )
 
 // Book is what tells other instances of keys, by their ids.
-type Book interface{ Write(id, value string) }
+type Book = interface{ Write(id, value string) }
 
 const (
 	// maxValue bounds a record as it stands in a book, maxWord the names in it.

@@ -7,7 +7,7 @@ import (
 )
 
 // Book is what tells other instances of entries, by their ids.
-type Book interface{ Write(id, value string) }
+type Book = interface{ Write(id, value string) }
 
 // doubt is by how much clocks of instances may differ. An entry that has ended here may be in force elsewhere, and is taken out of the books only
 // when it has ended everywhere.
