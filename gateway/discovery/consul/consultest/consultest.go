@@ -64,8 +64,9 @@ func (a *Agent) listen(address string) {
 		a.t.Fatal(err)
 	}
 	a.URL = "http://" + l.Addr().String()
-	a.server = &http.Server{Handler: a, ReadHeaderTimeout: time.Minute}
-	go func() { _ = a.server.Serve(l) }()
+	server := &http.Server{Handler: a, ReadHeaderTimeout: time.Minute}
+	a.server = server // another one after Restart
+	go func() { _ = server.Serve(l) }()
 }
 
 // Close cuts all connections and listens no more.

@@ -103,8 +103,9 @@ func (s *Server) listen(address string) {
 		s.t.Fatal(err)
 	}
 	s.URL = "http://" + l.Addr().String()
-	s.server = &http.Server{Handler: s, ReadHeaderTimeout: time.Minute}
-	go func() { _ = s.server.Serve(l) }()
+	server := &http.Server{Handler: s, ReadHeaderTimeout: time.Minute}
+	s.server = server // another one after Restart
+	go func() { _ = server.Serve(l) }()
 }
 
 // Close cuts all connections and listens no more.
