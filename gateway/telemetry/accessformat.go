@@ -33,7 +33,7 @@ type Record struct {
 	Reason    string // why the gateway answered itself; a fixed word
 	RPCStatus uint8  // the status of gRPC plus one; 0: no call of gRPC
 	Operation string // of GraphQL, by name; "" for others
-	TraceID   []byte // empty where requests are not traced
+	TraceID   []byte // hexadecimal digits; empty where requests are not traced
 	Referer   []byte // without query and fragment
 	UserAgent []byte
 }
@@ -211,7 +211,7 @@ func appendJSON(dst []byte, r *Record, hide fields) []byte {
 		dst = append(appendJSONField(dst, `,"operation":"`, r.Operation, 0), '"')
 	}
 	if len(r.TraceID) > 0 {
-		dst = append(appendJSONField(dst, `,"trace_id":"`, r.TraceID, 0), '"')
+		dst = append(append(append(dst, `,"trace_id":"`...), r.TraceID...), '"')
 	}
 	return append(dst, '}', '\n')
 }

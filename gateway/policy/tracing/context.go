@@ -78,21 +78,23 @@ const digits = "0123456789abcdef"
 
 // putHex writes eight bytes as hexadecimal digits.
 func putHex(dst *[16]byte, src *[8]byte) {
-	binary.LittleEndian.PutUint64(dst[:8], hexOf(binary.LittleEndian.Uint32(src[:4])))
-	binary.LittleEndian.PutUint64(dst[8:], hexOf(binary.LittleEndian.Uint32(src[4:])))
+	binary.LittleEndian.PutUint16(dst[0:], pairs[src[0]])
+	binary.LittleEndian.PutUint16(dst[2:], pairs[src[1]])
+	binary.LittleEndian.PutUint16(dst[4:], pairs[src[2]])
+	binary.LittleEndian.PutUint16(dst[6:], pairs[src[3]])
+	binary.LittleEndian.PutUint16(dst[8:], pairs[src[4]])
+	binary.LittleEndian.PutUint16(dst[10:], pairs[src[5]])
+	binary.LittleEndian.PutUint16(dst[12:], pairs[src[6]])
+	binary.LittleEndian.PutUint16(dst[14:], pairs[src[7]])
 }
 
-// hexOf are the digits of four bytes, all at once.
-func hexOf(bytes uint32) uint64 {
-	const ones = 0x0101010101010101
-	v := uint64(bytes)
-	v = (v | v<<16) & 0x0000ffff0000ffff
-	v = (v | v<<8) & 0x00ff00ff00ff00ff
-	v = v>>4&(ones*0x0f) | v&0x000f000f000f000f<<8 // a digit in each byte
-	v &= ones * 0x0f
-	letters := (v + ones*6) >> 4 & ones
-	return v + ones*'0' + letters*('a'-'0'-10)
-}
+// pairs are the two digits of each byte, as they stand in memory.
+var pairs = func() (t [256]uint16) {
+	for i := range t {
+		t[i] = uint16(digits[i>>4]) | uint16(digits[i&15])<<8
+	}
+	return t
+}()
 
 // maxMembers is how many members a tracestate may have (section 3.3.1.1).
 const maxMembers = 32
@@ -203,4 +205,14 @@ func newSpanID() (id spanID) {
 		binary.BigEndian.PutUint64(id[:], rand.Uint64())
 	}
 	return id
+}
+
+// child is the id of the n-th span below a random one. It need not be drawn: it is as random as that, and mixing (the finalizer of
+// SplitMix64) gives no two of them the same.
+func (id *spanID) child(n int) (below spanID) {
+	v := binary.BigEndian.Uint64(id[:]) + uint64(n)*0x9e3779b97f4a7c15
+	v = (v ^ v>>30) * 0xbf58476d1ce4e5b9
+	v = (v ^ v>>27) * 0x94d049bb133111eb
+	binary.BigEndian.PutUint64(below[:], max(1, v^v>>31))
+	return below
 }

@@ -250,7 +250,7 @@ func (e *encoder) begin(t *trace, id, parent spanID, hasParent bool, kind byte, 
 
 // end adds the span to those that are done.
 func (e *encoder) end() {
-	e.spans = append(protowire.AppendVarint(append(e.spans, scopeSpansSpans<<3|wireBytes), uint64(len(e.span))), e.span...)
+	e.spans = append(appendLength(append(e.spans, scopeSpansSpans<<3|wireBytes), len(e.span)), e.span...)
 }
 
 // fail marks the span as failed, by a fault or else by a status.
@@ -282,6 +282,10 @@ func (e *encoder) bytes(key string, value []byte) {
 
 // key begins an attribute whose value is a text of n bytes.
 func (e *encoder) key(key string, n int) []byte {
+	if all := len(key) + n + 6; all < 0x80 { // every length is one byte, as nearly always
+		b := append(append(e.span, spanAttributes<<3|wireBytes, byte(all), keyValueKey<<3|wireBytes, byte(len(key))), key...)
+		return append(b, keyValueValue<<3|wireBytes, byte(n+2), valueString<<3|wireBytes, byte(n))
+	}
 	inner := 1 + protowire.SizeBytes(n)
 	return appendLength(append(e.attribute(key, inner), valueString<<3|wireBytes), n)
 }
@@ -343,10 +347,29 @@ func clean(value []byte) []byte {
 			}
 		}
 	}
-	if utf8.Valid(value) {
+	if isASCII(value) || utf8.Valid(value) {
 		return value
 	}
 	return bytes.ToValidUTF8(value, []byte("\uFFFD"))
+}
+
+// isASCII looks at eight bytes at a time, and at the last ones as the end of eight, some of which it has seen.
+func isASCII(b []byte) bool {
+	const highs = 0x8080808080808080
+	if len(b) < 8 {
+		for _, c := range b {
+			if c >= utf8.RuneSelf {
+				return false
+			}
+		}
+		return true
+	}
+	for i := 0; i < len(b)-8; i += 8 {
+		if binary.LittleEndian.Uint64(b[i:])&highs != 0 {
+			return false
+		}
+	}
+	return binary.LittleEndian.Uint64(b[len(b)-8:])&highs == 0
 }
 
 const redacted = "REDACTED"

@@ -49,6 +49,13 @@ func (f *fields) read(all []exchange.Field) {
 
 func (f *fields) readLong(field *exchange.Field) {
 	switch {
+	case field.Name[0]|0x20 == 't':
+		if exchange.EqualFold(field.Name, "traceparent") {
+			f.traceparent = exchange.TrimOWS(field.Value)
+			f.traceparents++
+		} else if exchange.EqualFold(field.Name, "tracestate") {
+			f.tracestates++
+		}
 	case field.Name[0]|0x20 == 'x':
 		for i, name := range multiNames {
 			if exchange.EqualFold(field.Name, name) {
@@ -56,11 +63,6 @@ func (f *fields) readLong(field *exchange.Field) {
 				f.sent |= 1 << i
 			}
 		}
-	case exchange.EqualFold(field.Name, "traceparent"):
-		f.traceparent = exchange.TrimOWS(field.Value)
-		f.traceparents++
-	case exchange.EqualFold(field.Name, "tracestate"):
-		f.tracestates++
 	}
 }
 

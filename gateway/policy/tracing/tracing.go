@@ -108,6 +108,7 @@ type trace struct {
 	traceparent [traceparentLen]byte
 	b3          [b3Len]byte
 
+	begun    int // spans below that of the request
 	outgoing []outgoing
 	encoder  encoder
 }
@@ -130,7 +131,7 @@ var traces = exchange.NewSlot[trace]()
 
 // Reset keeps the buffers, and what the next request writes anew.
 func (t *trace) Reset() {
-	t.tracer, t.parent, t.remote, t.state = nil, spanID{}, false, nil
+	t.tracer, t.parent, t.remote, t.state, t.begun = nil, spanID{}, false, nil, 0
 	if t.records {
 		t.records = false
 		clear(t.outgoing)
@@ -153,14 +154,15 @@ func (t *tracer) request(x *exchange.Exchange) error {
 	}
 	if known {
 		tr.id, tr.parent, tr.remote, tr.flags = from.trace, from.span, true, from.flags&flagRandom
+		tr.server = newSpanID()
 	} else {
 		tr.id, tr.flags = newTraceID(), flagRandom
+		tr.server = (*spanID)(tr.id[8:]).child(0) // nobody else has this trace
 	}
 	if from.decided && from.flags&flagSampled != 0 || !from.decided && t.samples(&tr.id) {
 		tr.flags |= flagSampled
 	}
 	tr.records = tr.flags&flagSampled != 0 && t.exporter != nil
-	tr.server = newSpanID()
 	tr.write(from.debug)
 
 	if t.forms.w3c {
@@ -215,6 +217,9 @@ func (t *tracer) sendB3(x *exchange.Exchange, tr *trace, sent *fields, debug boo
 			set |= 1 << multiSampled
 		}
 	}
+	if sent.sent&^set == 0 {
+		return
+	}
 	for i, name := range multiNames {
 		if sent.sent&^set&(1<<i) != 0 {
 			x.ToBackend.Remove(name)
@@ -238,22 +243,26 @@ func (t *trace) write(debug bool) {
 		t.b3[atB3Sampled] = 'd'
 	}
 	putHex((*[16]byte)(t.b3[atB3Parent:]), (*[8]byte)(&t.server))
-	t.writeSpan(t.server)
+	t.ownSpan()
 }
 
-func (t *trace) writeSpan(id spanID) {
+// ownSpan has what is asked next belong to the request's own span.
+func (t *trace) ownSpan() {
+	copy(t.traceparent[atSpan:], t.b3[atB3Parent:])
+	copy(t.b3[atB3Span:], t.b3[atB3Parent:])
+}
+
+// begins has what is asked next belong to a span of its own. It returns nil where that is not recorded.
+func (t *trace) begins(x *exchange.Exchange) *outgoing {
+	t.begun++
+	id := t.server.child(t.begun)
 	putHex((*[16]byte)(t.traceparent[atSpan:]), (*[8]byte)(&id))
 	copy(t.b3[atB3Span:], t.traceparent[atSpan:atSpan+16])
-}
-
-// begins has what is asked next belong to a span of its own.
-func (t *trace) begins(x *exchange.Exchange, o outgoing) {
-	o.id = newSpanID()
-	t.writeSpan(o.id)
-	if t.records && len(t.outgoing) < maxOutgoing {
-		o.began = x.Clock.Now()
-		t.outgoing = append(t.outgoing, o)
+	if !t.records || len(t.outgoing) == maxOutgoing {
+		return nil
 	}
+	t.outgoing = append(t.outgoing, outgoing{id: id, began: x.Clock.Now()})
+	return &t.outgoing[len(t.outgoing)-1]
 }
 
 // ends closes the last span, if it is the one of this number.
@@ -268,7 +277,9 @@ func (t *trace) ends(x *exchange.Exchange, number, status int, fault string) {
 
 // AttemptBegins implements exchange.Observer: the backend's parent is this attempt.
 func (t *trace) AttemptBegins(x *exchange.Exchange) {
-	t.begins(x, outgoing{service: x.Service, endpoint: x.Endpoint, number: x.Attempts})
+	if o := t.begins(x); o != nil {
+		o.service, o.endpoint, o.number = x.Service, x.Endpoint, x.Attempts
+	}
 }
 
 // AttemptEnds implements exchange.Observer.
@@ -278,7 +289,9 @@ func (t *trace) AttemptEnds(x *exchange.Exchange, fault string) {
 
 // CallBegins implements exchange.Observer: who is called is told what the backend would be told, but for the span.
 func (t *trace) CallBegins(x *exchange.Exchange, policy, method, url string, set func(name string, value []byte)) {
-	t.begins(x, outgoing{policy: policy, method: method, endpoint: url})
+	if o := t.begins(x); o != nil {
+		o.policy, o.method, o.endpoint = policy, method, url
+	}
 	for _, name := range contextHeaders {
 		if value, _ := x.ToBackend.Value(name); value != nil {
 			set(name, value)
@@ -289,7 +302,7 @@ func (t *trace) CallBegins(x *exchange.Exchange, policy, method, url string, set
 // CallEnds implements exchange.Observer. What is not an attempt and comes next belongs to the request again.
 func (t *trace) CallEnds(x *exchange.Exchange, status int, fault string) {
 	t.ends(x, 0, status, fault)
-	t.writeSpan(t.server)
+	t.ownSpan()
 }
 
 // contextHeaders may tell a backend of its trace.
@@ -297,9 +310,9 @@ var contextHeaders = [...]string{"traceparent", "tracestate", "b3", "X-B3-TraceI
 
 // done hands over the spans of an exchange that has ended.
 func done(x *exchange.Exchange) {
-	tr := traces.Of(x)
+	tr, known := x.Observer.(*trace)
 	x.Observer = nil
-	if !tr.records {
+	if !known || !tr.records {
 		return
 	}
 	spans := tr.encode(x)

@@ -162,7 +162,9 @@ func TestHostileValues(t *testing.T) {
 	}
 	f("plain", "plain")
 	f("ümläut €", "ümläut €")
+	f("twelve characters and an €, in the middle", "twelve characters and an €, in the middle")
 	f("\xff\xfe broken \xc3", "� broken �")
+	f("broken in its midst \xff is this", "broken in its midst � is this")
 	f(strings.Repeat("a", 5000), strings.Repeat("a", maxValue))
 	f(strings.Repeat("a", maxValue-1)+"€", strings.Repeat("a", maxValue-1))
 	f(strings.Repeat("a", maxValue-3)+"€", strings.Repeat("a", maxValue-3)+"€")
@@ -249,6 +251,22 @@ func TestB3(t *testing.T) {
 	}
 }
 
+// Spans below one need not be drawn to be none that is there already.
+func TestChildrenDiffer(t *testing.T) {
+	seen := make(map[spanID]bool)
+	for range 1000 {
+		server := newSpanID()
+		seen[server] = true
+		for n := range 17 {
+			if id := server.child(n + 1); id == (spanID{}) || seen[id] {
+				t.Fatalf("child %d of %x is %x, which is there already", n+1, server, id)
+			} else {
+				seen[id] = true
+			}
+		}
+	}
+}
+
 // Whatever comes, a value is read or not, and what is read is what comes out again.
 func FuzzTraceparent(f *testing.F) {
 	f.Add([]byte("00-12345678901234567890123456789012-1234567890123456-01"))
@@ -261,9 +279,8 @@ func FuzzTraceparent(f *testing.F) {
 			}
 			return
 		}
-		tr := trace{id: p.trace, flags: p.flags}
+		tr := trace{id: p.trace, flags: p.flags, server: p.span}
 		tr.write(false)
-		tr.writeSpan(p.span)
 		if string(tr.traceparent[2:atFlags]) != string(v[2:atFlags]) {
 			t.Fatalf("%q becomes %q", v, tr.traceparent)
 		}
