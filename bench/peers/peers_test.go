@@ -26,9 +26,10 @@ func TestSpread(t *testing.T) {
 		}
 	}
 	f(spread{})
-	f(spread{2, 2, 2}, 2)
-	f(spread{2.5, 1, 4}, 4, 1, 3, 2)
-	f(spread{3, 1, 9}, 9, 1, 3)
+	f(spread{median: 2, low: 2, high: 2}, 2)
+	f(spread{median: 2.5, low: 1, high: 4}, 4, 1, 3, 2)
+	f(spread{median: 3, low: 1, high: 9}, 9, 1, 3)
+	f(spread{median: 6.5, low: 1, high: 12, first: 4, third: 9}, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1)
 
 	g := func(s spread, digits int, want string) {
 		t.Helper()
@@ -36,8 +37,9 @@ func TestSpread(t *testing.T) {
 			t.Errorf("%+v is written %q, want %q", s, got, want)
 		}
 	}
-	g(spread{2, 2, 2}, 1, "2.0")
-	g(spread{2.26, 1, 4}, 1, "2.3 (1.0–4.0)")
+	g(spread{median: 2, low: 2, high: 2}, 1, "2.0")
+	g(spread{median: 2.26, low: 1, high: 4}, 1, "2.3 (1.0–4.0)")
+	g(spread{median: 2.26, low: 1, high: 4, first: 2, third: 3}, 1, "2.3 (1.0–4.0, half of them 2.0–3.0)")
 }
 
 // twoRounds is a run in which sluice costs half of nginx in each round, though
@@ -66,11 +68,11 @@ func twoRounds() *report {
 
 func TestRatiosAreOfTheSameRound(t *testing.T) {
 	r := twoRounds()
-	if got := r.against("proxy-300", "sluice", "nginx", works[0].ratio); got != (spread{0.5, 0.5, 0.5}) {
+	if got := r.against("proxy-300", "sluice", "nginx", works[0].ratio); got != (spread{median: 0.5, low: 0.5, high: 0.5}) {
 		t.Errorf("%+v", got)
 	}
 	r.Samples = slices.DeleteFunc(r.Samples, func(s sample) bool { return s.Gateway == "nginx" && s.Round == 1 })
-	if got := r.against("proxy-300", "nginx", direct, func(a, b *sample) float64 { return a.P99 - b.P99 }); got != (spread{110, 110, 110}) {
+	if got := r.against("proxy-300", "nginx", direct, func(a, b *sample) float64 { return a.P99 - b.P99 }); got != (spread{median: 110, low: 110, high: 110}) {
 		t.Errorf("%+v", got)
 	}
 	if got := r.against("proxy-300", "sluice", "haproxy", works[0].ratio); got != (spread{}) {

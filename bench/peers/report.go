@@ -71,8 +71,11 @@ func (r *report) note(format string, args ...any) {
 	r.Notes = append(r.Notes, fmt.Sprintf(format, args...))
 }
 
-// spread is a median with the least and the greatest.
-type spread struct{ median, low, high float64 }
+// spread is a median with the least and the greatest; of many values also with the quartiles, which a few disturbed rounds do not move.
+type spread struct{ median, low, high, first, third float64 }
+
+// many is from how many values on there are quartiles.
+const many = 12
 
 func spreadOf(values []float64) spread {
 	if len(values) == 0 {
@@ -80,7 +83,11 @@ func spreadOf(values []float64) spread {
 	}
 	v := slices.Sorted(slices.Values(values))
 	n := len(v)
-	return spread{(v[(n-1)/2] + v[n/2]) / 2, v[0], v[n-1]}
+	s := spread{median: (v[(n-1)/2] + v[n/2]) / 2, low: v[0], high: v[n-1]}
+	if n >= many {
+		s.first, s.third = v[n/4], v[n-1-n/4]
+	}
+	return s
 }
 
 // of collects a figure over the rounds of a gateway at a work.
@@ -143,6 +150,9 @@ func (s spread) format(digits int) string {
 	f := func(v float64) string { return strconv.FormatFloat(v, 'f', digits, 64) }
 	if s.low == s.high {
 		return f(s.median)
+	}
+	if s.third > 0 {
+		return fmt.Sprintf("%s (%s–%s, half of them %s–%s)", f(s.median), f(s.low), f(s.high), f(s.first), f(s.third))
 	}
 	return fmt.Sprintf("%s (%s–%s)", f(s.median), f(s.low), f(s.high))
 }
