@@ -65,16 +65,21 @@ func (r *Reject) appendHead(b []byte) []byte {
 }
 
 // AppendProblem appends the application/problem+json body (RFC 9457) for a
-// request with this path and id.
+// request with this path and id. Where nobody could read the path, the
+// instance is a name made of the id: an error that has an id has an instance.
 func (r *Reject) AppendProblem(b, instance, requestID []byte) []byte {
 	if r.head != nil {
 		b = append(b, r.head...)
 	} else {
 		b = r.appendHead(b)
 	}
-	if len(instance) > 0 {
+	switch {
+	case len(instance) > 0:
 		b = append(b, `,"instance":`...)
 		b = AppendJSONString(b, instance)
+	case len(requestID) > 0:
+		b = append(b, `,"instance":"urn:sluice:request:`...)
+		b = append(appendJSONText(b, requestID), '"')
 	}
 	if len(requestID) > 0 {
 		b = append(b, `,"request_id":`...)
@@ -101,7 +106,10 @@ const hexDigits = "0123456789abcdef"
 // AppendJSONString appends s as a JSON string (RFC 8259, section 7). Bytes
 // that are not ASCII pass only as part of valid UTF-8.
 func AppendJSONString(b, s []byte) []byte {
-	b = append(b, '"')
+	return append(appendJSONText(append(b, '"'), s), '"')
+}
+
+func appendJSONText(b, s []byte) []byte {
 	for i := 0; i < len(s); {
 		c := s[i]
 		switch {
@@ -125,5 +133,5 @@ func AppendJSONString(b, s []byte) []byte {
 			i += n
 		}
 	}
-	return append(b, '"')
+	return b
 }
