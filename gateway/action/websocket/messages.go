@@ -319,7 +319,7 @@ func (r *request) read(until int64) ([]byte, error) {
 // refusal is the message that tells the gateway's own answer.
 func (r *request) refusal(reject *exchange.Reject) wsconn.Message {
 	r.failed = true
-	problem := reject.AppendProblem(nil, nil, r.x.RequestID)
+	problem := reject.AppendProblem(nil, r.x.Path, r.x.RequestID)
 	problem = problem[:len(problem)-1] // its line end
 	if r.br.bodyAlone {
 		return wsconn.Message{Text: true, Data: problem}
