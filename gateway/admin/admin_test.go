@@ -176,6 +176,7 @@ func (w *world) want(status int, method, path, body string, headers ...string) s
 	if res.StatusCode >= 400 && path != "/readyz" && path != "/readyz?verbose" {
 		var p problem
 		if err := json.Unmarshal([]byte(got), &p); err != nil || p.Status != status || p.Title == "" || !strings.HasPrefix(p.Type, "urn:sluice:") ||
+			p.Detail == "" || p.Instance == "" || p.RequestID == "" ||
 			res.Header.Get("Content-Type") != "application/problem+json" {
 			w.Errorf("%s %s: is no problem: %s %v", method, path, got, err)
 		}

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"net"
@@ -12,12 +13,13 @@ import (
 
 // problem is an error for the client (RFC 9457).
 type problem struct {
-	Type     string    `json:"type"`
-	Title    string    `json:"title"`
-	Status   int       `json:"status"`
-	Detail   string    `json:"detail"`
-	Instance string    `json:"instance,omitempty"`
-	Errors   []mistake `json:"errors,omitempty"`
+	Type      string    `json:"type"`
+	Title     string    `json:"title"`
+	Status    int       `json:"status"`
+	Detail    string    `json:"detail"`
+	Instance  string    `json:"instance,omitempty"`
+	RequestID string    `json:"request_id"`
+	Errors    []mistake `json:"errors,omitempty"`
 }
 
 // mistake is one error in a configuration.
@@ -49,9 +51,21 @@ func mistakes(err error) []mistake {
 func fail(ctx *fasthttp.RequestCtx, status int, reason, detail string, errs ...mistake) {
 	write(ctx, status, "application/problem+json", problem{
 		Type: "urn:sluice:" + reason, Title: fasthttp.StatusMessage(status), Status: status, Detail: detail,
-		Instance: string(ctx.Path()), Errors: errs,
+		Instance: string(ctx.Path()), RequestID: requestID(ctx), Errors: errs,
 	})
 }
+
+// requestID is the name by which a request is found in the operator log, given when it is first asked for.
+func requestID(ctx *fasthttp.RequestCtx) string {
+	id, ok := ctx.UserValue(requestKey).(string)
+	if !ok {
+		id = rand.Text()
+		ctx.SetUserValue(requestKey, id)
+	}
+	return id
+}
+
+const requestKey = "request"
 
 // inward is a message that names what is inside the gateway, files and addresses; who is no operator gets the outward one.
 func inward(ctx *fasthttp.RequestCtx, outward, message string) string {

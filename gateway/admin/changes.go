@@ -47,7 +47,7 @@ func (s *Server) noted(h fasthttp.RequestHandler) fasthttp.RequestHandler {
 		}
 		h(ctx)
 		s.log.Info("admin request", "method", string(ctx.Method()), "path", string(ctx.Path()),
-			"client", ctx.RemoteAddr().String(), "actor", actorOf(ctx), "status", ctx.Response.StatusCode())
+			"client", ctx.RemoteAddr().String(), "actor", actorOf(ctx), "status", ctx.Response.StatusCode(), "request_id", requestID(ctx))
 		if log != nil {
 			s.keep(ctx, log)
 		}

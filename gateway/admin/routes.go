@@ -133,7 +133,7 @@ func (s *Server) routes() *router.Router {
 		fail(ctx, fasthttp.StatusMethodNotAllowed, "method_not_allowed", "the method is not allowed here")
 	}
 	r.PanicHandler = func(ctx *fasthttp.RequestCtx, cause any) {
-		s.log.Error("admin request panicked", "path", string(ctx.Path()), "cause", cause, "stack", string(debug.Stack()))
+		s.log.Error("admin request panicked", "path", string(ctx.Path()), "request_id", requestID(ctx), "cause", cause, "stack", string(debug.Stack()))
 		fail(ctx, fasthttp.StatusInternalServerError, "internal", "the request failed; the log has the cause")
 	}
 	return r

@@ -183,8 +183,12 @@ func (s *Server) readUsage(ctx *fasthttp.RequestCtx) (*usageQuery, error) {
 			return nil, fmt.Errorf("from: %w", err)
 		}
 	}
-	steps := map[string]int{"minute": ledger.Minute, "hour": ledger.Hour, "day": ledger.Day, "total": ledger.Total}
-	step, ok := steps[q.step]
+	// Written as durations are in the configuration, they mean the same.
+	steps := map[string]string{"1m": "minute", "1h": "hour", "1d": "day"}
+	if named, ok := steps[q.step]; ok {
+		q.step = named
+	}
+	step, ok := map[string]int{"minute": ledger.Minute, "hour": ledger.Hour, "day": ledger.Day, "total": ledger.Total}[q.step]
 	switch {
 	case !ok:
 		return nil, fmt.Errorf("step: %q is none of minute, hour, day, total", q.step)

@@ -94,6 +94,12 @@ func TestUsage(t *testing.T) {
 	if n != 2 {
 		t.Error(text)
 	}
+	// A step may be written as a duration.
+	for written, named := range map[string]string{"1m": "minute", "1h": "hour", "1d": "day"} {
+		if v := w.object("GET", "/api/usage?step="+written, ""); v["step"] != named {
+			t.Error(written, v["step"])
+		}
+	}
 	for query, want := range map[string]string{
 		"step=week": "none of minute", "by=day": "by: ", "from=yesterday": "from: ", "format=xml": "format: ", "from=2027-01-02&to=2027-01-01": "before", "user=x": "no parameter",
 	} {
