@@ -56,6 +56,12 @@ func TestRequestHygiene(t *testing.T) {
 	f("Connection: keep-alive, X-Hop\r\nX-Hop: 1\r\nx-hop: 2\r\nX-Hope: 3\r\nKeep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\nProxy-Authorization: x\r\nTE: gzip\r\nUpgrade: h2c\r\n", "X-Hope: 3\r\n")
 	f("Connection: a\r\nConnection: ,b ,, c\r\nA: 1\r\nB: 2\r\nC: 3\r\nD: 4\r\n", "D: 4\r\n")
 	f("Expect: something\r\nTrailer: X\r\n", "")
+	// A protocol that carries further requests would carry them past every policy; another one is asked for.
+	f("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n", "")
+	f("Connection: upgrade\r\nUpgrade: websocket, H2C\r\n", "")
+	f("Connection: Upgrade\r\nUpgrade: HTTP/2.0\r\n", "")
+	f("Connection: Upgrade\r\nUpgrade: TLS/1.2, HTTP/1.1\r\n", "")
+	f("Connection: upgrade\r\nUpgrade: h2cx\r\n", "Connection: Upgrade\r\nUpgrade: h2cx\r\n")
 	// Identity and origin are not the client's to say.
 	f("X-User-ID: root\r\nx_user_id: root\r\nX-Consumer-ID: root\r\nX-Consumer_Groups: admins\r\nX-Consumer-Username: root\r\nX-Anonymous-Consumer: true\r\nX-Credential-Identifier: a\r\nX-Authenticated-Groups: admins\r\n", "")
 	f("X-Forwarded-For: 6.6.6.6\r\nX_Forwarded_For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: evil\r\nX-Forwarded-Port: 1\r\nX-Forwarded-Prefix: /x\r\nX-Real-IP: 6.6.6.6\r\nForwarded: for=6.6.6.6\r\n", "")

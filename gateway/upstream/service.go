@@ -6,6 +6,7 @@
 package upstream
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -403,7 +404,9 @@ func isReset(err error) bool {
 }
 
 // isUpgrade reports whether the client asks to switch protocols: Connection
-// names upgrade, and there is exactly one Upgrade field.
+// names upgrade, and there is exactly one Upgrade field. What would carry
+// further requests, past the gateway's eyes, is not asked for: HTTP/2 in the
+// clear, HTTP of another version, and TLS with whatever is in it.
 func isUpgrade(x *exchange.Exchange) bool {
 	upgrades, named := 0, false
 	for i := range x.Fields {
@@ -411,6 +414,14 @@ func isUpgrade(x *exchange.Exchange) bool {
 		switch f.Kind {
 		case exchange.KindUpgrade:
 			upgrades++
+			rest := f.Value
+			for len(rest) > 0 {
+				var token []byte
+				token, rest = nextToken(rest)
+				if carriesRequests(token) {
+					return false
+				}
+			}
 		case exchange.KindConnection:
 			rest := f.Value
 			for len(rest) > 0 {
@@ -422,6 +433,13 @@ func isUpgrade(x *exchange.Exchange) bool {
 	}
 	return upgrades == 1 && named && x.Request.Header.IsHTTP11()
 }
+
+func carriesRequests(protocol []byte) bool {
+	name, _, _ := bytes.Cut(protocol, slash)
+	return exchange.EqualFold(name, "h2c") || exchange.EqualFold(name, "http") || exchange.EqualFold(name, "tls")
+}
+
+var slash = []byte("/")
 
 // RetrySettings are the rules of repeating.
 type RetrySettings struct {
