@@ -44,7 +44,7 @@ type Route struct {
 	Timeouts *TimeoutOverrides `yaml:"timeouts"`
 	// Retries over those of the service.
 	Retries *RetryOverrides `yaml:"retries"`
-	// Timing tells the client the time taken in X-Response-Time, in milliseconds.
+	// Timing tells the client the time taken in X-Response-Time, in milliseconds, and in Server-Timing what of it the gateway itself took and what the backends.
 	Timing bool `yaml:"timing" default:"false"`
 	// Errors replace the bodies of the gateway's own errors, by status.
 	Errors map[int]*ErrorPage `yaml:"errors"`

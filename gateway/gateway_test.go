@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -63,6 +64,36 @@ routes: {users: {match: {paths: [/api/v1/users]}, service: users, strip_prefix: 
 	f("POST", "/api/v1/users", "hello", "200 OK", "echo:hello")
 	f("POST", "/api/v1/users", strings.Repeat("x", 100_000), "200 OK", "echo:"+strings.Repeat("x", 100_000))
 	f("GET", "/nowhere", "", "404 Not Found", `{"type":"urn:sluice:no_route","title":"Not Found","status":404,"detail":"nothing is served here","instance":"/nowhere"}`+"\n")
+}
+
+// An operator asks for times with timing: true, and a backend's own stay beside the gateway's.
+func TestTimingOfAnswers(t *testing.T) {
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Server-Timing", "db;dur=1")
+	}))
+	defer backend.Close()
+	_, url := start(t, `
+listeners: {main: {address: "127.0.0.1:0"}}
+services: {s: {endpoints: ["`+backend.URL+`"]}}
+routes:
+  timed: {match: {paths: [/timed]}, service: s, timing: true}
+  plain: {match: {paths: [/plain]}, service: s}
+`)
+	f := func(path, want string) {
+		t.Helper()
+		res, err := http.Get(url + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		got := strings.Join(res.Header.Values("Server-Timing"), ", ")
+		if !regexp.MustCompile("^"+want+"$").MatchString(got) || (res.Header.Get("X-Response-Time") != "") != (path != "/plain") {
+			t.Errorf("%s: %q, want %q: %v", path, got, want, res.Header)
+		}
+	}
+	const ms = `\d+\.\d{3}`
+	f("/timed", "db;dur=1, gateway;dur="+ms+", upstream;dur="+ms)
+	f("/plain", "db;dur=1")
 }
 
 // Ports that the system chooses are different ones.

@@ -378,7 +378,9 @@ func (s *Snapshot) Answer(x *exchange.Exchange, err error) {
 		x.BytesOut = int64(len(x.Response.Body()))
 	}
 	if r != nil && r.config.Timing {
-		x.ToClient.Set("X-Response-Time", x.Keep(appendMillis(x.Scratch(), x.Clock.Now()-x.Start)))
+		took := x.Clock.Now() - x.Start
+		x.ToClient.Set("X-Response-Time", x.Keep(appendMillis(x.Scratch(), took)))
+		x.ToClient.Add("Server-Timing", x.Keep(appendServerTiming(x.Scratch(), took, x.UpstreamTime)))
 	}
 	if s.kong != nil {
 		kong.Finish(x)
@@ -499,6 +501,16 @@ func Of(x *exchange.Exchange) *Snapshot {
 }
 
 // appendMillis appends nanoseconds as milliseconds with three decimals.
+// appendServerTiming tells a browser's developer tools how long the gateway
+// itself took, and how long it waited for backends.
+func appendServerTiming(dst []byte, took, upstream int64) []byte {
+	dst = appendMillis(append(dst, "gateway;dur="...), max(took-upstream, 0))
+	if upstream > 0 {
+		dst = appendMillis(append(dst, ", upstream;dur="...), upstream)
+	}
+	return dst
+}
+
 func appendMillis(dst []byte, ns int64) []byte {
 	us := ns / 1000
 	dst = strconv.AppendInt(dst, us/1000, 10)
