@@ -29,7 +29,7 @@ var errDepth = fmt.Errorf("more than %d levels of nesting", maxDepth)
 // merged, so that the tree is only values. The root of an empty document is a null.
 func parseTree(name string, data []byte) (root *node, errs Errors) {
 	src := &source{file: name, kind: "file"}
-	fail := func(line, column int, format string, a ...any) (*node, Errors) { //nolint:unparam // returned as it is
+	fail := func(line, column int, format string, a ...any) (*node, Errors) {
 		return nil, Errors{{Pos: Position{name, line, column}, Message: fmt.Sprintf(format, a...)}}
 	}
 	if len(data) > maxFileSize {
@@ -50,7 +50,7 @@ func parseTree(name string, data []byte) (root *node, errs Errors) {
 
 // libraryTree is parseTree for all of YAML.
 func libraryTree(src *source, data []byte) (root *node, errs Errors) {
-	fail := func(line, column int, format string, a ...any) (*node, Errors) {
+	fail := func(line, column int, format string, a ...any) (*node, Errors) { //nolint:unparam // returned as it is
 		return nil, Errors{{Pos: Position{src.file, line, column}, Message: fmt.Sprintf(format, a...)}}
 	}
 	// The parser is a stranger's and reads what anybody wrote: a panic there is a broken file.
