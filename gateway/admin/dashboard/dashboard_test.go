@@ -60,7 +60,7 @@ func TestScreenshots(t *testing.T) {
 
 // BenchmarkFirstPaint loads the pages of a gateway with 1,000 routes with an empty cache, on loopback: from the start of the navigation, in a
 // browser that is at rest, until something is to be seen (first-contentful-paint), and until the data is there. Beside it stands the
-// first paint of a few words of plain text from the same listener, in turns: what the browser needs by itself.
+// first paint of a line of text from the same listener, in turns: what the browser needs by itself.
 func BenchmarkFirstPaint(b *testing.B) {
 	w := newWorld(b, thousandRoutes(), "")
 	for _, page := range []struct{ name, hash, selector string }{{"overview", "#/overview", "main .columns .note .note:not(:empty)"}, {"routes", "#/routes", "main tbody tr"}} {

@@ -1,5 +1,5 @@
 // Loads a page COUNT times with an empty cache and tells how long it took until something was to be seen, and until SELECTOR was there;
-// in turns with URL_TEXT, a few words without markup, which tell what the browser needs to paint anything.
+// in turns with URL_TEXT, a line without markup, which tells what the browser needs to paint anything.
 
 import { firstPaint, launch, say } from './browser.mjs';
 
