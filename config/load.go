@@ -167,6 +167,9 @@ func (l *loader) finish() (*Config, error) {
 	l.errs = l.errs.following(d.errs)
 	l.errs = l.errs.following(c.check())
 	if len(l.errs) > 0 {
+		if l.options.Policies != nil {
+			l.errs = l.errs.following(l.options.Policies(c))
+		}
 		return nil, l.errs.Err()
 	}
 	return c, nil

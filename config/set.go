@@ -31,6 +31,9 @@ type Options struct {
 	Objects map[string]ManifestTranslator
 	// Kong translates files of Kong, which are known by _format_version. Without it they are refused.
 	Kong Translator
+	// Policies checks the settings of policies, whose types are not known here. It is asked where there
+	// are mistakes already, so that all are told at once; what compiles a configuration asks for itself.
+	Policies func(*Config) Errors
 }
 
 const setPrefix = "SLUICE_SET__"

@@ -15,7 +15,7 @@ func (k *checker) route(path string, r *Route) {
 	k.name(path, r.Name)
 	switch actions := r.actions(); len(actions) {
 	case 0:
-		k.fail(path, "nothing ends this route; write service: NAME, or one of split, redirect, respond, health")
+		k.fail(path, "nothing ends this route; write service: NAME, or one of split, aggregate, grpc, graphql, websocket, redirect, respond, health")
 	case 1:
 	default:
 		names := make([]string, len(actions))

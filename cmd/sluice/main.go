@@ -17,6 +17,7 @@ import (
 	"sluice/config/kong"
 	"sluice/config/kubernetes"
 	"sluice/gateway"
+	"sluice/gateway/registry"
 	"sluice/gateway/source"
 )
 
@@ -223,5 +224,6 @@ func (s *configuration) load() (*config.Config, error) {
 var translators = map[string]config.ManifestTranslator{"kubernetes": kubernetes.TranslateTold, "consul": consul.Translate}
 
 func (s *configuration) options() config.Options {
-	return config.Options{Set: s.set, Environ: os.Environ(), Manifests: kubernetes.Translate, Objects: translators, Kong: kong.Translator(kong.Options{Warn: s.kongUnknown == "warn"})}
+	return config.Options{Set: s.set, Environ: os.Environ(), Manifests: kubernetes.Translate, Objects: translators, Kong: kong.Translator(kong.Options{Warn: s.kongUnknown == "warn"}),
+		Policies: registry.All().CheckPolicies}
 }

@@ -72,6 +72,11 @@ func TestCommands(t *testing.T) {
 	f(0, `is valid: 1 routes`, "validate", "-c", good)
 	f(1, `bad.yaml:1:1: routs: .*did you mean routes`, "validate", "-c", bad)
 	f(1, `bad.yaml:2:24: limits.idle_timeout: `, "validate", "-c", bad)
+	// Every error at once, also those that only who builds a policy knows.
+	both := write(t, "both.yaml", respond+"nope: 1\npolicies: {rate_limit: {requests: 1, per: 1fortnight}, frob: {}}\nplans: {p: {quota: {requests: no, per: day}}, q: , r: 5}\nconsumers: {c: , d: 5}\n")
+	for _, want := range []string{`: nope: unknown`, `policies.rate_limit.per: "1fortnight" is not a duration`, `policies.frob: is not a policy`, `plans.p.quota.requests: "no"`, `plans.r: `, `consumers.d: `} {
+		f(1, want, "validate", "-c", both)
+	}
 	f(1, `no such file`, "validate", "-c", "/nonexistent.yaml")
 	f(2, `which configuration`, "validate")
 	f(2, `sluice validate has no flag --nope; sluice validate --help lists them`, "validate", "--nope")

@@ -96,7 +96,7 @@ func Compile(world *policy.World, env *upstream.Environment, registry *Registry,
 	c.compileCallers()
 	c.compileServices()
 	world.Services = c.services
-	c.checkPolicyNames()
+	c.add(c.registry.CheckPolicies(c.Config))
 	seen := policy.Edge
 	if c.kong {
 		seen = policy.Observe // no plugin refuses what has no route
@@ -210,53 +210,6 @@ func (c *compiler) compileServices() {
 			continue
 		}
 		c.services[name] = s
-	}
-}
-
-// checkPolicyNames finds policies that do not exist or are not built, wherever
-// they stand, also where no route uses them.
-func (c *compiler) checkPolicyNames() {
-	check := func(path string, policies config.Policies) {
-		for _, name := range slices.Sorted(maps.Keys(policies)) {
-			switch {
-			case policy.PlaceOf(name) < 0:
-				known := make([]string, 0, len(policy.Order))
-				for _, p := range policy.Order {
-					known = append(known, p.Name)
-				}
-				c.fail(path+"."+name, "is not a policy%s", config.Hint(name, known))
-			case policies[name].Off():
-			case c.registry.Policies[name] == nil:
-				c.fail(path+"."+name, "is not built yet")
-			default:
-				// Also where no route comes by, settings must be readable.
-				c.add(c.registry.Policies[name].Check(policies[name]))
-			}
-		}
-	}
-	check("policies", c.Config.Policies)
-	for name, s := range c.Config.Services {
-		check(config.Path("services", name)+".policies", s.Policies)
-	}
-	for name, r := range c.Config.Routes {
-		if len(r.Policies) > 0 {
-			check(config.Path("routes", name)+".policies", r.Policies)
-		}
-	}
-	for name, k := range c.Config.Consumers {
-		check("consumers."+name+".policies", k.Policies)
-		if k.Kong == nil {
-			continue
-		}
-		for i, s := range k.Kong.Scoped {
-			check(fmt.Sprintf("consumers.%s.kong.scoped[%d].policies", name, i), s.Policies)
-		}
-	}
-	for name, t := range c.Config.Tenants {
-		check("tenants."+name+".policies", t.Policies)
-	}
-	for name, plan := range c.Config.Plans {
-		check("plans."+name, plan)
 	}
 }
 
