@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -67,8 +66,6 @@ type route struct {
 	maxBody int64
 	traces  bool // its methods name TRACE
 	kong    *kong.Route
-	// failures counts refused credentials by reason; copied when a reason is new.
-	failures atomic.Pointer[map[string]*telemetry.Counter]
 }
 
 // member is a service of a route, or the one place of a route without.
@@ -448,7 +445,7 @@ func (s *Snapshot) Done(x *exchange.Exchange) {
 	x.Ended = x.Clock.Now()
 	st.program.Done(x)
 	if x.AuthFailure != "" && st.route != nil {
-		s.countAuthFailure(st.route, x.AuthFailure)
+		st.metrics.AuthFailed(x.AuthFailure)
 	}
 	duration := x.Ended - x.Start
 	st.metrics.Done(&telemetry.Sample{
@@ -468,28 +465,6 @@ func (s *Snapshot) Done(x *exchange.Exchange) {
 	if x.RPCStatus != 0 {
 		st.metrics.RPC(x.RPCStatus - 1)
 	}
-}
-
-// countAuthFailure counts a refused credential. The reasons are words of the
-// policies, a small closed set.
-func (s *Snapshot) countAuthFailure(r *route, reason string) {
-	known := r.failures.Load()
-	if known != nil {
-		if c := (*known)[reason]; c != nil {
-			c.Inc()
-			return
-		}
-	}
-	c := s.world.Metrics.AuthFailures.With(s.world.Generation, r.Name, reason)
-	c.Inc()
-	next := map[string]*telemetry.Counter{reason: c}
-	if known != nil {
-		for k, v := range *known {
-			next[k] = v
-		}
-	}
-	// A lost race is made up for by the next request.
-	r.failures.CompareAndSwap(known, &next)
 }
 
 // Of returns the snapshot that an exchange started with, nil if none was asked yet.

@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"maps"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -522,6 +523,8 @@ type RouteMetrics struct {
 	mu    sync.Mutex
 	table atomic.Pointer[codeTable]
 	rpcs  [grpcwire.Codes]atomic.Pointer[Counter]
+	// failures are refused credentials by reason; copied under mu when a reason is new.
+	failures atomic.Pointer[map[string]*Counter]
 }
 
 // Route leases the series of a route and one of its services for g (nil: for good). The same pair gives the same handle. A route
@@ -563,6 +566,30 @@ func (r *RouteMetrics) release() {
 	if gone {
 		r.lease.Close()
 	}
+}
+
+// AuthFailed counts a refused credential. The reasons are words of the
+// policies, a small closed set. Their series are the route's, not those of the
+// generation in which one came first: that ends before the route does.
+func (r *RouteMetrics) AuthFailed(reason string) {
+	known := r.failures.Load()
+	if known != nil {
+		if c := (*known)[reason]; c != nil {
+			c.Inc()
+			return
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	next := make(map[string]*Counter)
+	if known = r.failures.Load(); known != nil {
+		maps.Copy(next, *known)
+	}
+	if next[reason] == nil {
+		next[reason] = r.metrics.AuthFailures.With(r.lease, r.key.route, reason)
+		r.failures.Store(&next)
+	}
+	next[reason].Inc()
 }
 
 // Begin counts a request as being in flight; Done of any handle of the same route ends that.
