@@ -48,15 +48,15 @@ func (f *fields) read(all []exchange.Field) {
 }
 
 func (f *fields) readLong(field *exchange.Field) {
-	switch {
-	case field.Name[0]|0x20 == 't':
+	switch field.Name[0] | 0x20 {
+	case 't':
 		if exchange.EqualFold(field.Name, "traceparent") {
 			f.traceparent = exchange.TrimOWS(field.Value)
 			f.traceparents++
 		} else if exchange.EqualFold(field.Name, "tracestate") {
 			f.tracestates++
 		}
-	case field.Name[0]|0x20 == 'x':
+	case 'x':
 		for i, name := range multiNames {
 			if exchange.EqualFold(field.Name, name) {
 				f.multi[i] = exchange.TrimOWS(field.Value)
