@@ -6,7 +6,7 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// What names the gateway's own files and addresses is for operators: a tenant was told where the store of usage is.
+// What names the gateway's own files and addresses, as where the store of usage is, is for operators.
 func TestOnlyOperatorsSeeInside(t *testing.T) {
 	f := func(key string, value any, want string) {
 		t.Helper()

@@ -34,7 +34,7 @@ func (a *asked) closest(first int) (d time.Duration) {
 	return d
 }
 
-// A server that says something and ends each watch was asked for the next one without a pause.
+// A server that says something and ends each watch is not asked for the next one without a pause.
 func TestWatchThatEndsAtOnceIsPaced(t *testing.T) {
 	var watches asked
 	const wanted = 3
@@ -64,7 +64,7 @@ func TestWatchThatEndsAtOnceIsPaced(t *testing.T) {
 	}
 }
 
-// A server that forgets every version at once was listed whole five times a second.
+// A server that forgets every version at once is listed ever more seldom.
 func TestListsOfAForgetfulServerBecomeRare(t *testing.T) {
 	var lists asked
 	const wanted = 4

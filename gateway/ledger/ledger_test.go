@@ -249,8 +249,8 @@ func TestGaps(t *testing.T) {
 	})
 }
 
-// Nobody told of what was lost with a gateway that was killed and never came again under its name, as a pod does, or came again
-// with a clock that had gone back.
+// What is lost with a gateway that is killed is told also where it never comes again under its name, as a pod, or comes again
+// with a clock that has gone back.
 func TestGapWithoutSuccessor(t *testing.T) {
 	both(t, func(t *testing.T, s *store) {
 		kill := func(instance string) {
