@@ -36,11 +36,12 @@ test-race: tools-test ## every test with the race detector
 	$(GO) test -race ./...
 	$(GO) test -race -tags loop ./gateway ./gateway/listener
 
-# The race detector needs a C compiler; the test of the demo pastes its curl lines; discovery and configurations in etcd are tested with it, usage with PostgreSQL, and shared state with Redis: the tests run servers of their own; promtool judges rules and metrics.
+# The race detector needs a C compiler; the test of the demo pastes its curl lines; discovery and configurations in etcd are tested with it, usage with PostgreSQL, and shared state with Redis: the tests run servers of their own; ip parts an instance from the others; promtool judges rules and metrics.
 tools-test: tools-browser $(BIN)/promtool
 	@command -v gcc >/dev/null && command -v curl >/dev/null && command -v etcd >/dev/null || (apt-get update -q && apt-get install -y -q gcc libc6-dev curl etcd-server)
 	@command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || (apt-get update -q && apt-get install -y -q --no-install-recommends postgresql)
 	@command -v redis-server >/dev/null || (apt-get update -q && apt-get install -y -q redis-server)
+	@command -v ip >/dev/null || (apt-get update -q && apt-get install -y -q --no-install-recommends iproute2)
 
 # The dashboard's tests look at it with Chromium, which npm must not bring along: the browser is the system's.
 BROWSER := gateway/admin/dashboard/browser

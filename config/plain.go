@@ -289,7 +289,7 @@ func (p *plainReader) value(indent int) *node {
 	switch p.peek() {
 	case '\n', '#', 0:
 	default:
-		return p.lineEnd(p.inline(indent), indent)
+		return p.lineEnd(p.inline(indent, false), indent)
 	}
 	p.endLine()
 	p.nextLine()
@@ -319,7 +319,7 @@ func (p *plainReader) item(indent int) *node {
 	if isMap {
 		return p.blockMap(p.at - p.begin)
 	}
-	return p.lineEnd(p.inline(indent), indent)
+	return p.lineEnd(p.inline(indent, false), indent)
 }
 
 // lineEnd goes to the next line after a value, unless that could go on there.
@@ -372,17 +372,17 @@ func isAlphanumeric(c byte) bool {
 	return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || 'A' <= c && c <= 'Z'
 }
 
-// inline reads a value that begins on the line of its key or dash, in the column indent.
-func (p *plainReader) inline(indent int) *node {
-	switch c := p.peek(); c {
-	case '[', '{':
+// inline reads a value that begins on the line of its key or dash, which is in the column indent, or within a flow collection.
+func (p *plainReader) inline(indent int, flow bool) *node {
+	switch c := p.peek(); {
+	case c == '[' || c == '{':
 		return p.flow(indent)
-	case '"', '\'':
+	case c == '"' || c == '\'':
 		return p.quotedText()
-	case '|':
+	case c == '|' && !flow:
 		return p.literal(indent)
 	}
-	return p.plain(false)
+	return p.plain(flow)
 }
 
 func (p *plainReader) quotedText() *node {
@@ -516,7 +516,7 @@ func (p *plainReader) flow(indent int) *node {
 				return nil
 			}
 		}
-		value := p.flowValue(indent)
+		value := p.inline(indent, true)
 		if value == nil || !p.flowSpace(indent) {
 			return nil
 		}
@@ -538,16 +538,6 @@ func (p *plainReader) flow(indent int) *node {
 		return p.closeMap(n, fields)
 	}
 	return p.closeList(n, items)
-}
-
-func (p *plainReader) flowValue(indent int) *node {
-	switch c := p.peek(); c {
-	case '[', '{':
-		return p.flow(indent)
-	case '"', '\'':
-		return p.quotedText()
-	}
-	return p.plain(true)
 }
 
 // flowSpace goes to what comes next in a flow collection, which stands deeper than the block around it.

@@ -546,9 +546,10 @@ func TestQuotas(t *testing.T) {
 	if passed.Load() != 120 {
 		t.Errorf("%d passed, want 120", passed.Load())
 	}
+	key := "k"
 	f := func(c QuotaCharge, passed bool, used int64) {
 		t.Helper()
-		c.Key, c.Start, c.End, c.Requests = []byte("k"), 1, end, 120
+		c.Key, c.Start, c.End, c.Requests = []byte(key), 1, end, 120
 		all := []QuotaCharge{c}
 		a.ChargeQuotas(all)
 		if got := all[0]; !got.Told || got.Passed != passed || got.Used != used {
@@ -564,15 +565,7 @@ func TestQuotas(t *testing.T) {
 	// A call whose answer was lost comes to what it is said to have taken, whether it was carried out before, after, or never.
 	lost := func(nonce string, owed, took int64) []LostCharge { return []LostCharge{{nonce, owed, took}} }
 	c := QuotaCharge{Key: []byte("lost"), Start: 1, End: end, Weight: 10, Owed: 3, Requests: 120}
-	f = func(c QuotaCharge, passed bool, used int64) {
-		t.Helper()
-		c.Key, c.Start, c.End, c.Requests = []byte("lost"), 1, end, 120
-		all := []QuotaCharge{c}
-		a.ChargeQuotas(all)
-		if got := all[0]; !got.Told || got.Passed != passed || got.Used != used {
-			t.Errorf("%+v", got)
-		}
-	}
+	key = "lost"
 	all13 := []QuotaCharge{c}
 	a.ChargeQuotas(all13)
 	f(QuotaCharge{}, true, 13)

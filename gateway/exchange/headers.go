@@ -106,16 +106,7 @@ func (h *HeaderEdits) Value(name string) (value []byte, decided bool) {
 }
 
 func (h *HeaderEdits) drop(name string) {
-	for i := range h.list {
-		if e := &h.list[i]; len(e.Name) == len(name) && equalFoldString(e.Name, name) {
-			h.dropFrom(i, name)
-			return
-		}
-	}
-}
-
-func (h *HeaderEdits) dropFrom(i int, name string) {
-	for ; i < len(h.list); i++ {
+	for i := 0; i < len(h.list); i++ {
 		if len(h.list[i].Name) == len(name) && equalFoldString(h.list[i].Name, name) {
 			h.list = slices.Delete(h.list, i, i+1)
 			i--

@@ -88,7 +88,7 @@ func (l *List) Learn(id, value string) string {
 	now := l.o.Now()
 	var e Entry
 	if value != "" {
-		if json.Unmarshal([]byte(value), &e) != nil || e.ID != id || e.check() != nil || e.ID != id || e.Until.Sub(now) > Furthest+doubt {
+		if json.Unmarshal([]byte(value), &e) != nil || e.check() != nil || e.ID != id || e.Until.Sub(now) > Furthest+doubt {
 			return value
 		}
 		if e.Until.Add(doubt).Before(now) {

@@ -475,7 +475,6 @@ func Of(x *exchange.Exchange) *Snapshot {
 	return states.Of(x).snapshot
 }
 
-// appendMillis appends nanoseconds as milliseconds with three decimals.
 // appendServerTiming tells a browser's developer tools how long the gateway
 // itself took, and how long it waited for backends.
 func appendServerTiming(dst []byte, took, upstream int64) []byte {
@@ -486,6 +485,7 @@ func appendServerTiming(dst []byte, took, upstream int64) []byte {
 	return dst
 }
 
+// appendMillis appends nanoseconds as milliseconds with three decimals.
 func appendMillis(dst []byte, ns int64) []byte {
 	us := ns / 1000
 	dst = strconv.AppendInt(dst, us/1000, 10)

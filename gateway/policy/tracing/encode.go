@@ -347,29 +347,10 @@ func clean(value []byte) []byte {
 			}
 		}
 	}
-	if isASCII(value) || utf8.Valid(value) {
+	if utf8.Valid(value) {
 		return value
 	}
 	return bytes.ToValidUTF8(value, []byte("\uFFFD"))
-}
-
-// isASCII looks at eight bytes at a time, and at the last ones as the end of eight, some of which it has seen.
-func isASCII(b []byte) bool {
-	const highs = 0x8080808080808080
-	if len(b) < 8 {
-		for _, c := range b {
-			if c >= utf8.RuneSelf {
-				return false
-			}
-		}
-		return true
-	}
-	for i := 0; i < len(b)-8; i += 8 {
-		if binary.LittleEndian.Uint64(b[i:])&highs != 0 {
-			return false
-		}
-	}
-	return binary.LittleEndian.Uint64(b[len(b)-8:])&highs == 0
 }
 
 const redacted = "REDACTED"
