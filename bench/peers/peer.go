@@ -28,7 +28,8 @@ type gateway struct {
 	beside        []string // templates of further files of the configuration
 	args          func(config string) []string
 	modes         []mode
-	observed      bool // it traces every tenth request and keeps usage
+	engine        string // of sluice; empty: its default
+	observed      bool   // it traces every tenth request and keeps usage
 
 	// What is no package of Debian is built from a Go module: the folder that pins
 	// it, the name of what is pinned, and what is done to a copy of the folder
@@ -41,6 +42,7 @@ func (g *gateway) does(m mode) bool { return slices.Contains(g.modes, m) }
 
 const (
 	subject  = "sluice"          // what the peers are compared with
+	looping  = "sluice-loop"     // the same with the engine loop
 	observed = "sluice-observed" // the same with traces and usage
 )
 
@@ -48,16 +50,18 @@ const (
 func assemble(ctx context.Context, o options, dir string) ([]*gateway, error) {
 	wanted := func(name string) bool { return len(o.gateways) == 0 || slices.Contains(o.gateways, name) }
 	var all []*gateway
-	if wanted(subject) {
+	if slices.ContainsFunc([]string{subject, looping, observed}, wanted) {
 		binary, err := program.Sluice(ctx, dir)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, sluice(subject, binary))
-		if wanted(observed) {
-			more := sluice(observed, binary)
-			more.modes, more.observed = []mode{watching}, true
-			all = append(all, more)
+		loop, more := sluice(looping, binary), sluice(observed, binary)
+		loop.modes, loop.engine = []mode{proxying, limiting, tokens, caching}, "loop"
+		more.modes, more.observed = []mode{watching}, true
+		for _, g := range []*gateway{sluice(subject, binary), loop, more} {
+			if wanted(g.name) {
+				all = append(all, g)
+			}
 		}
 	}
 	for _, also := range o.also {
@@ -121,6 +125,7 @@ func sluice(name, binary string) *gateway {
 type settings struct {
 	Mode                                      mode
 	Low                                       bool // a limit of 5 in 10 s, to see that it holds
+	Engine                                    string
 	Observed                                  bool // traces and usage
 	Dir, User, Listen, Admin, Backend, Secret string
 	Connections, Files                        int
@@ -145,7 +150,7 @@ func (r *runner) start(ctx context.Context, g *gateway, m mode, low bool) (*inst
 		return nil, err
 	}
 	i.settings = settings{
-		Mode: m, Low: low, Observed: g.observed, Dir: dir, User: "nobody", Secret: secret, Backend: r.backend.addr, Listen: ports[0], Admin: ports[1],
+		Mode: m, Low: low, Engine: g.engine, Observed: g.observed, Dir: dir, User: "nobody", Secret: secret, Backend: r.backend.addr, Listen: ports[0], Admin: ports[1],
 		// The rest is for connections to the backend, which idle clients need none of.
 		Connections: min(r.files-2000, 24_000), Files: r.files,
 	}

@@ -20,7 +20,7 @@ const (
 )
 
 // colours by the order of gateways; sluice is first.
-var colours = []string{"#1f6feb", "#8c959f", "#bf8700", "#2da44e", "#a475f9", "#cf222e"}
+var colours = []string{"#1f6feb", "#8c959f", "#bf8700", "#2da44e", "#a475f9", "#cf222e", "#1b7c83", "#bf3989"}
 
 // plot draws the cost of each work: medians as bars, minimum and maximum as lines.
 func (r *report) plot(w io.Writer) {

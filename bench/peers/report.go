@@ -206,9 +206,9 @@ func (r *report) writeWork(w io.Writer, work *work, names []string) {
 		}
 		fmt.Fprintf(w, "| %s |\n", strings.Join(row, " | "))
 	}
-	for _, name := range names {
-		if bar, ok := work.atMostMore[name]; ok {
-			fmt.Fprintf(w, "\n%s takes %s times what %s takes, %s.\n", name, r.against(work.name, name, subject, work.ratio).format(3), subject, judge(r.against(work.name, name, subject, work.ratio), bar))
+	for _, b := range work.bars {
+		if times := r.against(work.name, b.gateway, b.other, work.ratio); b.gateway != subject && times != (spread{}) {
+			fmt.Fprintf(w, "\n%s ÷ %s: %s.\n", b.gateway, b.other, b.judge(times))
 		}
 	}
 	lost := int64(0)
@@ -231,11 +231,12 @@ func (r *report) writeIdle(w io.Writer, work *work, names []string) {
 	}
 }
 
-func judge(s spread, bar float64) string {
-	if s.median <= bar {
-		return fmt.Sprintf("within %.2f", bar)
+// judge is a ratio with whether its median is within the bar, emphasised where it is not.
+func (b bar) judge(s spread) string {
+	if s.median <= b.most {
+		return fmt.Sprintf("%s, within %.2f", s.format(2), b.most)
 	}
-	return fmt.Sprintf("**above %.2f**", bar)
+	return fmt.Sprintf("**%s, above %.2f**", s.format(2), b.most)
 }
 
 // verdict is sluice's cost over a gateway's in the same round, and whether that
@@ -248,14 +249,12 @@ func (r *report) verdict(work *work, name string) string {
 	if s == (spread{}) {
 		return "-"
 	}
-	text := s.format(2)
-	if bar, ok := work.atMost[name]; ok {
-		if s.median <= bar {
-			return fmt.Sprintf("%s, within %.2f", text, bar)
+	for _, b := range work.bars {
+		if b.gateway == subject && b.other == name {
+			return b.judge(s)
 		}
-		return fmt.Sprintf("**%s, above %.2f**", text, bar)
 	}
-	return text
+	return s.format(2)
 }
 
 // save writes peers.csv, peers.md and peers.svg.

@@ -38,38 +38,40 @@ type work struct {
 	rate        int  // requests per second; 0: closed loop
 	idle        bool // the connections are answered once, then held
 	handshakes  bool // each request on a TLS connection of its own
-	// atMost are the bars: what sluice may cost, as a multiple of a peer in the
-	// same round.
-	atMost map[string]float64
-	// atMostMore are the bars of gateways that do more than sluice does beside them: what they may cost, as a multiple of sluice.
-	atMostMore map[string]float64
+	bars        []bar
+}
+
+// bar is what a gateway may cost, as a multiple of another in the same round.
+type bar struct {
+	gateway, other string
+	most           float64
 }
 
 var works = []*work{
 	{name: "proxy-300", title: "proxy 300 B, saturated", mode: proxying, path: "/300", answer: 300, connections: 64,
-		atMost: map[string]float64{"haproxy": 1.08, "nginx": 1.15}},
+		bars: []bar{{subject, "haproxy", 1.08}, {subject, "nginx", 1.15}, {subject, "traefik", 0.48}, {looping, "haproxy", 1}}},
 	{name: "proxy-10k", title: "proxy 10 KiB, saturated", mode: proxying, path: "/10k", answer: 10 << 10, connections: 64,
-		atMost: map[string]float64{"haproxy": 1.1}},
+		bars: []bar{{subject, "haproxy", 1.1}}},
 	{name: "proxy-1m", title: "proxy 1 MiB, saturated", mode: proxying, path: "/1m", answer: 1 << 20, connections: 16},
 	{name: "post-1k", title: "POST 1 KiB, saturated", mode: proxying, path: "/300", post: 1 << 10, answer: 300, connections: 64,
-		atMost: map[string]float64{"haproxy": 1.15}},
+		bars: []bar{{subject, "haproxy", 1.15}}},
 	{name: "post-1m", title: "POST 1 MiB, saturated", mode: proxying, path: "/300", post: 1 << 20, answer: 300, connections: 16},
 	{name: "limit", title: "limit by address, 300 B, saturated", mode: limiting, path: "/300", answer: 300, connections: 64},
 	{name: "jwt-limit", title: "JWT HS256 (8 tokens) and limit by subject, 300 B, saturated; sluice with correlation id, metrics and access log too", mode: tokens, path: "/300", answer: 300, connections: 64,
-		atMost: map[string]float64{"haproxy": 0.82}},
+		bars: []bar{{subject, "haproxy", 0.82}, {looping, "haproxy", 0.78}}},
 	{name: "observed", title: "sluice at the work jwt-limit, and with every tenth request traced and usage kept besides", mode: watching, path: "/300", answer: 300, connections: 64,
-		atMostMore: map[string]float64{observed: 1.05}},
+		bars: []bar{{observed, subject, 1.05}}},
 	{name: "cached-300", title: "cached 300 B, saturated", mode: caching, path: "/cached", answer: 300, connections: 64,
-		atMost: map[string]float64{"haproxy": 0.92, "nginx": 0.68}},
+		bars: []bar{{subject, "haproxy", 0.92}, {subject, "nginx", 0.68}}},
 	{name: "tls-300", title: "proxy 300 B over TLS 1.3, keep-alive; the client's TLS may leave the gateway idle time", mode: secure, path: "/300", answer: 300, connections: 64,
-		atMost: map[string]float64{"nginx": 1.05}},
+		bars: []bar{{subject, "nginx", 1.05}}},
 	{name: "handshakes", title: "a TLS 1.3 handshake (ECDSA P-256, no resumption) and a request", mode: secure, path: "/300", answer: 300, connections: 16, handshakes: true,
-		atMost: map[string]float64{"nginx": 1}},
+		bars: []bar{{subject, "nginx", 1}}},
 	{name: "h2-300", title: "proxy 300 B over HTTP/2 and TLS 1.3, 8 connections of 8 streams; the client may leave the gateway idle time", mode: multi, path: "/300", answer: 300, connections: 8, streams: 8},
 	{name: "h2-10k", title: "proxy 10 KiB over HTTP/2 and TLS 1.3, 8 connections of 8 streams; the client may leave the gateway idle time", mode: multi, path: "/10k", answer: 10 << 10, connections: 8, streams: 8},
 	{name: "h2c-300", title: "proxy 300 B over HTTP/2 without TLS, 8 connections of 8 streams", mode: clear, path: "/300", answer: 300, connections: 8, streams: 8},
 	{name: "open-5000", title: "proxy 300 B, 5,000/s open loop", mode: proxying, path: "/300", answer: 300, connections: 64, rate: 5000,
-		atMost: map[string]float64{"haproxy": 1.3}},
+		bars: []bar{{subject, "haproxy", 1.3}, {looping, "haproxy", 1.15}}},
 	{name: "open-500", title: "proxy 300 B, 500/s open loop", mode: proxying, path: "/300", answer: 300, connections: 64, rate: 500},
 	{name: "idle-1000", title: "1,000 idle connections", mode: proxying, path: "/300", answer: 300, connections: 1000, idle: true},
 	{name: "idle-10000", title: "10,000 idle connections", mode: proxying, path: "/300", answer: 300, connections: 10_000, idle: true},
