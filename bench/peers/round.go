@@ -185,8 +185,12 @@ func (r *runner) drive(ctx context.Context, w *work, i *instance) (sample, error
 	return s, nil
 }
 
-// Idle connections are looked at when their gateway has come to rest.
-const rest = 2 * time.Second
+// Idle connections are looked at when their gateway has come to rest: sluice gives back every ten seconds what of
+// its binary the connections' coming has touched, which has nothing to do with how many there are.
+const (
+	started = 2 * time.Second
+	rest    = 12 * time.Second
+)
 
 // hold measures what idle connections of a fresh gateway take.
 func (r *runner) hold(ctx context.Context, w *work, g *gateway) (sample, error) {
@@ -200,7 +204,7 @@ func (r *runner) hold(ctx context.Context, w *work, g *gateway) (sample, error) 
 	if j.Spec, err = w.spec(i.Listen, 0, 0); err != nil {
 		return s, err
 	}
-	if err := pause(ctx, rest); err != nil {
+	if err := pause(ctx, started); err != nil {
 		return s, err
 	}
 	before := program.PSS(i.Processes())
