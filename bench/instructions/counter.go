@@ -27,13 +27,25 @@ type count struct {
 	// on while valgrind takes fifty times as long for everything.
 	requests  float64
 	scheduler float64
+	misses    misses // of caches, where they are simulated; with the scheduler's
 }
 
 func (c count) minus(o count) count {
-	return count{c.requests - o.requests, c.scheduler - o.scheduler}
+	return count{c.requests - o.requests, c.scheduler - o.scheduler, c.misses.minus(o.misses)}
 }
 
-func (c count) over(n float64) count { return count{c.requests / n, c.scheduler / n} }
+func (c count) over(n float64) count {
+	return count{c.requests / n, c.scheduler / n, c.misses.over(n)}
+}
+
+// misses are lines of 64 bytes that had to be fetched: of code and of data into the first level, of both from beyond the second.
+type misses struct{ code, data, far float64 }
+
+func (m misses) minus(o misses) misses {
+	return misses{m.code - o.code, m.data - o.data, m.far - o.far}
+}
+
+func (m misses) over(n float64) misses { return misses{m.code / n, m.data / n, m.far / n} }
 
 // counter runs a program and counts its instructions.
 type counter interface {
@@ -46,21 +58,26 @@ type counter interface {
 }
 
 // findCounter gives the first counter that counts here: a try decides, as
-// virtual machines have the programs but not the processor's counters.
-func findCounter(ctx context.Context, dir string) (counter, error) {
+// virtual machines have the programs but not the processor's counters. Caches
+// are simulated by valgrind alone.
+func findCounter(ctx context.Context, dir string, caches bool) (counter, error) {
 	var reasons []string
 	program, err := exec.LookPath("true")
 	if err != nil {
 		return nil, err
 	}
-	for _, c := range []counter{perf{}, valgrind{}} {
+	counters := []counter{perf{}, valgrind{}}
+	if caches {
+		counters = []counter{valgrind{caches: true}}
+	}
+	for _, c := range counters {
 		err := try(ctx, c, filepath.Join(dir, "try"), program)
 		if err == nil {
 			return c, nil
 		}
 		reasons = append(reasons, fmt.Sprintf("%s: %s", c.name(), err))
 	}
-	return nil, &uncounted{"neither counter works here; " + strings.Join(reasons, "; ")}
+	return nil, &uncounted{"no counter works here; " + strings.Join(reasons, "; ")}
 }
 
 // try counts a program that ends by itself.
@@ -120,12 +137,16 @@ func (perf) read(out, program string) (count, error) {
 // function an instruction is of; which file that is of, the program itself tells:
 // valgrind would read it from what debuggers need, at each start and for longer
 // than a run takes.
-type valgrind struct{}
+type valgrind struct{ caches bool }
 
 func (valgrind) name() string { return "valgrind, the scheduler apart" }
 
-func (valgrind) command(out string, program ...string) *exec.Cmd {
-	return exec.Command("valgrind", slices.Concat([]string{"--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=" + out}, program)...)
+func (v valgrind) command(out string, program ...string) *exec.Cmd {
+	simulated := []string{"--cache-sim=no"}
+	if v.caches { // as large as those of a core of many a server
+		simulated = []string{"--cache-sim=yes", "--I1=32768,8,64", "--D1=32768,8,64", "--LL=524288,8,64"}
+	}
+	return exec.Command("valgrind", slices.Concat([]string{"--tool=cachegrind", "--cachegrind-out-file=" + out}, simulated, program)...)
 }
 
 // process is valgrind's own: the program runs inside.
@@ -148,6 +169,7 @@ func (valgrind) read(out, program string) (count, error) {
 // has are the scheduler's.
 func readCachegrind(in io.Reader, waits map[string]bool) (count, error) {
 	var c count
+	var events []string
 	scheduler := false
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, 1<<20)
@@ -157,18 +179,30 @@ func readCachegrind(in io.Reader, waits map[string]bool) (count, error) {
 			scheduler = waits[strings.TrimSuffix(function, ".abi0")] // assembly's symbols are called so
 			continue
 		}
+		if names, ok := strings.CutPrefix(line, "events: "); ok {
+			events = strings.Fields(names)
+			continue
+		}
 		if line == "" || line[0] < '0' || line[0] > '9' {
 			continue
 		}
-		_, value, _ := strings.Cut(line, " ") // LINE COUNT
-		n, err := strconv.ParseFloat(value, 64)
-		if err != nil {
-			return count{}, fmt.Errorf("cachegrind wrote %q: %w", line, err)
-		}
-		if scheduler {
-			c.scheduler += n
-		} else {
-			c.requests += n
+		for i, value := range strings.Fields(line)[1:] { // LINE COUNT…, without zeros at the end
+			n, err := strconv.ParseFloat(value, 64)
+			if err != nil || i >= len(events) {
+				return count{}, fmt.Errorf("cachegrind wrote %q for %q", line, events)
+			}
+			switch event := events[i]; {
+			case event == "Ir" && scheduler:
+				c.scheduler += n
+			case event == "Ir":
+				c.requests += n
+			case event == "I1mr":
+				c.misses.code += n
+			case strings.HasPrefix(event, "D1m"):
+				c.misses.data += n
+			case strings.Contains(event, "Lm"): // ILmr, DLmr, DLmw
+				c.misses.far += n
+			}
 		}
 	}
 	if c == (count{}) {

@@ -23,6 +23,8 @@ const (
 	// connections keep the gateway at work: one that waits after each request
 	// spends its instructions on waiting.
 	connections = 8
+	// many of them have each its turn with cold caches, as with bench/peers.
+	many = 64
 	// patience with a gateway that starts in software on a busy machine.
 	patience = time.Minute
 )
@@ -96,18 +98,22 @@ func (r *runner) load(address string, measured *work, requests int64) error {
 		return err
 	}
 	for _, w := range works {
-		if err := send(address, w, warm); err != nil {
+		if err := r.send(address, w, warm); err != nil {
 			return err
 		}
 	}
 	if requests == 0 {
 		return nil
 	}
-	return send(address, measured, requests)
+	return r.send(address, measured, requests)
 }
 
-func send(address string, w *work, n int64) error {
-	c, err := load.NewClient(load.Spec{Address: address, Requests: []string{w.request}, Connections: connections, Status: w.status, Body: w.body})
+func (r *runner) send(address string, w *work, n int64) error {
+	clients := connections
+	if r.caches {
+		clients = many
+	}
+	c, err := load.NewClient(load.Spec{Address: address, Requests: []string{w.request}, Connections: clients, Status: w.status, Body: w.body})
 	if err != nil {
 		return err
 	}

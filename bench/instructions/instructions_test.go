@@ -35,10 +35,15 @@ summary: 1607
 	if want := (count{requests: 1530, scheduler: 77}); err != nil || got != want {
 		t.Errorf("%+v, %v; want %+v", got, err, want)
 	}
+	simulated := "events: Ir I1mr ILmr Dr D1mr DLmr Dw D1mw DLmw\nfn=a\n0 100 9 1 50 8 2 40 7 3\n12 10 1\nsummary: 110 10 1 50 8 2 40 7 3\n"
+	got, err = readCachegrind(strings.NewReader(simulated), nil)
+	if want := (count{requests: 110, misses: misses{code: 10, data: 15, far: 6}}); err != nil || got != want {
+		t.Errorf("%+v, %v; want %+v", got, err, want)
+	}
 	if _, err := readCachegrind(strings.NewReader("events: Ir\n"), nil); err == nil {
 		t.Error("a file without counts is read")
 	}
-	if _, err := readCachegrind(strings.NewReader("fn=a\n1 x\n"), nil); err == nil {
+	if _, err := readCachegrind(strings.NewReader("events: Ir\nfn=a\n1 x\n"), nil); err == nil {
 		t.Error("a count that is no number is read")
 	}
 }
@@ -141,7 +146,7 @@ func TestNothingThatCounts(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(os.Getenv("PATH"), "true"), []byte("#!/bin/sh\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	_, err := findCounter(t.Context(), t.TempDir())
+	_, err := findCounter(t.Context(), t.TempDir(), false)
 	if _, ok := errors.AsType[*uncounted](err); !ok || !strings.Contains(err.Error(), "perf: ") || !strings.Contains(err.Error(), "valgrind") {
 		t.Errorf("%v", err)
 	}

@@ -41,6 +41,7 @@ type options struct {
 	limit    float64
 	within   time.Duration
 	only     string
+	caches   bool
 }
 
 func main() {
@@ -52,6 +53,7 @@ func main() {
 	flag.Float64Var(&o.limit, "limit", 5, "fail where a work needs more than this much more, in percent")
 	flag.DurationVar(&o.within, "within", 15*time.Minute, "give up after this")
 	flag.StringVar(&o.only, "only", "", "works to count, with commas (default all)")
+	flag.BoolVar(&o.caches, "caches", false, "simulate caches too, with as many connections as bench/peers has, and tell the lines that they miss")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -90,7 +92,7 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	c, err := findCounter(ctx, dir)
+	c, err := findCounter(ctx, dir, o.caches)
 	if err != nil {
 		return err
 	}
