@@ -59,6 +59,7 @@ func run(args []string) int {
 		}
 		fromEnvironment(c)
 	}
+	root.SetHelpCommand(helpCommand())
 	complete(root)
 	root.SetArgs(args)
 	err := root.Execute()
@@ -81,6 +82,30 @@ func run(args []string) int {
 		fmt.Fprintln(os.Stderr, "sluice:", err)
 	}
 	return exitConfig
+}
+
+// helpCommand is cobra's, but for a command that does not exist, which is a mistake.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [command]",
+		Short: "Help about any command",
+		ValidArgsFunction: func(c *cobra.Command, _ []string, toComplete string) (names []string, _ cobra.ShellCompDirective) {
+			for _, sub := range c.Root().Commands() {
+				if sub.IsAvailableCommand() && strings.HasPrefix(sub.Name(), toComplete) {
+					names = append(names, cobra.CompletionWithDesc(sub.Name(), sub.Short))
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			about, rest, err := c.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return wrongCommand(about, rest[0])
+			}
+			about.InitDefaultHelpFlag() // as --help shows it
+			return about.Help()
+		},
+	}
 }
 
 // duration is a flag that reads durations as the configuration does: 30s, 5m, 1d.

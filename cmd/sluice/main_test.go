@@ -82,6 +82,8 @@ func TestCommands(t *testing.T) {
 	f(2, `sluice validate has no flag --nope; sluice validate --help lists them`, "validate", "--nope")
 	f(2, `sluice run has no flag --lissten; did you mean --listen\?`, "run", "--lissten", ":1")
 	f(2, `unknown command "frobnicate"; sluice --help lists them`, "frobnicate")
+	f(2, `unknown command "frobnicate"; sluice --help lists them`, "help", "frobnicate")
+	f(0, "", "help", "validate")
 	f(2, `unknown command "rnu"; did you mean run\?`, "rnu")
 	f(2, `sluice diff takes the arguments OLD NEW, and was given "a"; write it as sluice diff OLD NEW \[flags\]`, "diff", "a")
 	f(2, `sluice explain takes the arguments METHOD URL, and was given none`, "explain")
