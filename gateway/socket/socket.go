@@ -155,6 +155,18 @@ func TryRead(fd uintptr, p []byte) (int, error) {
 	return n, nil
 }
 
+// TryWrite sends what the socket takes of p, for a function that Poll calls.
+func TryWrite(fd uintptr, p []byte) (int, error) {
+	n, errno := rawWrite(fd, p)
+	switch errno {
+	case 0:
+		return n, nil
+	case syscall.EAGAIN:
+		return 0, ErrNotYet
+	}
+	return 0, errno
+}
+
 // Write sends all of p, waiting for room.
 func (c *Conn) Write(p []byte) (int, error) { return c.WriteBoth(nil, p) }
 

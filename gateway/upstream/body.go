@@ -158,7 +158,7 @@ func (c *call) Read(p []byte) (int, error) {
 
 // Close ends the body, read or not. It is called once fasthttp is done with it.
 func (c *call) Close() error {
-	if c.loan.pool != nil {
+	if c.conn != nil {
 		_ = c.broken(exchange.ErrClientGone)
 	}
 	return nil
@@ -166,7 +166,7 @@ func (c *call) Close() error {
 
 // Discard implements exchange.ResponseStream.
 func (c *call) Discard() {
-	if c.loan.pool != nil {
+	if c.conn != nil {
 		c.now = c.x.Clock.Now()
 		c.stopUpload()
 		c.endCall(false)
@@ -203,7 +203,7 @@ func (c *call) next() ([]byte, error) {
 
 // consume lets go of the chunk that next returned.
 func (c *call) consume() {
-	_, _ = c.br.Discard(c.pending)
+	c.br.Discard(c.pending)
 	if c.left > 0 {
 		c.left -= int64(c.pending)
 	}
@@ -213,8 +213,8 @@ func (c *call) consume() {
 
 // nextChunk reads up to the data of the next chunk, or through the trailer section.
 func (c *call) nextChunk() error {
-	c.loan.conn.awaitBytes(c.svc.stall)
-	return c.loan.conn.gotBytes(c.readChunkHead())
+	c.conn.awaitBytes(c.svc.stall)
+	return c.conn.gotBytes(c.readChunkHead())
 }
 
 func (c *call) readChunkHead() error {
@@ -254,11 +254,11 @@ func (c *call) finish() {
 
 // broken ends a body before its end.
 func (c *call) broken(err error) error {
-	if c.loan.pool == nil {
+	if c.conn == nil {
 		return err
 	}
 	c.now = c.x.Clock.Now()
-	err = c.loan.conn.cause(err)
+	err = c.conn.cause(err)
 	switch {
 	case err == exchange.ErrClientGone || c.x.Aborted.Load():
 		c.x.Aborted.Store(true)
@@ -270,7 +270,7 @@ func (c *call) broken(err error) error {
 	default:
 		c.x.Reason = "upstream_truncated"
 	}
-	c.fault = c.x.Reason
+	c.fault, c.spent = c.x.Reason, true
 	c.stopUpload()
 	c.endCall(false)
 	return err
@@ -278,16 +278,15 @@ func (c *call) broken(err error) error {
 
 // endCall gives up the connection.
 func (c *call) endCall(reuse bool) {
-	if c.loan.pool == nil {
+	conn := c.conn
+	if conn == nil {
 		return
 	}
-	if v := c.loan.conn.end(); v != nil {
-		reuse = false
-	}
-	if reuse {
-		c.loan.giveBack(c.now)
+	c.conn = nil
+	if conn.end() == nil && reuse {
+		conn.pool.giveBack(conn, c.now)
 	} else {
-		c.loan.drop()
+		conn.pool.drop(conn)
 	}
 	c.leaveEndpoint()
 }

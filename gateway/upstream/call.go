@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"io"
@@ -19,53 +18,66 @@ import (
 // connection, and the response body while it streams. It is kept with the
 // pooled Exchange, so that a request allocates nothing.
 type call struct {
+	plain
+	// spent tells that something below is not as Reset leaves it.
+	spent bool
+
+	// The attempts.
+	key   uint64
+	tried balance.Tried // those that were left
+	fault string        // why the attempt has no answer, for who observes it
+	body  []byte        // held body, replayable
+	out   []byte        // a request that is too large for a reader
+
+	// The response.
+	large   []byte // a buffered body that did not fit the reader
+	head    []byte // the one that goes on as it is, where the reader has no room for it
+	interim []byte
+	names   []byte
+	tunnel  Tunnel
+	relay
+	rpc *RPC // the call that an action makes, nil for the client's request
+}
+
+// plain is what every call uses, in few lines of the cache.
+type plain struct {
 	svc *Service
 	x   *exchange.Exchange
 
-	// The request, as it is sent at each attempt.
-	body       []byte // held body, replayable
-	reqFraming Framing
-	hasBody    bool
-	streamed   bool // the body is not held: there is one attempt
-	upgrade    bool
-	out        []byte
-
-	// The attempts.
-	key      uint64
-	tried    balance.Tried
 	from     *choice // that ep was chosen from; held to the end, since it keeps alive what the call uses
 	ep       *endpoint
 	permit   breaker.Permit
 	permitOf *endpoint // whose breaker granted permit, nil for none
-	failed   bool      // the last attempt under permit failed
-	now      int64     // as of the last event, so that not all who want to know ask the clock
+	conn     *Conn     // nil while the call has none
+	br       *reader
+	upload   *upload
+	stream   *stream // over HTTP/2, nil over HTTP/1.1
+	now      int64   // as of the last event, so that not all who want to know ask the clock
 	began    int64
 	latency  time.Duration
 	outcome  balance.Outcome
-	fault    string // why the attempt has no answer, for who observes it
-	loan     loan
+	failed   bool // the last attempt under permit failed
 
-	// The response.
-	br      *bufio.Reader
+	// The request, as it is sent at each attempt.
+	hasBody    bool
+	streamed   bool // the body is not held: there is one attempt
+	upgrade    bool
+	ownDate    bool // the engine adds a Date
+	reqFraming Framing
+
+	pending int // of the bytes in the reader; they are taken with what follows
 	res     responseHead
+}
+
+// relay is a response body while it streams.
+type relay struct {
 	left    int64 // of the body or the chunk; -1 until the connection ends
 	inChunk bool
-	pending int
 	unread  []byte
 	ended   bool
 	ahead   []byte // held of a body that is not whole, and has passed aheadOf hooks
 	aheadOf int
-	large   []byte     // a buffered body that did not fit the reader
 	direct  bodyWriter // where the body goes without a buffer between
-	head    []byte     // the one that goes on as it is
-	interim []byte
-	names   []byte
-	ownDate bool // the engine adds a Date
-	upload  *upload
-	tunnel  Tunnel
-
-	stream *stream // over HTTP/2, nil over HTTP/1.1
-	rpc    *RPC    // the call that an action makes, nil for the client's request
 }
 
 var calls = exchange.NewSlot[call]()
@@ -76,25 +88,37 @@ func (c *call) Reset() {
 		c.stream.close()
 	}
 	// A tunnel or a body that never came to run.
-	c.stopUpload()
-	c.endCall(false)
+	if c.upload != nil {
+		c.stopUpload()
+	}
+	if c.conn != nil {
+		c.endCall(false)
+	}
 	if c.br != nil {
-		releaseReader(c.br)
+		c.br.giveBack()
 	}
-	body, out, large, head := c.body[:0], c.out[:0], c.large[:0], c.head[:0]
-	if cap(head) > maxKept {
-		head = nil
+	c.plain.reset()
+	if c.spent {
+		*c = call{body: kept(c.body), out: kept(c.out), large: kept(c.large), head: kept(c.head), interim: kept(c.interim), names: kept(c.names)}
 	}
-	if cap(large) > maxKept {
-		large = nil
+}
+
+// reset leaves res.own, which res.owns bounds.
+func (p *plain) reset() {
+	p.svc, p.x, p.from, p.ep, p.permitOf, p.conn, p.br, p.upload, p.stream = nil, nil, nil, nil, nil, nil, nil, nil, nil
+	p.permit = breaker.Permit{}
+	p.now, p.began, p.latency, p.outcome, p.failed = 0, 0, 0, balance.Success, false
+	p.hasBody, p.streamed, p.upgrade, p.ownDate, p.reqFraming = false, false, false, false, Framing{}
+	p.pending = 0
+	p.res.reset()
+}
+
+// kept empties a buffer that stays with an idle exchange, unless it is large.
+func kept(b []byte) []byte {
+	if cap(b) > maxKept {
+		return nil
 	}
-	if cap(body) > maxKept {
-		body = nil
-	}
-	if cap(out) > maxKept {
-		out = nil
-	}
-	*c = call{body: body, out: out, large: large, head: head, interim: c.interim[:0], names: c.names[:0]}
+	return b[:0]
 }
 
 // maxKept is how large a buffer stays with an idle exchange.
@@ -137,7 +161,7 @@ func (c *call) takeBody() error {
 		if cap(c.body) < int(length) {
 			c.body = make([]byte, length)
 		}
-		c.body = c.body[:length]
+		c.body, c.spent = c.body[:length], true
 		n, err := io.ReadFull(stream, c.body)
 		x.BytesIn += int64(n)
 		if err != nil {
@@ -158,59 +182,104 @@ func (c *call) takeBody() error {
 	return nil
 }
 
-// attempt sends the request to c.ep and reads the response head. got tells
-// whether any byte of an answer came; stale, that a reused connection turned
-// out to be closed before one did.
+// attempt sends the request to c.ep and reads the response head; c.now is then
+// when that came. got tells whether any byte of an answer came; stale, that a
+// reused connection turned out to be closed before one did.
 func (c *call) attempt() (got, stale bool, err error) {
-	x := c.x
-	l, err := c.ep.pool.borrow()
-	for err == nil && c.doubts(&l) && !l.conn.alive() {
-		l.drop()
-		l, err = c.ep.pool.borrow()
-	}
-	if err != nil {
+	if err = c.connect(); err != nil {
+		c.now = c.x.Clock.Now()
 		return false, false, err
 	}
-	c.loan = l
-	l.conn.begin(x)
+	conn := c.conn
+	conn.begin(c.x, c.now, c.svc.response, c.streamed)
+	out := c.request()
+	if c.streamed {
+		out, err = nil, c.sendHead(out)
+	}
+	if err == nil {
+		c.br, err = conn.ask(out, c.br)
+	}
+	c.now = c.x.Clock.Now()
+	if err == nil {
+		got = true
+		if err = c.readHead(); err == nil {
+			if c.isWhole() && !c.streamed {
+				return true, false, nil // nothing is awaited until the call ends
+			}
+			if err = conn.gotHead(nil); err == nil {
+				return true, false, nil
+			}
+		}
+		c.now = c.x.Clock.Now()
+	}
+	reused := conn.used
+	err = c.breakOff(err)
+	return got, reused && !got && isDisconnect(err), err
+}
+
+// breakOff ends an attempt that has no answer, and says why.
+func (c *call) breakOff(err error) error {
+	err = c.conn.gotHead(err)
+	// A fault of the client's body has interrupted the connection and is in err;
+	// how the upload ends now is this attempt's doing.
+	c.stopUpload()
+	_ = c.conn.end()
+	c.conn.pool.drop(c.conn)
+	c.conn = nil
+	return err
+}
+
+// sendHead sends the head, and begins to send the body behind it.
+func (c *call) sendHead(out []byte) error {
+	if _, err := c.conn.Write(out); err != nil {
+		return err
+	}
+	c.startUpload()
+	return nil
+}
+
+// connect takes a connection to c.ep.
+func (c *call) connect() (err error) {
+	pool := c.ep.pool
+	for {
+		if c.conn, err = pool.borrow(); err != nil {
+			return err
+		}
+		if !c.conn.used {
+			c.now = c.x.Clock.Now() // connecting took its time
+			return nil
+		}
+		if !c.doubts(c.conn) || c.conn.alive() {
+			return nil
+		}
+		pool.drop(c.conn)
+		c.conn = nil
+	}
+}
+
+// request puts together what is to be sent, as far as it is held: in the reader
+// if it fits. Of a body that streams the head is sent here.
+func (c *call) request() []byte {
+	x := c.x
 	head := requestHead{basePath: c.ep.basePath, body: c.hasBody, framing: c.reqFraming, upgrade: c.upgrade}
 	if !c.svc.passHost {
 		head.host = c.ep.host
 	}
-	c.out = BuildRequestHead(x, &head, c.out[:0])
-	if len(x.Body) > 0 {
-		c.out = append(c.out, x.Body...)
-	}
-	reused := l.conn.used
 	if c.br == nil {
-		c.br = acquireReader(l.conn)
-	} else {
-		c.br.Reset(l.conn)
+		c.br = takeReader()
 	}
-	if err = l.conn.Send(c.out); err == nil {
-		if c.streamed {
-			if err = l.conn.Flush(); err == nil {
-				c.startUpload()
-			}
-		} else {
-			if !reused {
-				c.now = x.Clock.Now() // connecting took its time
-			}
-			l.conn.awaitHead(c.now, c.svc.response)
-		}
+	dst := c.br.buf[:0]
+	if len(x.Body) > readerSize/2 {
+		dst = c.out[:0]
 	}
-	if err == nil {
-		got, err = c.readHead()
+	dst = BuildRequestHead(x, &head, dst)
+	if len(x.Body) > 0 {
+		dst = append(dst, x.Body...)
 	}
-	if err = l.conn.gotHead(err); err == nil {
-		return got, false, nil
+	if &dst[0] != &c.br.buf[0] {
+		c.out, c.spent = dst[:0], true
 	}
-	// A fault of the client's body has interrupted the connection and is in err;
-	// how the upload ends now is this attempt's doing.
-	c.stopUpload()
-	_ = l.conn.end()
-	c.loan.drop()
-	return got, reused && !got && isDisconnect(err), err
+	return dst
 }
 
 // staleAfter is how long a connection must have been idle to be looked at
@@ -220,62 +289,113 @@ const staleAfter = time.Millisecond
 // doubts reports whether a pooled connection is to be looked at first: its
 // backend may have closed it, or sent bytes behind the last answer, which
 // would be taken for the next one. What may be sent once only is never risked.
-func (c *call) doubts(l *loan) bool {
-	return l.conn.used && (!c.replayable() || c.now-l.conn.idleAt > int64(staleAfter))
+func (c *call) doubts(conn *Conn) bool {
+	return c.now-conn.idleAt > int64(staleAfter) || !c.replayable()
 }
 
 // readHead reads the response head into the response, past interim responses.
-// got tells whether any byte came.
-func (c *call) readHead() (got bool, err error) {
-	interim := 0
-	for {
-		head, err := c.peekHead()
-		if err != nil {
-			return interim > 0 || c.br.Buffered() > 0, err
-		}
-		if err = ParseResponseHead(head, &c.res); err != nil {
-			return true, err
+// The first of it is in the reader.
+func (c *call) readHead() error {
+	n, err := parseHead(c.br.Bytes(), &c.res)
+	if err == nil && (n == 0 || c.res.status < 200) {
+		n, err = c.finalHead(n)
+	}
+	if err != nil {
+		return err
+	}
+	c.x.Head = nil
+	if c.x.Verbatim && c.res.isHeld() {
+		c.passHead(n)
+		return nil
+	}
+	return c.takeHead(n)
+}
+
+// finalHead waits until the head is in the reader that is not an interim one,
+// and returns its length. n is that of the head which is there, 0 if there is
+// none that is whole.
+func (c *call) finalHead(n int) (int, error) {
+	for interim := 0; ; {
+		if n == 0 {
+			head, err := c.peekHead()
+			if err != nil {
+				return 0, err
+			}
+			if err = ParseResponseHead(head, &c.res); err != nil {
+				return 0, err
+			}
+			n = len(head)
+			c.now = c.x.Clock.Now()
 		}
 		switch status := c.res.status; {
 		case status == fasthttp.StatusSwitchingProtocols:
 			if !c.upgrade || !c.res.upgrade {
-				return true, errUnaskedUpgrade
+				return 0, errUnaskedUpgrade
 			}
-		case status < 200:
-			if interim += len(head); interim > maxResponseHead {
-				return true, errHeadTooLarge
-			}
-			// 100 answers the gateway's own request; HTTP/1.0 knows no interim responses.
-			if status != fasthttp.StatusContinue && c.x.Client != nil && c.x.Request.Header.IsHTTP11() {
-				c.interim = AppendInterim(c.interim[:0], head)
-				c.x.Client.Interim(c.interim)
-			}
-			_, _ = c.br.Discard(len(head))
-			continue
+			return n, nil
+		case status >= 200:
+			return n, nil
 		}
-		c.x.Head = nil
-		if c.x.Verbatim && c.res.isHeld() {
-			c.head = AppendResponseHead(c.head[:0], head, &c.res)
-			c.x.Head = c.head
-			c.x.Response.SetStatusCode(c.res.status)
-			_, err = c.br.Discard(len(head))
-			return true, err
+		if interim += n; interim > maxResponseHead {
+			return 0, errHeadTooLarge
 		}
-		// The status line goes on as HTTP/1.1 whatever the backend spoke: the
-		// version is the connection's, not the message's.
-		head[7] = '1'
-		h := &c.x.Response.Header
-		c.chooseDate(h)
-		h.DisableNormalizing()
-		if err = h.Read(c.br); err != nil {
-			return true, err
+		// 100 answers the gateway's own request; HTTP/1.0 knows no interim responses.
+		if c.res.status != fasthttp.StatusContinue && c.x.Client != nil && c.x.Request.Header.IsHTTP11() {
+			c.interim, c.spent = AppendInterim(c.interim[:0], c.br.Bytes()[:n]), true
+			c.x.Client.Interim(c.interim)
 		}
-		if c.res.hop {
-			c.dropHop(h)
-		}
-		h.ResetConnectionClose()
-		return true, nil
+		c.br.Discard(n)
+		n = 0
 	}
+}
+
+// passHead has a head of n bytes go on as it is. Where the body has come with
+// it, nothing comes behind that, and there is room for it.
+func (c *call) passHead(n int) {
+	x, head := c.x, c.br.Bytes()[:n]
+	c.br.Discard(n)
+	dst := c.br.free()
+	own := !c.isWhole() || cap(dst) < n+dateRoom
+	if own {
+		dst = c.head[:0]
+	}
+	dst = AppendResponseHead(dst, head, &c.res)
+	if !c.res.dated {
+		dst = x.Clock.AppendDate(dst, c.now)
+	}
+	if own {
+		c.head, c.spent = dst, true
+	}
+	x.Head = dst
+	x.Response.SetStatusCode(c.res.status)
+}
+
+// dateRoom is room for what AppendResponseHead and AppendDate add to a head.
+const dateRoom = 64
+
+// isWhole reports whether the body has a length and all of it is in the reader.
+func (c *call) isWhole() bool {
+	return c.res.framing.Length <= int64(c.br.Buffered()) && !c.res.framing.Chunked && !c.res.unframed
+}
+
+// takeHead has fasthttp read a head of n bytes.
+func (c *call) takeHead(n int) error {
+	head := c.br.Bytes()[:n]
+	// The status line goes on as HTTP/1.1 whatever the backend spoke: the
+	// version is the connection's, not the message's.
+	head[7] = '1'
+	h := &c.x.Response.Header
+	c.chooseDate(h)
+	h.DisableNormalizing()
+	if err := readInto(h, head); err != nil {
+		return err
+	}
+	c.br.Discard(n)
+	if c.res.hop {
+		c.dropHop(h)
+	}
+	h.ResetConnectionClose()
+	return nil
 }
 
 // isHeld reports whether the response has a body that is small enough to be held.
@@ -319,7 +439,7 @@ func (c *call) dropHop(h *fasthttp.ResponseHeader) {
 				exchange.DelResponse(h, string(token))
 			}
 		}
-		c.names = c.names[:0]
+		c.names, c.spent = c.names[:0], true
 	}
 	for _, name := range hopHeaders {
 		exchange.DelResponse(h, name)
@@ -385,20 +505,42 @@ func endOfHead(b []byte, from int) int {
 
 // growReader moves what has come to a reader that holds the largest head.
 func (c *call) growReader() {
-	b, _ := c.br.Peek(c.br.Buffered())
-	r := io.MultiReader(bytes.NewReader(bytes.Clone(b)), c.loan.conn)
-	releaseReader(c.br)
-	c.br = bufio.NewReaderSize(r, maxResponseHead+readerSize)
+	r := newReader(c.conn.Conn, maxResponseHead+readerSize)
+	r.w, r.err = copy(r.buf, c.br.Bytes()), c.br.err
+	c.br.giveBack()
+	c.br = r
 }
 
 // deliver arranges the response body: none, held, or streaming.
 func (c *call) deliver() error {
+	x := c.x
+	if x.Head == nil || !c.isWhole() {
+		return c.deliverOther()
+	}
+	// The common case: what has come at once goes on as it is.
+	x.Answer = exchange.Proxied
+	body := c.br.Bytes()[:c.res.framing.Length]
+	c.pending = len(body)
+	if x.HasBodyHooks() {
+		var err error
+		if body, err = x.PushWhole(body); err != nil {
+			return err
+		}
+	}
+	x.BytesOut += int64(len(body))
+	x.Response.SetBodyRaw(body)
+	c.finishHeld()
+	return nil
+}
+
+func (c *call) deliverOther() error {
 	x, res := c.x, &c.res
 	status := res.status
 	if status == fasthttp.StatusSwitchingProtocols {
 		x.Answer = exchange.Tunnel
 		x.Response.Header.Set("Connection", "Upgrade")
-		c.tunnel = Tunnel{x: x, call: c, conn: c.loan.conn, br: c.br}
+		c.spent = true
+		c.tunnel = Tunnel{x: x, call: c, conn: c.conn, br: c.br}
 		x.Tunnel = &c.tunnel
 		return nil
 	}
@@ -407,7 +549,7 @@ func (c *call) deliver() error {
 		x.Response.SkipBody = true
 		// No length may stand there (RFC 9110, section 8.6): its body may follow.
 		res.close = res.close || status == fasthttp.StatusNoContent && (res.framing.Length > 0 || res.framing.Chunked)
-		c.left, res.unframed, res.framing.Chunked = 0, false, false
+		res.unframed, res.framing.Chunked = false, false
 		c.finishHeld()
 		return nil
 	}
@@ -419,16 +561,12 @@ func (c *call) deliver() error {
 		if err != nil {
 			return err
 		}
-		if x.Head != nil && !res.dated {
-			c.head = x.Clock.AppendDate(c.head, c.now)
-			x.Head = c.head
-		}
 		x.BytesOut += int64(len(body))
 		x.Response.SetBodyRaw(body)
 		c.finishHeld()
 		return nil
 	}
-	c.left = 0
+	c.spent, c.left = true, 0
 	switch {
 	case res.unframed:
 		c.left = -1
@@ -487,7 +625,7 @@ func (c *call) hold(n int) ([]byte, error) {
 	if cap(c.large) < n {
 		c.large = make([]byte, n)
 	}
-	c.large = c.large[:n]
+	c.large, c.spent = c.large[:n], true
 	for have := 0; have < n; {
 		if c.br.Buffered() == 0 {
 			if err := c.awaitMore(1); err != nil {
@@ -502,16 +640,18 @@ func (c *call) hold(n int) ([]byte, error) {
 
 // awaitMore waits until n bytes are in the reader, of which all but one are.
 func (c *call) awaitMore(n int) error {
-	c.loan.conn.awaitBytes(c.svc.stall)
+	c.conn.awaitBytes(c.svc.stall)
 	_, err := c.br.Peek(n)
-	return c.loan.conn.gotBytes(err)
+	return c.conn.gotBytes(err)
 }
 
 // finishHeld gives up the connection once the held body is complete.
 func (c *call) finishHeld() {
-	whole := c.stopUpload()
-	clean := c.br.Buffered() == c.pending
-	c.endCall(clean && whole && !c.res.close)
+	reuse := !c.res.close && c.br.Buffered() == c.pending
+	if c.upload != nil {
+		reuse = c.stopUpload() && reuse
+	}
+	c.endCall(reuse)
 }
 
 // leaveEndpoint settles the accounts of the endpoint that the call was at.
@@ -526,7 +666,9 @@ func (c *call) leaveEndpoint() {
 	}
 	c.from.set.Done(c.ep.Endpoint, c.now, latency, c.outcome)
 	c.ep = nil
-	c.attemptEnds()
+	if c.x.Observer != nil {
+		c.attemptEnds()
+	}
 }
 
 // isDisconnect reports whether err says that the other side had closed.

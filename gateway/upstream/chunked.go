@@ -21,7 +21,7 @@ const (
 )
 
 // readChunkSize reads the line that starts a chunk.
-func readChunkSize(br *bufio.Reader) (int64, error) {
+func readChunkSize(br *reader) (int64, error) {
 	line, err := br.ReadSlice('\n')
 	if err != nil {
 		return 0, cut(err, errChunk)
@@ -149,7 +149,7 @@ func joinChunks(b []byte) (body []byte, size int, ok bool) {
 }
 
 // readChunkEnd reads the CRLF behind a chunk's data.
-func readChunkEnd(br *bufio.Reader) error {
+func readChunkEnd(br *reader) error {
 	b, err := br.Peek(2)
 	if err != nil {
 		return cut(err, errChunk)
@@ -157,14 +157,14 @@ func readChunkEnd(br *bufio.Reader) error {
 	if b[0] != '\r' || b[1] != '\n' {
 		return errChunk
 	}
-	_, _ = br.Discard(2)
+	br.Discard(2)
 	return nil
 }
 
 // readTrailer reads the trailer section up to its empty line and gives each
 // field to add. Fields that frame, route or authenticate must not stand in it
 // (RFC 9110, section 6.5.1) and are dropped.
-func readTrailer(br *bufio.Reader, add func(name, value []byte)) error {
+func readTrailer(br *reader, add func(name, value []byte)) error {
 	size := 0
 	for {
 		line, err := br.ReadSlice('\n')

@@ -1,13 +1,10 @@
 package upstream
 
 import (
-	"bufio"
 	"errors"
-	"io"
 	"net"
 	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -22,32 +19,37 @@ import (
 // what both touch.
 type Conn struct {
 	net.Conn
-	socket *socket.Conn    // nil over TLS
-	peek   syscall.RawConn // of the socket, also below TLS; nil where there is none
-	out    []byte          // goes out with the next Read
+	socket *socket.Conn // nil over TLS
+	pool   *Pool
+	key    pooled // in the pool
+	idleAt int64  // when the last call ended
+
+	out    []byte // goes out before the answer is awaited
+	in     *reader
+	lookFn func(fd uintptr) bool // look, bound once
+	fault  error                 // what look has met
+
+	mu       sync.Mutex
+	used     bool // the connection has served a call before
+	active   bool
+	answered bool // the response head has come
+	alone    bool // nobody asks whether the client is there
+	x        *exchange.Exchange
+	until    int64 // after which nobody has a use for the answer, 0 for never
+	reading  wait
+	verdict  error // why the sweeper interrupted, nil if it did not
+
+	writing wait
+	asked   int64 // when the sweeper last asked whether the client is there
+	sweeper *Sweeper
+	prev    *Conn
+	next    *Conn
 
 	// alive's, bound once.
+	peek   syscall.RawConn // of the socket, also below TLS; nil where there is none
 	pollFn func(fd uintptr)
 	pollFd [1]unix.PollFd
 	quiet  bool
-
-	// used tells that the connection has served a call before.
-	used    bool
-	idleAt  int64 // when the last call ended
-	sweeper *Sweeper
-
-	mu       sync.Mutex
-	active   bool
-	client   exchange.ClientConn
-	until    int64 // after which nobody has a use for the answer, 0 for never
-	asked    int64 // when the sweeper last asked whether the client is there
-	reading  wait
-	writing  wait
-	answered bool // the response head has come
-	aborted  *atomic.Bool
-	verdict  error // why the sweeper interrupted, nil if it did not
-	prev     *Conn
-	next     *Conn
 }
 
 // wait is one direction of a connection while something is expected of it. The
@@ -55,8 +57,7 @@ type Conn struct {
 type wait struct {
 	since    int64 // on the sweeper's clock; 0 while nothing is awaited
 	limit    time.Duration
-	late     error // the verdict when limit has passed
-	deadline bool  // a deadline of the connection is set
+	deadline bool // a deadline of the connection is set
 }
 
 // Verdicts of the sweeper.
@@ -65,15 +66,15 @@ var (
 	errStalled         = errors.New("no byte moved for the stall timeout")
 )
 
-func newConn(nc net.Conn, s *Sweeper) *Conn {
-	c := &Conn{Conn: nc, sweeper: s}
+func newConn(nc net.Conn, p *Pool, s *Sweeper) *Conn {
+	c := &Conn{Conn: nc, pool: p, sweeper: s}
 	below := nc
 	if tc, ok := nc.(interface{ NetConn() net.Conn }); ok {
 		below = tc.NetConn()
 	}
 	if sc, ok := below.(*socket.Conn); ok {
 		c.peek, _ = sc.SyscallConn()
-		c.pollFn = c.poll
+		c.pollFn, c.lookFn = c.poll, c.look
 		if below == nc {
 			c.socket = sc
 		}
@@ -88,35 +89,93 @@ func (c *Conn) Close() error {
 	return c.Conn.Close()
 }
 
-// Send arranges for b to be sent with the next Read. b is borrowed until then.
-func (c *Conn) Send(b []byte) error {
+// ask sends out and returns a reader with the first of the answer. out may lie
+// in r, which is nil or used by nobody else: r is given back once that is sent,
+// and a reader taken when there is something to read, so that a connection
+// that waits holds none. With an error there may be no reader.
+func (c *Conn) ask(out []byte, r *reader) (*reader, error) {
 	if c.socket == nil {
-		_, err := c.Conn.Write(b)
+		return c.askEncrypted(out, r)
+	}
+	c.out, c.in, c.fault = out, r, nil
+	err := c.socket.Poll(c.lookFn)
+	if c.fault != nil {
+		err = c.finishAsking()
+	}
+	r, c.in, c.out = c.in, nil, nil
+	if r != nil {
+		r.src = c.Conn
+	}
+	return r, err
+}
+
+// look is one look at the socket. The bytes go to it when the wait has been
+// prepared, so that none can be missed and the read that would only say "not
+// yet" is spared. That holds where the other side says nothing unasked: what lay
+// there before is found only when more comes.
+func (c *Conn) look(fd uintptr) bool {
+	if len(c.out) > 0 {
+		n, err := socket.TryWrite(fd, c.out)
+		if c.out = c.out[n:]; err != nil || len(c.out) > 0 {
+			c.fault = err
+			if err == nil || err == socket.ErrNotYet {
+				c.fault = errPartial
+			}
+			return true
+		}
+		c.letGo()
+		return false
+	}
+	if c.in == nil {
+		c.in = takeReader()
+	}
+	n, err := socket.TryRead(fd, c.in.buf)
+	if err == socket.ErrNotYet {
+		c.letGo()
+		return false
+	}
+	c.in.r, c.in.w, c.fault = 0, n, err
+	return true
+}
+
+// letGo gives the reader back while the connection waits.
+func (c *Conn) letGo() {
+	if c.in != nil {
+		c.in.giveBack()
+		c.in = nil
+	}
+}
+
+var errPartial = errors.New("partly sent")
+
+// finishAsking goes on where look has met something else than an answer.
+func (c *Conn) finishAsking() error {
+	if c.fault != errPartial {
+		return c.fault
+	}
+	// The socket took a part: the rest goes the ordinary way.
+	if _, err := c.Conn.Write(c.out); err != nil {
 		return err
 	}
-	c.out = b
-	return nil
+	c.out, c.fault = nil, nil
+	if err := c.socket.Poll(c.lookFn); err != nil {
+		return err
+	}
+	return c.fault
 }
 
-// Flush sends what Send has left.
-func (c *Conn) Flush() error {
-	if c.out == nil {
-		return nil
+// askEncrypted is ask where what is sent and read is not what the socket has.
+func (c *Conn) askEncrypted(out []byte, r *reader) (*reader, error) {
+	if len(out) > 0 {
+		if _, err := c.Conn.Write(out); err != nil {
+			return r, err
+		}
 	}
-	b := c.out
-	c.out = nil
-	_, err := c.Conn.Write(b)
-	return err
-}
-
-// Read reads, after sending what is to be sent.
-func (c *Conn) Read(p []byte) (int, error) {
-	if c.out == nil {
-		return c.Conn.Read(p)
+	if r == nil {
+		r = takeReader()
 	}
-	b := c.out
-	c.out = nil
-	return c.socket.SendThenRead(b, p)
+	r.src, r.r, r.w = c.Conn, 0, 0
+	return r, r.fill()
 }
 
 // alive reports whether an idle connection is still open with nothing to read:
@@ -135,30 +194,37 @@ func (c *Conn) poll(fd uintptr) {
 	c.quiet = n == 0 && err == nil || err == unix.EINTR
 }
 
-// begin puts the connection in a call's hands.
-func (c *Conn) begin(x *exchange.Exchange) {
+// begin puts the connection in a call's hands, and unless its body is still to
+// be sent starts the wait for the response head. The sweeper ends that with a
+// verdict after limit (0: never). Limits too short for its tick take a deadline
+// instead.
+func (c *Conn) begin(x *exchange.Exchange, now int64, limit time.Duration, sending bool) {
 	c.mu.Lock()
-	c.active, c.client, c.aborted, c.verdict = true, x.Client, &x.Aborted, nil
-	c.until = x.Until
-	if x.OutlivesClient {
-		c.client = nil // nobody asks whether it is there
+	c.active, c.answered, c.alone, c.x, c.until, c.verdict = true, false, x.OutlivesClient, x, x.Until, nil
+	if !sending {
+		c.reading.since, c.reading.limit = now, limit
+		if c.short(limit) {
+			c.setReadDeadline(limit)
+		}
 	}
-	c.reading, c.writing, c.answered = wait{}, wait{}, false
 	c.mu.Unlock()
 }
 
-// awaitHead starts the wait for the response head, unless it has come already:
-// an upload that ends while the body is relayed must not start it anew. The
-// sweeper ends the wait with a verdict after limit (0: never). Limits too short
-// for its tick take a deadline instead.
+func (c *Conn) setReadDeadline(limit time.Duration) {
+	c.reading.deadline = true
+	_ = c.Conn.SetReadDeadline(time.Now().Add(limit))
+}
+
+// awaitHead starts the wait for the response head behind a body that was
+// streamed, unless the head has come already: an upload that ends while the
+// answer is relayed must not start it anew.
 func (c *Conn) awaitHead(now int64, limit time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.active && !c.answered {
-		c.reading.start(now, limit, errResponseTimeout)
+		c.reading.since, c.reading.limit = now, limit
 		if c.short(limit) {
-			c.reading.deadline = true
-			_ = c.Conn.SetReadDeadline(time.Now().Add(limit))
+			c.setReadDeadline(limit)
 		}
 	}
 }
@@ -168,10 +234,9 @@ func (c *Conn) awaitBytes(stall time.Duration) {
 	now := c.sweeper.now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.reading.start(now, stall, errStalled)
+	c.reading.since, c.reading.limit = now, stall
 	if c.short(stall) {
-		c.reading.deadline = true
-		_ = c.Conn.SetReadDeadline(time.Now().Add(stall))
+		c.setReadDeadline(stall)
 	}
 }
 
@@ -180,15 +245,11 @@ func (c *Conn) awaitRoom(stall time.Duration) {
 	now := c.sweeper.now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.writing.start(now, stall, errStalled)
+	c.writing.since, c.writing.limit = now, stall
 	if c.short(stall) {
 		c.writing.deadline = true
 		_ = c.Conn.SetWriteDeadline(time.Now().Add(stall))
 	}
-}
-
-func (w *wait) start(now int64, limit time.Duration, late error) {
-	w.since, w.limit, w.late = now, limit, late
 }
 
 func (c *Conn) short(limit time.Duration) bool {
@@ -199,51 +260,63 @@ func (c *Conn) short(limit time.Duration) bool {
 // returns that, explained.
 func (c *Conn) gotHead(err error) error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	err = c.endReading(err)
 	c.answered = true
-	return c.endReading(err)
+	c.mu.Unlock()
+	return err
 }
 
 // gotBytes ends the wait for bytes of the body.
 func (c *Conn) gotBytes(err error) error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.endReading(err)
+	err = c.endReading(err)
+	c.mu.Unlock()
+	return err
 }
 
 func (c *Conn) endReading(err error) error {
-	err = c.explain(err, &c.reading)
-	c.reading.since = 0
-	if c.reading.deadline && c.verdict == nil {
-		_ = c.Conn.SetReadDeadline(time.Time{})
+	if err != nil {
+		late := errStalled
+		if !c.answered {
+			late = errResponseTimeout
+		}
+		err = c.explain(err, &c.reading, late)
 	}
-	c.reading.deadline = false
+	c.reading.since = 0
+	if c.reading.deadline {
+		c.resetDeadline(&c.reading, c.Conn.SetReadDeadline)
+	}
 	return err
+}
+
+func (c *Conn) resetDeadline(w *wait, set func(time.Time) error) {
+	if w.deadline = false; c.verdict == nil {
+		_ = set(time.Time{})
+	}
 }
 
 // gaveBytes ends the wait of awaitRoom.
 func (c *Conn) gaveBytes(err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	err = c.explain(err, &c.writing)
-	c.writing.since = 0
-	if c.writing.deadline && c.verdict == nil {
-		_ = c.Conn.SetWriteDeadline(time.Time{})
+	if err != nil {
+		err = c.explain(err, &c.writing, errStalled)
 	}
-	c.writing.deadline = false
+	c.writing.since = 0
+	if c.writing.deadline {
+		c.resetDeadline(&c.writing, c.Conn.SetWriteDeadline)
+	}
 	return err
 }
 
 // explain says what an I/O error comes from: the sweeper's verdict, or the
 // deadline that stood in for it.
-func (c *Conn) explain(err error, w *wait) error {
+func (c *Conn) explain(err error, w *wait, late error) error {
 	switch {
-	case err == nil:
-		return nil
 	case c.verdict != nil:
 		return c.verdict
 	case w.deadline && errors.Is(err, os.ErrDeadlineExceeded):
-		return w.late
+		return late
 	}
 	return err
 }
@@ -262,10 +335,13 @@ func (c *Conn) interrupt(verdict error) {
 // After a verdict the connection can not be used again.
 func (c *Conn) end() error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.active, c.client, c.aborted, c.writing.since = false, nil, nil, 0
-	_ = c.endReading(nil)
-	return c.verdict
+	c.active, c.x, c.writing.since, c.reading.since = false, nil, 0, 0
+	if c.reading.deadline {
+		c.resetDeadline(&c.reading, c.Conn.SetReadDeadline)
+	}
+	verdict := c.verdict
+	c.mu.Unlock()
+	return verdict
 }
 
 // cause explains an I/O error by the sweeper's verdict, if there is one.
@@ -289,24 +365,29 @@ func (c *Conn) check(now int64) {
 		return
 	}
 	longest := int64(0)
-	for _, w := range [...]*wait{&c.reading, &c.writing} {
-		if w.since == 0 {
-			continue
+	if w := &c.reading; w.since != 0 {
+		if longest = now - w.since; w.limit > 0 && longest >= int64(w.limit) {
+			c.verdict = errStalled
+			if !c.answered {
+				c.verdict = errResponseTimeout
+			}
 		}
+	}
+	if w := &c.writing; w.since != 0 {
 		waited := now - w.since
 		if w.limit > 0 && waited >= int64(w.limit) {
-			c.verdict = w.late
+			c.verdict = errStalled
 		}
 		longest = max(longest, waited)
 	}
 	if c.verdict == nil && c.until != 0 && now >= c.until {
-		c.aborted.Store(true)
+		c.x.Aborted.Store(true)
 		c.verdict = exchange.ErrClientGone
 	}
-	if c.verdict == nil && longest >= int64(goneAfter) && now-c.asked >= int64(goneEvery) && c.client != nil {
+	if c.verdict == nil && longest >= int64(goneAfter) && now-c.asked >= int64(goneEvery) && !c.alone && c.x.Client != nil {
 		c.asked = now
-		if c.client.Gone() {
-			c.aborted.Store(true)
+		if c.x.Client.Gone() {
+			c.x.Aborted.Store(true)
 			c.verdict = exchange.ErrClientGone
 		}
 	}
@@ -469,26 +550,4 @@ func (s *Sweeper) remove(c *Conn) {
 	}
 	c.prev.next, c.next.prev = c.next, c.prev
 	c.prev, c.next = nil, nil
-}
-
-var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, readerSize) }}
-
-// readerSize is the buffer of a backend connection while a call uses it. A
-// response head and a body that fit into it are handed on without a copy.
-const readerSize = 16 << 10
-
-// maxResponseHead bounds a response head, and all interim responses before it.
-const maxResponseHead = 64 << 10
-
-func acquireReader(c io.Reader) *bufio.Reader {
-	br := readers.Get().(*bufio.Reader)
-	br.Reset(c)
-	return br
-}
-
-func releaseReader(br *bufio.Reader) {
-	if br.Size() == readerSize {
-		br.Reset(nil)
-		readers.Put(br)
-	}
 }

@@ -125,7 +125,7 @@ func NewPool(s PoolSettings, sweeper *Sweeper, resolve map[string]string) *Pool 
 			if err != nil {
 				return nil, &connectError{err}
 			}
-			return newConn(nc, sweeper), nil
+			return newConn(nc, p, sweeper), nil
 		},
 	}
 	p.conns = typed(p.client)
@@ -221,41 +221,29 @@ func (p *Pool) Conns() int {
 	return p.client.ConnsCount()
 }
 
-// loan is a connection in a call's hands.
-type loan struct {
-	pool *Pool
-	key  pooled
-	conn *Conn
-}
-
 // borrow takes an idle connection or makes one, waiting for a free place for
 // at most a second.
-func (p *Pool) borrow() (loan, error) {
+func (p *Pool) borrow() (*Conn, error) {
 	key, c, err := p.conns.acquire(0)
 	if err != nil {
 		if errors.Is(err, fasthttp.ErrNoFreeConns) {
-			return loan{}, errNoConn
+			return nil, errNoConn
 		}
-		return loan{}, err
+		return nil, err
 	}
-	return loan{pool: p, key: key, conn: c}, nil
+	c.key = key
+	return c, nil
 }
 
-// giveBack returns the connection for the next call, if there may be one.
-func (l *loan) giveBack(now int64) {
-	if l.pool.closed.Load() {
-		l.drop()
+// giveBack returns a connection for the next call, if there may be one.
+func (p *Pool) giveBack(c *Conn, now int64) {
+	if p.closed.Load() {
+		p.drop(c)
 		return
 	}
-	l.conn.used, l.conn.idleAt = true, now
-	l.pool.conns.release(l.key)
-	*l = loan{}
+	c.used, c.idleAt = true, now
+	p.conns.release(c.key)
 }
 
-// drop closes the connection.
-func (l *loan) drop() {
-	if l.pool != nil {
-		l.pool.conns.discard(l.key)
-		*l = loan{}
-	}
-}
+// drop closes a connection.
+func (p *Pool) drop(c *Conn) { p.conns.discard(c.key) }

@@ -31,7 +31,7 @@ type Answer struct {
 // closes the answer.
 func (s *Service) Call(x *exchange.Exchange, r *RPC) (*Answer, error) {
 	c := calls.Of(x)
-	c.rpc = r
+	c.rpc, c.spent = r, true
 	if err := s.Forward(x); err != nil {
 		return nil, err
 	}

@@ -105,29 +105,16 @@ func (s *Service) Forward(x *exchange.Exchange) error {
 	c := calls.Of(x)
 	c.svc, c.x = s, x
 	x.Service = s.name
-	if s.http2 {
-		if err := c.openStream(); err != nil {
-			return err
-		}
-	} else {
-		c.upgrade = isUpgrade(x)
-		if err := c.takeBody(); err != nil {
-			return c.rejectFor(err)
-		}
+	if err := c.prepare(); err != nil {
+		return err
 	}
-	if s.keyOf != nil {
-		c.key = balance.HashBytes(s.keyOf(x, x.Scratch()))
-	}
-	s.budget.deposit()
-
 	c.now = x.Clock.Now()
 	var permit breaker.Permit
 	if s.breaker != nil {
-		p, ok := s.breaker.Allow(c.now)
-		if !ok {
+		var ok bool
+		if permit, ok = s.breaker.Allow(c.now); !ok {
 			return s.refuse(x, s.breaker)
 		}
-		permit = p
 	}
 	var verdict breaker.Outcome
 	var err error
@@ -142,75 +129,119 @@ func (s *Service) Forward(x *exchange.Exchange) error {
 	return err
 }
 
+// prepare decides what the attempts have in common.
+func (c *call) prepare() error {
+	s, x := c.svc, c.x
+	if s.http2 {
+		if err := c.openStream(); err != nil {
+			return err
+		}
+	} else {
+		c.upgrade = isUpgrade(x)
+		if err := c.takeBody(); err != nil {
+			return c.rejectFor(err)
+		}
+	}
+	if s.keyOf != nil {
+		c.key, c.spent = balance.HashBytes(s.keyOf(x, x.Scratch())), true
+	}
+	s.budget.deposit()
+	return nil
+}
+
 // run makes the attempts. The verdict is the service's breaker's.
 func (c *call) run() (breaker.Outcome, error) {
-	s, x := c.svc, c.x
-	var last error
-	stale := 0
-	for retry := 0; ; {
+	x := c.x
+	var tries tries
+	for {
 		if !c.chooseEndpoint() {
-			if last != nil {
+			if tries.last != nil {
 				// The endpoints ran out while retrying: what failed first counts.
-				return breaker.Failure, c.rejectFor(last)
+				return breaker.Failure, c.rejectFor(tries.last)
 			}
 			return breaker.Ignored, c.nowhere()
 		}
 		x.Attempts++
 		x.UpstreamStatus = 0
 		x.Endpoint = c.ep.name
-		c.attemptBegins()
-		got, wasStale, err := c.attempt()
-		c.now = x.Clock.Now()
+		if x.Observer != nil {
+			c.attemptBegins()
+		}
+		got, stale, err := c.attempt()
 		c.latency = time.Duration(c.now - c.began)
 		x.UpstreamTime += int64(c.latency)
 		if err == nil {
 			x.UpstreamStatus = c.res.status
-			s.metrics.UpstreamDuration.Observe(c.latency)
-			if !s.retries.status(c.res.status) || !c.replayable() || !c.mayRetry(retry) || !s.budget.withdraw() {
+			c.svc.metrics.UpstreamDuration.Observe(c.latency)
+			if c.res.status < 500 || !c.retriesAnswer(&tries) {
 				return c.settle()
 			}
-			last = errRetriedStatus
-			c.outcome = balance.ServerError
-			c.abandon(breaker.Failure)
-			retry++
-			s.metrics.Retries.Inc()
 			continue
 		}
-		c.attemptFails(err)
-		if !isConnect(err) && !errors.Is(err, errNoConn) && !wasStale && !c.isClientFault(err) {
-			// An attempt that failed waited too: without it a backend that
-			// hangs would look quick.
-			s.metrics.UpstreamDuration.Observe(c.latency)
+		if again, verdict := c.retriesFailure(&tries, got, stale, err); !again {
+			return verdict, c.rejectFor(err)
 		}
-		switch {
-		case wasStale && c.replayable() && stale < maxStale:
-			// The backend had closed the idle connection: that is nobody's
-			// failure, and a fresh connection is not a retry.
-			stale++
-			c.outcome = balance.Cancelled
-			c.abandon(breaker.Ignored)
-			continue
-		case c.isClientFault(err):
-			c.outcome = balance.Cancelled
-			c.abandon(breaker.Ignored)
-			return breaker.Ignored, c.rejectFor(err)
-		}
-		c.outcome = balance.Failure
-		last = err
-		again := !got && s.retries.failure(err) && (c.replayable() || isConnect(err)) && c.mayRetry(retry) && s.budget.withdraw()
-		if errors.Is(err, errNoConn) {
-			// The bound is the gateway's own: it says nothing about the backend.
-			c.outcome = balance.Cancelled
-			c.abandon(breaker.Ignored)
-			return breaker.Ignored, c.rejectFor(err)
-		}
-		c.abandon(breaker.Failure)
-		if !again {
-			return breaker.Failure, c.rejectFor(err)
-		}
-		retry++
+	}
+}
+
+// tries is what run knows of the attempts that have failed.
+type tries struct {
+	retries, stale int
+	last           error
+}
+
+// retriesAnswer reports whether the answer that has come is given up for a retry.
+func (c *call) retriesAnswer(t *tries) bool {
+	s := c.svc
+	if !s.retries.status(c.res.status) || !c.replayable() || !c.mayRetry(t.retries) || !s.budget.withdraw() {
+		return false
+	}
+	t.last = errRetriedStatus
+	c.outcome = balance.ServerError
+	c.abandon(breaker.Failure)
+	t.retries++
+	s.metrics.Retries.Inc()
+	return true
+}
+
+// retriesFailure ends an attempt that has no answer and reports whether there is
+// to be another one; else the verdict is that for the service's breaker.
+func (c *call) retriesFailure(t *tries, got, stale bool, err error) (again bool, verdict breaker.Outcome) {
+	s := c.svc
+	c.attemptFails(err)
+	if !isConnect(err) && !errors.Is(err, errNoConn) && !stale && !c.isClientFault(err) {
+		// An attempt that failed waited too: without it a backend that
+		// hangs would look quick.
+		s.metrics.UpstreamDuration.Observe(c.latency)
+	}
+	switch {
+	case stale && c.replayable() && t.stale < maxStale:
+		// The backend had closed the idle connection: that is nobody's
+		// failure, and a fresh connection is not a retry.
+		t.stale++
+		c.outcome = balance.Cancelled
+		c.abandon(breaker.Ignored)
+		return true, breaker.Ignored
+	case c.isClientFault(err):
+		c.outcome = balance.Cancelled
+		c.abandon(breaker.Ignored)
+		return false, breaker.Ignored
+	}
+	c.outcome = balance.Failure
+	t.last = err
+	again = !got && s.retries.failure(err) && (c.replayable() || isConnect(err)) && c.mayRetry(t.retries) && s.budget.withdraw()
+	if errors.Is(err, errNoConn) {
+		// The bound is the gateway's own: it says nothing about the backend.
+		c.outcome = balance.Cancelled
+		c.abandon(breaker.Ignored)
+		return false, breaker.Ignored
+	}
+	c.abandon(breaker.Failure)
+	if again {
+		t.retries++
 		s.metrics.Retries.Inc()
 	}
+	return again, breaker.Failure
 }
 
 // maxStale bounds how many closed idle connections one request may meet.
@@ -225,19 +256,24 @@ func (c *call) settle() (breaker.Outcome, error) {
 	}
 	c.report(verdict)
 	if err := c.deliver(); err != nil {
-		if c.loan.conn != nil {
-			err = c.loan.conn.cause(err)
-		}
-		c.attemptFails(err)
-		c.outcome = balance.Failure
-		c.stopUpload()
-		c.endCall(false)
-		if c.isClientFault(err) {
-			return breaker.Ignored, c.rejectFor(err)
-		}
-		return breaker.Failure, c.rejectFor(err)
+		return c.undelivered(err)
 	}
 	return verdict, nil
+}
+
+// undelivered ends a call whose answer could not be delivered.
+func (c *call) undelivered(err error) (breaker.Outcome, error) {
+	if c.conn != nil {
+		err = c.conn.cause(err)
+	}
+	c.attemptFails(err)
+	c.outcome = balance.Failure
+	c.stopUpload()
+	c.endCall(false)
+	if c.isClientFault(err) {
+		return breaker.Ignored, c.rejectFor(err)
+	}
+	return breaker.Failure, c.rejectFor(err)
 }
 
 // chooseEndpoint picks an endpoint and asks its breaker. A retry goes to an
@@ -256,17 +292,22 @@ func (c *call) chooseEndpoint() bool {
 			c.releasePermit(breaker.Ignored)
 			p, ok := ep.breaker.Allow(c.now)
 			if !ok {
-				c.tried.Add(ep.Endpoint)
+				c.leave(ep)
 				continue
 			}
 			c.permit, c.permitOf = p, ep
 		}
-		c.tried.Add(ep.Endpoint)
 		c.from, c.ep, c.began = from, ep, c.now
 		from.set.Begin(ep.Endpoint)
 		return true
 	}
 	return false
+}
+
+// leave has a further attempt go elsewhere, if it can.
+func (c *call) leave(ep *endpoint) {
+	c.tried.Add(ep.Endpoint)
+	c.spent = true
 }
 
 // report tells the endpoint's breaker how its attempts ended.
@@ -289,11 +330,12 @@ func (c *call) releasePermit(o breaker.Outcome) {
 // abandon leaves the endpoint after an attempt that is not the answer.
 func (c *call) abandon(o breaker.Outcome) {
 	c.failed = o == breaker.Failure
+	c.leave(c.ep)
 	c.endCall(false)
 	c.leaveEndpoint()
 	// The response keeps what was read into it: the next head replaces that, and
 	// so does a rejection. A reset would take the engine's settings with it.
-	c.res = responseHead{}
+	c.res.reset()
 }
 
 // mayRetry reports whether another attempt is allowed by number and kind of request.

@@ -120,7 +120,7 @@ func (c *call) openStream() error {
 	if st.rpc == grpcwire.WebText && st.hasBody {
 		st.body.decodeText()
 	}
-	c.stream = st
+	c.stream, c.spent = st, true
 	return nil
 }
 
@@ -480,10 +480,11 @@ func (st *stream) faulty(code grpcwire.Code) bool {
 func (st *stream) abandon(o breaker.Outcome) {
 	c := st.c
 	c.failed = o == breaker.Failure
+	c.leave(c.ep)
 	st.leave()
 	st.res = nil
 	c.leaveEndpoint()
-	c.res = responseHead{}
+	c.res.reset()
 }
 
 // leave ends the attempt: with the stream's reset, if it has not ended.

@@ -1,8 +1,6 @@
 package upstream
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -99,7 +97,7 @@ func (st *stream) writeHead(empty bool) error {
 	x.Head = nil
 	c.chooseDate(h)
 	h.DisableNormalizing()
-	if err := h.Read(bufio.NewReaderSize(bytes.NewReader(b), max(len(b), 16))); err != nil {
+	if err := readInto(h, b); err != nil {
 		return err
 	}
 	if c.res.hop {

@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"bufio"
 	"errors"
 	"net"
 	"os"
@@ -25,7 +24,7 @@ type Tunnel struct {
 	x    *exchange.Exchange
 	call *call
 	conn *Conn
-	br   *bufio.Reader
+	br   *reader
 	runs atomic.Pointer[passage]
 }
 
@@ -70,7 +69,7 @@ func (t *Tunnel) GoAway(code int) {
 type flow struct {
 	other    *flow
 	from, to net.Conn
-	ahead    *bufio.Reader // what came with the head of the answer is read first; nil for nothing
+	ahead    *reader // what came with the head of the answer is read first; nil for nothing
 	bytes    int64
 	buf      *[]byte      // nil while there is nothing to read
 	until    atomic.Int64 // when the flow ends at the latest, in Unix nanoseconds; 0: not by time. Anybody's.
@@ -98,7 +97,7 @@ func (f *flow) run() {
 	}
 	f.GiveBack()
 	if f.ahead != nil {
-		releaseReader(f.ahead)
+		f.ahead.giveBack()
 	}
 	if f.frames != nil {
 		f.frames.ended()
@@ -113,7 +112,7 @@ func (f *flow) read(held int) (int, error) {
 		if f.ahead.Buffered() > 0 {
 			return f.ahead.Read(f.Take()[held:])
 		}
-		releaseReader(f.ahead)
+		f.ahead.giveBack()
 		f.ahead = nil
 	}
 	if held == 0 {

@@ -33,7 +33,7 @@ type upload struct {
 func (c *call) startUpload() {
 	u := &upload{done: make(chan struct{})}
 	c.upload = u
-	x, conn, response := c.x, c.loan.conn, c.svc.response
+	x, conn, response := c.x, c.conn, c.svc.response
 	s := sender{x: x, conn: conn, stream: x.BodyStream(), framing: c.reqFraming, limit: x.BodyLimit, stall: c.svc.stall}
 	go func() {
 		defer close(u.done)
@@ -151,8 +151,8 @@ func (c *call) stopUpload() (whole bool) {
 	if c.x.Client != nil && !u.last.Load() {
 		c.x.Client.InterruptRead()
 	}
-	if c.loan.conn != nil {
-		c.loan.conn.interrupt(errBodyCut)
+	if c.conn != nil {
+		c.conn.interrupt(errBodyCut)
 	}
 	<-u.done
 	return u.err == nil

@@ -241,6 +241,12 @@ type responseHead struct {
 // maxOwn bounds the lines that are remembered; a head with more is read again.
 const maxOwn = 8
 
+// reset leaves the lines, which owns bounds.
+func (h *responseHead) reset() {
+	h.status, h.framing, h.owns = 0, Framing{Length: -1}, 0
+	h.unframed, h.close, h.hop, h.named, h.upgrade, h.dated = false, false, false, false, false, false
+}
+
 func (h *responseHead) remember(start, end int) {
 	if h.owns < maxOwn {
 		h.own[h.owns].start, h.own[h.owns].end = uint32(start), uint32(end)
@@ -256,123 +262,177 @@ var (
 	errTransferCoding = errors.New("unsupported transfer coding")
 )
 
-// ParseResponseHead reads a complete response head, strictly (RFC 9112): CRLF
-// line ends, field names that are tokens, no folding, at most one valid length,
-// no transfer coding but chunked, and not both. The head includes the empty
-// line at its end.
+// ParseResponseHead reads a complete response head; see parseHead.
 func ParseResponseHead(head []byte, h *responseHead) error {
-	*h = responseHead{framing: Framing{Length: -1}}
-	end := bytes.IndexByte(head, '\n')
-	if end < 13 || head[end-1] != '\r' {
-		return errStatusLine
+	n, err := parseHead(head, h)
+	if err == nil && n != len(head) {
+		err = errFieldLine
 	}
-	line := head[:end-1]
-	// HTTP/1.x SP 3DIGIT SP reason; the SP before an empty reason is often left out.
-	if string(line[:7]) != "HTTP/1." || line[7] != '0' && line[7] != '1' || line[8] != ' ' {
-		return errStatusLine
-	}
-	for _, c := range line[9:12] {
-		if c < '0' || c > '9' {
-			return errStatusLine
-		}
-		h.status = h.status*10 + int(c-'0')
-	}
-	if h.status < 100 || h.status > 599 || len(line) > 12 && line[12] != ' ' || !exchange.IsFieldValue(line[12:]) {
-		return errStatusLine
-	}
-	http10 := line[7] == '0'
-	h.close = http10
+	return err
+}
 
-	lengths := 0
-	rest := head[end+1:]
-	for !bytes.HasPrefix(rest, lineEnd) {
-		at := len(head) - len(rest)
+// parseHead reads the response head that b begins with, strictly (RFC 9112):
+// CRLF line ends, field names that are tokens, no folding, at most one valid
+// length, no transfer coding but chunked, and not both. n is its length, with
+// the empty line at its end; 0 if more has to come to tell.
+func parseHead(b []byte, h *responseHead) (n int, err error) {
+	h.reset()
+	// HTTP/1.x SP 3DIGIT SP reason; the SP before an empty reason is often left out.
+	if len(b) <= len("HTTP/1.1 200") {
+		return 0, beginsHead(b)
+	}
+	if string(b[:len(protocol)]) != protocol || b[7]|1 != '1' || b[8] != ' ' {
+		return 0, errStatusLine
+	}
+	d1, d2, d3 := b[9]-'0', b[10]-'0', b[11]-'0'
+	if d1 < 1 || d1 > 5 || d2 > 9 || d3 > 9 {
+		return 0, errStatusLine
+	}
+	h.status = int(d1)*100 + int(d2)*10 + int(d3)
+	http10 := b[7] == '0'
+	h.close = http10
+	at := 12 + valueLen(b[12:])
+	switch {
+	case at+1 >= len(b) && (at == len(b) || b[at] == '\r'):
+		return 0, nil
+	case at+1 >= len(b) || b[at] != '\r' || b[at+1] != '\n' || at > 12 && b[12] != ' ':
+		return 0, errStatusLine
+	}
+	at += 2
+	for {
+		rest := b[at:]
 		colon := exchange.TokenLen(rest)
-		if colon == 0 || colon == len(rest) || rest[colon] != ':' {
-			return errFieldLine
+		if colon == len(rest) {
+			return 0, nil
 		}
-		name := rest[:colon]
-		rest = rest[colon+1:]
-		end = exchange.FieldValueLen(rest)
-		if !bytes.HasPrefix(rest[end:], lineEnd) {
-			return errFieldLine
-		}
-		value := exchange.TrimOWS(rest[:end])
-		rest = rest[end+len(lineEnd):]
-		kind := exchange.KindOf(name)
-		if isOwn(kind) {
-			h.remember(at, len(head)-len(rest))
-		}
-		switch kind {
-		case exchange.KindContentLength:
-			n, ok := parseLength(value)
-			if !ok || lengths > 0 {
-				return errFraming
+		if rest[colon] != ':' || colon == 0 {
+			if rest[0] != '\r' {
+				return 0, errFieldLine
 			}
-			lengths++
-			h.framing.Length = n
-		case exchange.KindTransferEncoding:
-			if h.framing.Chunked || http10 || !exchange.EqualFold(value, "chunked") {
-				return errTransferCoding
-			}
-			h.framing.Chunked = true
-		case exchange.KindConnection:
-			h.hop = true
-			for len(value) > 0 {
-				var token []byte
-				token, value = nextToken(value)
-				switch {
-				case exchange.EqualFold(token, "close"):
-					h.close = true
-				case exchange.EqualFold(token, "keep-alive"):
-					h.close = h.close && !http10
-				default:
-					h.named = true
-				}
-			}
-		case exchange.KindUpgrade:
-			h.hop, h.upgrade = true, true
-		case exchange.KindHop, exchange.KindTE:
-			h.hop = true
-		case exchange.KindOther:
-			h.dated = h.dated || len(name) == 4 && exchange.EqualFold(name, "date")
+			break
 		}
+		end := colon + 1 + valueLen(rest[colon+1:])
+		if end+1 >= len(rest) && (end == len(rest) || rest[end] == '\r') {
+			return 0, nil
+		}
+		if end+1 >= len(rest) || rest[end] != '\r' || rest[end+1] != '\n' {
+			return 0, errFieldLine
+		}
+		if peculiar>>colon&1 != 0 {
+			if err := h.note(rest[:colon], rest[colon+1:end], at, at+end+2, http10); err != nil {
+				return 0, err
+			}
+		}
+		at += end + 2
 	}
-	if h.framing.Chunked && lengths > 0 {
-		return errFraming
+	if at+1 == len(b) {
+		return 0, nil
 	}
-	h.unframed = !h.framing.Chunked && lengths == 0
+	if b[at+1] != '\n' {
+		return 0, errFieldLine
+	}
+	h.unframed = !h.framing.Chunked && h.framing.Length < 0
+	if h.framing.Chunked && h.framing.Length >= 0 {
+		return 0, errFraming
+	}
+	return at + 2, nil
+}
+
+// beginsHead reports what is wrong with the first bytes of a head.
+func beginsHead(b []byte) error {
+	if n := min(len(b), len(protocol)); string(b[:n]) != protocol[:n] {
+		return errStatusLine
+	}
 	return nil
 }
 
-var lineEnd = []byte("\r\n")
+// valueLen is exchange.FieldValueLen, where tabs are rare.
+func valueLen(b []byte) int {
+	n := exchange.TextLen(b, ' ')
+	if n < len(b) && b[n] == '\t' {
+		n += exchange.FieldValueLen(b[n:])
+	}
+	return n
+}
+
+// peculiar are the lengths of the names that note knows.
+const peculiar = 1<<len("te") | 1<<len("date") | 1<<len("upgrade") | 1<<len("connection") | 1<<len("content-length") | 1<<len("proxy-connection") |
+	1<<len("transfer-encoding") | 1<<len("proxy-authenticate") | 1<<len("proxy-authorization")
+
+// note reads a field of a response that may be about the connection or the
+// framing. Its line is from start to end.
+func (h *responseHead) note(name, value []byte, start, end int, http10 bool) error {
+	kind := exchange.KindOf(name)
+	if isOwn(kind) {
+		h.remember(start, end)
+	}
+	switch kind {
+	case exchange.KindContentLength:
+		n, ok := parseLength(exchange.TrimOWS(value))
+		if !ok || h.framing.Length >= 0 {
+			return errFraming
+		}
+		h.framing.Length = n
+	case exchange.KindTransferEncoding:
+		if h.framing.Chunked || http10 || !exchange.EqualFold(exchange.TrimOWS(value), "chunked") {
+			return errTransferCoding
+		}
+		h.framing.Chunked = true
+	case exchange.KindConnection:
+		h.hop = true
+		for value = exchange.TrimOWS(value); len(value) > 0; {
+			var token []byte
+			token, value = nextToken(value)
+			switch {
+			case exchange.EqualFold(token, "close"):
+				h.close = true
+			case exchange.EqualFold(token, "keep-alive"):
+				h.close = h.close && !http10
+			default:
+				h.named = true
+			}
+		}
+	case exchange.KindUpgrade:
+		h.hop, h.upgrade = true, true
+	case exchange.KindHop, exchange.KindTE:
+		h.hop = true
+	case exchange.KindOther:
+		h.dated = h.dated || len(name) == 4 && exchange.EqualFold(name, "date")
+	}
+	return nil
+}
 
 // AppendResponseHead appends a response head that ParseResponseHead has
 // accepted as it goes on: as HTTP/1.1, without framing, hop-by-hop fields and
 // what they name, each line with its end and no empty line behind them.
 func AppendResponseHead(dst, head []byte, h *responseHead) []byte {
-	line, _ := nextLine(head)
+	if h.named || h.owns > maxOwn || head[12] == '\r' {
+		return appendChosenLines(dst, head)
+	}
+	version, at := len(dst)+len(protocol), 0
+	for i := range h.owns {
+		dst = append(dst, head[at:h.own[i].start]...)
+		at = int(h.own[i].end)
+	}
+	dst = append(dst, head[at:len(head)-len("\r\n")]...)
+	dst[version] = '1'
+	return dst
+}
+
+// appendChosenLines is AppendResponseHead line by line.
+func appendChosenLines(dst, head []byte) []byte {
+	line, rest := nextLine(head)
 	dst = append(append(dst, "HTTP/1.1"...), line[len("HTTP/1.1"):]...)
 	if len(line) == len("HTTP/1.1 200") {
 		dst = append(dst, ' ') // RFC 9112, section 4
 	}
 	dst = append(dst, "\r\n"...)
-	at, last := len(line)+len("\r\n"), len(head)-len("\r\n")
-	if h.named || h.owns > maxOwn {
-		for at < last {
-			line, _ = nextLine(head[at:])
-			if name := line[:exchange.TokenLen(line)]; !isOwn(exchange.KindOf(name)) && !namedInHead(head, name) {
-				dst = append(append(dst, line...), "\r\n"...)
-			}
-			at += len(line) + len("\r\n")
+	for line, rest = nextLine(rest); len(line) > 0; line, rest = nextLine(rest) {
+		if name := line[:exchange.TokenLen(line)]; !isOwn(exchange.KindOf(name)) && !namedInHead(head, name) {
+			dst = append(append(dst, line...), "\r\n"...)
 		}
-		return dst
 	}
-	for i := range h.owns {
-		dst = append(dst, head[at:h.own[i].start]...)
-		at = int(h.own[i].end)
-	}
-	return append(dst, head[at:last]...)
+	return dst
 }
 
 // isOwn reports whether a field of a response belongs to its connection or its framing.

@@ -68,7 +68,7 @@ func TestReadTrailer(t *testing.T) {
 	f := func(section, want string, fails error) {
 		t.Helper()
 		var got strings.Builder
-		err := readTrailer(bufio.NewReader(strings.NewReader(section)), func(name, value []byte) {
+		err := readTrailer(newReader(strings.NewReader(section), 4096), func(name, value []byte) {
 			got.WriteString(string(name) + "=" + string(value) + ";")
 		})
 		if got.String() != want || err != fails {
@@ -162,7 +162,7 @@ func FuzzChunked(f *testing.F) {
 				t.Fatalf("%q: joined %q of %d, read %q", data, joined, size, read)
 			}
 		}()
-		br := bufio.NewReaderSize(bytes.NewReader(data), 2*maxChunkLine)
+		br := newReader(bytes.NewReader(data), 2*maxChunkLine)
 		for {
 			n, err := readChunkSize(br)
 			if err != nil {
