@@ -69,6 +69,8 @@ type Exchange struct {
 	ClientAddr netip.Addr
 	// PeerAddr is the address of the other end of the connection.
 	PeerAddr netip.Addr
+	// PeerText is PeerAddr as text, nil where nobody has it at hand.
+	PeerText []byte
 	// TrustedPeer reports whether the peer is one of trusted_proxies.
 	TrustedPeer bool
 	// Listener is the name of the listener in the configuration.
@@ -293,7 +295,7 @@ func (x *Exchange) reset() {
 	}
 	x.Path, x.Query, x.Host, x.Scheme = nil, nil, nil, ""
 	x.ForwardedHost, x.ForwardedPort = nil, nil
-	x.ClientAddr, x.PeerAddr, x.TrustedPeer = netip.Addr{}, netip.Addr{}, false
+	x.ClientAddr, x.PeerAddr, x.PeerText, x.TrustedPeer = netip.Addr{}, netip.Addr{}, nil, false
 	x.Listener, x.TLS, x.ConnID, x.Client, x.Protocol = "", nil, 0, nil, ""
 	clear(x.Params[:len(x.ParamNames)])
 	x.ParamNames = nil

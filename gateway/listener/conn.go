@@ -43,7 +43,9 @@ type conn struct {
 	raw      syscall.RawConn
 	id       uint64
 	peer     netip.Addr // the client's, once a PROXY protocol header was read
-	seated   bool       // counted under peer; both under the owner's mu
+	peerText [len("255.255.255.255")]byte
+	peerLen  uint8 // of peer in peerText; 0: it is not there, or longer
+	seated   bool  // counted under peer; both under the owner's mu
 
 	phase      atomic.Uint32
 	since      atomic.Int64 // when the phase began

@@ -147,6 +147,12 @@ func (c *conn) writable() bool {
 // identify tells the exchange who is at the other end.
 func (c *conn) identify(x *exchange.Exchange) {
 	x.ConnID, x.PeerAddr, x.Listener, x.Scheme = c.id, c.peer, c.owner.Name(), "http"
+	if c.peerLen == 0 && c.peer.Is4() {
+		c.peerLen = uint8(len(c.peer.AppendTo(c.peerText[:0])))
+	}
+	if c.peerLen > 0 {
+		x.PeerText = c.peerText[:c.peerLen]
+	}
 	if c.state != nil {
 		x.Scheme, x.TLS = "https", c.state
 	}

@@ -59,6 +59,7 @@ type plain struct {
 	failed   bool // the last attempt under permit failed
 
 	// The request, as it is sent at each attempt.
+	kinds      kinds // of the client's fields
 	hasBody    bool
 	streamed   bool // the body is not held: there is one attempt
 	upgrade    bool
@@ -108,7 +109,7 @@ func (p *plain) reset() {
 	p.svc, p.x, p.from, p.ep, p.permitOf, p.conn, p.br, p.upload, p.stream = nil, nil, nil, nil, nil, nil, nil, nil, nil
 	p.permit = breaker.Permit{}
 	p.now, p.began, p.latency, p.outcome, p.failed = 0, 0, 0, balance.Success, false
-	p.hasBody, p.streamed, p.upgrade, p.ownDate, p.reqFraming = false, false, false, false, Framing{}
+	p.kinds, p.hasBody, p.streamed, p.upgrade, p.ownDate, p.reqFraming = 0, false, false, false, false, Framing{}
 	p.pending = 0
 	p.res.reset()
 }
@@ -152,11 +153,8 @@ func (c *call) takeBody() error {
 	switch {
 	case x.Body != nil:
 		c.hasBody, c.reqFraming = true, Framing{Length: int64(len(x.Body))}
-	case stream == nil || length == 0 || length < -1:
-		// Without a body its absence is framed only where a body would be
-		// expected (RFC 9110, section 8.6).
-		c.hasBody = length == 0 && x.HasField(exchange.KindContentLength)
-		c.reqFraming = Framing{}
+	case stream == nil:
+		c.hasBody, c.reqFraming = false, Framing{}
 	case length > 0 && length <= heldBody:
 		if cap(c.body) < int(length) {
 			c.body = make([]byte, length)
@@ -261,7 +259,7 @@ func (c *call) connect() (err error) {
 // if it fits. Of a body that streams the head is sent here.
 func (c *call) request() []byte {
 	x := c.x
-	head := requestHead{basePath: c.ep.basePath, body: c.hasBody, framing: c.reqFraming, upgrade: c.upgrade}
+	head := requestHead{basePath: c.ep.basePath, kinds: c.kinds, body: c.hasBody, framing: c.reqFraming, upgrade: c.upgrade}
 	if !c.svc.passHost {
 		head.host = c.ep.host
 	}

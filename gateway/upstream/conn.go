@@ -15,14 +15,13 @@ import (
 )
 
 // Conn is a connection to a backend. One call uses it at a time; between calls
-// it lies in its HostClient's pool. The sweeper looks at it meanwhile: mu guards
+// it lies in its pool. The sweeper looks at it meanwhile: mu guards
 // what both touch.
 type Conn struct {
 	net.Conn
 	socket *socket.Conn // nil over TLS
 	pool   *Pool
-	key    pooled // in the pool
-	idleAt int64  // when the last call ended
+	idleAt int64 // when the last call ended
 
 	out    []byte // goes out before the answer is awaited
 	in     *reader

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -66,73 +68,172 @@ func (e *connectError) Timeout() bool {
 	return errors.As(e.err, &t) && t.Timeout()
 }
 
-// Pool is the connections to one address: fasthttp's HostClient keeps, bounds
-// and ages them, while the calls over them are made here.
+// Pool is the connections to one address: it bounds them, keeps those that rest
+// for the next calls, and closes them when they have rested for too long. It
+// has a place for each connection that is open or being made.
 type Pool struct {
+	mu     sync.Mutex
+	idle   []*Conn // in the order in which they came to rest
+	taken  int     // places
+	queue  []*waiter
+	closed bool
+
 	settings PoolSettings
 	resolve  map[string]string
-	client   *fasthttp.HostClient
-	conns    connPool
+	sweeper  *Sweeper
 	streams  *h2.Pool     // of HTTP/2, nil for HTTP/1.1
 	connect  atomic.Int64 // connect timeout in nanoseconds
-	closed   atomic.Bool
 }
 
-// connPool hides the type of HostClient's pooled connections, which has no
-// name outside of fasthttp.
-type connPool interface {
-	acquire(wait time.Duration) (pooled, *Conn, error)
-	release(p pooled)
-	discard(p pooled)
+// waiter is a call that waits for a connection or a place.
+type waiter struct {
+	got chan *Conn // nil is a place; sent with mu held
 }
 
-// pooled is a connection on loan from a pool.
-type pooled any
-
-type hostClient[C interface{ Conn() net.Conn }] interface {
-	AcquireConn(wait time.Duration, connectionClose bool) (C, error)
-	ReleaseConn(C)
-	CloseConn(C)
-}
-
-type typedPool[C interface{ Conn() net.Conn }] struct{ c hostClient[C] }
-
-func typed[C interface{ Conn() net.Conn }](c hostClient[C]) connPool { return typedPool[C]{c} }
-
-func (t typedPool[C]) acquire(wait time.Duration) (pooled, *Conn, error) {
-	cc, err := t.c.AcquireConn(wait, false)
-	if err != nil {
-		return nil, nil, err
-	}
-	return cc, cc.Conn().(*Conn), nil
-}
-
-func (t typedPool[C]) release(p pooled) { t.c.ReleaseConn(p.(C)) }
-func (t typedPool[C]) discard(p pooled) { t.c.CloseConn(p.(C)) }
+// maxWait is how long a call waits for a connection when all places are taken.
+const maxWait = time.Second
 
 // NewPool makes a pool. resolve maps addresses to others, as curl's --connect-to does; nil for none.
 func NewPool(s PoolSettings, sweeper *Sweeper, resolve map[string]string) *Pool {
-	p := &Pool{settings: s, resolve: resolve}
-	p.client = &fasthttp.HostClient{
-		Addr:                s.Address,
-		MaxConns:            s.MaxConns,
-		MaxIdleConnDuration: s.IdleTimeout,
-		MaxConnWaitTimeout:  time.Second,
-		// The most recently used connection is the least likely to be closed by its backend.
-		ConnPoolStrategy: fasthttp.LIFO,
-		DialTimeout: func(string, time.Duration) (net.Conn, error) {
-			nc, err := p.dial()
-			if err != nil {
-				return nil, &connectError{err}
-			}
-			return newConn(nc, p, sweeper), nil
-		},
+	if s.MaxConns <= 0 {
+		s.MaxConns = fasthttp.DefaultMaxConnsPerHost
 	}
-	p.conns = typed(p.client)
+	if s.IdleTimeout <= 0 {
+		s.IdleTimeout = fasthttp.DefaultMaxIdleConnDuration
+	}
+	p := &Pool{settings: s, sweeper: sweeper, resolve: resolve}
 	if s.HTTP2 {
 		p.streams = h2.NewPool(h2.Settings{Dial: p.dialStreams, MaxConns: s.MaxConns, IdleTimeout: s.IdleTimeout})
+	} else if sweeper != nil {
+		sweeper.Watch(p)
 	}
 	return p
+}
+
+// borrow takes a connection that rests or makes one, waiting for a place for at
+// most a second. The one that was used last is the least likely to be closed by
+// its backend.
+func (p *Pool) borrow() (*Conn, error) {
+	p.mu.Lock()
+	n := len(p.idle) - 1
+	if n < 0 {
+		return p.open()
+	}
+	c := p.idle[n]
+	p.idle[n] = nil
+	p.idle = p.idle[:n]
+	p.mu.Unlock()
+	return c, nil
+}
+
+// open makes a connection once there is a place for it, unless one comes to rest
+// before. It is called with mu held, and lets go of it.
+func (p *Pool) open() (*Conn, error) {
+	if p.taken < p.settings.MaxConns {
+		p.taken++
+		p.mu.Unlock()
+	} else {
+		w := &waiter{got: make(chan *Conn, 1)}
+		p.queue = append(p.queue, w)
+		p.mu.Unlock()
+		if c, err := p.await(w); c != nil || err != nil {
+			return c, err
+		}
+	}
+	nc, err := p.dial()
+	if err != nil {
+		p.mu.Lock()
+		p.leave()
+		p.mu.Unlock()
+		return nil, &connectError{err}
+	}
+	return newConn(nc, p, p.sweeper), nil
+}
+
+// await returns what w has got; nil is a place.
+func (p *Pool) await(w *waiter) (*Conn, error) {
+	t := time.NewTimer(maxWait)
+	defer t.Stop()
+	select {
+	case c := <-w.got:
+		return c, nil
+	case <-t.C:
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if i := slices.Index(p.queue, w); i >= 0 {
+		p.queue = slices.Delete(p.queue, i, i+1)
+		return nil, errNoConn
+	}
+	return <-w.got, nil // it came at the last moment
+}
+
+// leave gives a place up, to who waits for one. It is called with mu held.
+func (p *Pool) leave() {
+	if len(p.queue) > 0 {
+		p.serve(nil)
+		return
+	}
+	p.taken--
+}
+
+// serve gives a connection or a place to who has waited longest.
+func (p *Pool) serve(c *Conn) {
+	p.queue[0].got <- c
+	p.queue[0] = nil
+	if p.queue = p.queue[1:]; len(p.queue) == 0 {
+		p.queue = nil
+	}
+}
+
+// giveBack returns a connection for the next call, if there may be one.
+func (p *Pool) giveBack(c *Conn, now int64) {
+	c.used, c.idleAt = true, now
+	p.mu.Lock()
+	if len(p.queue) > 0 || p.closed {
+		p.handOver(c)
+		return
+	}
+	p.idle = append(p.idle, c)
+	p.mu.Unlock()
+}
+
+// handOver gives a connection to who waits for one, or closes it where the pool
+// is closed. It is called with mu held, and lets go of it.
+func (p *Pool) handOver(c *Conn) {
+	if p.closed {
+		p.mu.Unlock()
+		p.drop(c)
+		return
+	}
+	p.serve(c)
+	p.mu.Unlock()
+}
+
+// drop closes a connection.
+func (p *Pool) drop(c *Conn) {
+	_ = c.Close()
+	p.mu.Lock()
+	p.leave()
+	p.mu.Unlock()
+}
+
+// Check closes what has rested for too long.
+func (p *Pool) Check(now int64) {
+	p.mu.Lock()
+	old := 0
+	for old < len(p.idle) && now-p.idle[old].idleAt > int64(p.settings.IdleTimeout) {
+		old++
+	}
+	var resting []*Conn
+	if old > 0 {
+		resting = slices.Clone(p.idle[:old])
+		p.idle = slices.Delete(p.idle, 0, old)
+	}
+	p.mu.Unlock()
+	for _, c := range resting {
+		p.drop(c)
+	}
 }
 
 // dialStreams makes a connection of HTTP/2: over TLS one that has agreed on
@@ -203,47 +304,30 @@ func (s *PoolSettings) control(_, address string, _ syscall.RawConn) error {
 	return nil
 }
 
-// Close closes the idle connections; those in use end with their calls.
+// Close closes the connections that rest; those in use end with their calls.
 func (p *Pool) Close() error {
-	p.closed.Store(true)
 	if p.streams != nil {
 		return p.streams.Close()
 	}
-	p.client.CloseIdleConnections()
+	if p.sweeper != nil {
+		p.sweeper.Unwatch(p)
+	}
+	p.mu.Lock()
+	resting := p.idle
+	p.idle, p.closed = nil, true
+	p.mu.Unlock()
+	for _, c := range resting {
+		p.drop(c)
+	}
 	return nil
 }
 
-// Conns returns how many connections are open.
+// Conns returns how many connections are open or being made.
 func (p *Pool) Conns() int {
 	if p.streams != nil {
 		return p.streams.Conns()
 	}
-	return p.client.ConnsCount()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.taken
 }
-
-// borrow takes an idle connection or makes one, waiting for a free place for
-// at most a second.
-func (p *Pool) borrow() (*Conn, error) {
-	key, c, err := p.conns.acquire(0)
-	if err != nil {
-		if errors.Is(err, fasthttp.ErrNoFreeConns) {
-			return nil, errNoConn
-		}
-		return nil, err
-	}
-	c.key = key
-	return c, nil
-}
-
-// giveBack returns a connection for the next call, if there may be one.
-func (p *Pool) giveBack(c *Conn, now int64) {
-	if p.closed.Load() {
-		p.drop(c)
-		return
-	}
-	c.used, c.idleAt = true, now
-	p.conns.release(c.key)
-}
-
-// drop closes a connection.
-func (p *Pool) drop(c *Conn) { p.conns.discard(c.key) }

@@ -137,8 +137,13 @@ func (c *call) prepare() error {
 			return err
 		}
 	} else {
-		c.upgrade = isUpgrade(x)
-		if err := c.takeBody(); err != nil {
+		c.kinds = kindsOf(x.Fields)
+		c.upgrade = c.kinds.has(exchange.KindUpgrade) && isUpgrade(x)
+		if n := x.Request.Header.ContentLength(); x.Body == nil && (n == 0 || n < -1) {
+			// Without a body its absence is framed only where a body would be
+			// expected (RFC 9110, section 8.6).
+			c.hasBody, c.reqFraming = n == 0 && c.kinds.has(exchange.KindContentLength), Framing{}
+		} else if err := c.takeBody(); err != nil {
 			return c.rejectFor(err)
 		}
 	}

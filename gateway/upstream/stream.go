@@ -258,7 +258,7 @@ func (st *stream) attempt() error {
 // request is the request as this attempt sends it.
 func (st *stream) request() *http.Request {
 	c, x := st.c, st.x
-	head := requestHead{basePath: c.ep.basePath, body: st.hasBody, framing: Framing{Chunked: st.hasBody, Length: -1}}
+	head := requestHead{basePath: c.ep.basePath, kinds: kindsOf(x.Fields), body: st.hasBody, framing: Framing{Chunked: st.hasBody, Length: -1}}
 	if !c.svc.passHost {
 		head.host = c.ep.host
 	}

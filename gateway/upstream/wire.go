@@ -23,12 +23,26 @@ type requestHead struct {
 	host []byte
 	// basePath is the path of the endpoint's URL, without a trailing slash.
 	basePath []byte
+	// kinds are those of the exchange's fields.
+	kinds kinds
 	// framing of the body as it will be sent; Length 0 and body false for none.
 	body    bool
 	framing Framing
 	// upgrade passes Upgrade and Connection: Upgrade on.
 	upgrade bool
 }
+
+// kinds is a set of kinds of fields.
+type kinds uint16
+
+func kindsOf(fields []exchange.Field) (k kinds) {
+	for i := range fields {
+		k |= 1 << fields[i].Kind
+	}
+	return k
+}
+
+func (k kinds) has(kind exchange.Kind) bool { return k>>kind&1 != 0 }
 
 // BuildRequestHead appends the head of the request for the backend. The framing
 // fields and Host are the gateway's own; hop-by-hop fields, identity and
@@ -37,23 +51,25 @@ type requestHead struct {
 func BuildRequestHead(x *exchange.Exchange, h *requestHead, dst []byte) []byte {
 	dst = append(dst, x.Method()...)
 	dst = append(dst, ' ')
-	dst = append(dst, h.basePath...)
+	if len(h.basePath) > 0 {
+		dst = append(dst, h.basePath...)
+	}
 	dst = router.AppendEncoded(dst, x.BackendPath())
 	if q := x.BackendQuery(); len(q) > 0 {
 		dst = append(dst, '?')
 		dst = append(dst, q...)
 	}
 	dst = append(dst, " HTTP/1.1\r\nHost: "...)
-	if h.host != nil {
-		dst = append(dst, h.host...)
-	} else {
-		dst = append(dst, x.Request.Header.Host()...)
+	host := h.host
+	if host == nil {
+		host = x.Request.Header.Host()
 	}
+	dst = append(dst, host...)
 	dst = append(dst, "\r\n"...)
 
-	named := connectionNames(x.Fields)
 	edits := x.ToBackend.List()
-	var upgrade []byte
+	named := h.kinds.has(exchange.KindConnection) && connectionNames(x.Fields)
+	var run []byte // lines that stand one behind the other
 	for i := range x.Fields {
 		f := &x.Fields[i]
 		switch f.Kind {
@@ -63,15 +79,6 @@ func BuildRequestHead(x *exchange.Exchange, h *requestHead, dst []byte) []byte {
 			if !h.framing.Chunked || !exchange.EqualFold(f.Name, "trailer") {
 				continue
 			}
-		case exchange.KindUpgrade:
-			upgrade = f.Value
-			continue
-		case exchange.KindTE:
-			// The one value that a proxy may pass on: it takes trailers itself.
-			if len(f.Value) == 8 && exchange.EqualFold(f.Value, "trailers") {
-				dst = append(dst, "TE: trailers\r\nConnection: TE\r\n"...)
-			}
-			continue
 		default:
 			continue
 		}
@@ -81,15 +88,26 @@ func BuildRequestHead(x *exchange.Exchange, h *requestHead, dst []byte) []byte {
 		if len(edits) > 0 && x.ToBackend.Replaces(f.Name) {
 			continue
 		}
-		dst = appendField(dst, f.Name, f.Value)
+		line := lineOf(f)
+		switch n := len(run) + len(line); {
+		case line == nil:
+			dst = appendField(append(dst, run...), f.Name, f.Value)
+			run = nil
+		case len(run) > 0 && n <= cap(run) && &run[:n][len(run)] == &line[0]:
+			run = run[:n]
+		default:
+			dst = append(dst, run...)
+			run = line
+		}
 	}
-	if h.upgrade && upgrade != nil {
-		dst = append(dst, "Connection: Upgrade\r\nUpgrade: "...)
-		dst = append(dst, upgrade...)
-		dst = append(dst, "\r\n"...)
+	dst = append(dst, run...)
+	if h.upgrade || h.kinds.has(exchange.KindTE) {
+		dst = appendConnection(dst, x.Fields, h.upgrade)
 	}
 	dst = appendForwarded(dst, x)
-	dst = appendIdentity(dst, x)
+	if x.Identity.Authenticated || x.Identity.Consumer != nil {
+		dst = appendIdentity(dst, x)
+	}
 	for i := range edits {
 		if e := &edits[i]; e.Op != exchange.EditRemove {
 			dst = append(dst, e.Name...)
@@ -98,16 +116,25 @@ func BuildRequestHead(x *exchange.Exchange, h *requestHead, dst []byte) []byte {
 			dst = append(dst, "\r\n"...)
 		}
 	}
-	dst = append(dst, "Via: 1.1 sluice\r\n"...)
-	switch {
-	case h.framing.Chunked:
-		dst = append(dst, "Transfer-Encoding: chunked\r\n"...)
-	case h.body:
-		dst = append(dst, "Content-Length: "...)
-		dst = strconv.AppendInt(dst, h.framing.Length, 10)
-		dst = append(dst, "\r\n"...)
+	if h.body || h.framing.Chunked {
+		dst = appendFraming(dst, h.framing)
 	}
-	return append(dst, "\r\n"...)
+	return append(dst, "Via: 1.1 sluice\r\n\r\n"...)
+}
+
+// lineOf returns the line of a field where it stands on the wire as it would be
+// written here; else nil.
+func lineOf(f *exchange.Field) []byte {
+	v := len(f.Name) + len(": ")
+	n := v + len(f.Value) + len("\r\n")
+	if n > cap(f.Name) || len(f.Value) == 0 {
+		return nil
+	}
+	line := f.Name[:n]
+	if &line[v] != &f.Value[0] || line[v-2] != ':' || line[v-1] != ' ' || line[n-2] != '\r' || line[n-1] != '\n' {
+		return nil
+	}
+	return line
 }
 
 func appendField(dst, name, value []byte) []byte {
@@ -117,27 +144,70 @@ func appendField(dst, name, value []byte) []byte {
 	return append(dst, "\r\n"...)
 }
 
+// appendConnection appends what goes on of the fields about the connection.
+func appendConnection(dst []byte, fields []exchange.Field, upgrade bool) []byte {
+	var protocols []byte
+	for i := range fields {
+		switch f := &fields[i]; f.Kind {
+		case exchange.KindUpgrade:
+			protocols = f.Value
+		case exchange.KindTE:
+			// The one value that a proxy may pass on: it takes trailers itself.
+			if exchange.EqualFold(f.Value, "trailers") {
+				dst = append(dst, "TE: trailers\r\nConnection: TE\r\n"...)
+			}
+		}
+	}
+	if upgrade && protocols != nil {
+		dst = append(dst, "Connection: Upgrade\r\nUpgrade: "...)
+		dst = append(dst, protocols...)
+		dst = append(dst, "\r\n"...)
+	}
+	return dst
+}
+
+func appendFraming(dst []byte, f Framing) []byte {
+	if f.Chunked {
+		return append(dst, "Transfer-Encoding: chunked\r\n"...)
+	}
+	dst = append(dst, "Content-Length: "...)
+	dst = strconv.AppendInt(dst, f.Length, 10)
+	return append(dst, "\r\n"...)
+}
+
 // appendForwarded tells the backend where the request came from. What the
 // client says of it counts only from a trusted proxy.
 func appendForwarded(dst []byte, x *exchange.Exchange) []byte {
 	dst = append(dst, "X-Forwarded-For: "...)
 	if x.TrustedPeer {
-		for i := range x.Fields {
-			f := &x.Fields[i]
-			if f.Kind == exchange.KindForwarded && len(f.Value) > 0 && exchange.EqualFold(f.Name, "x-forwarded-for") {
-				dst = append(dst, f.Value...)
-				dst = append(dst, ", "...)
-			}
-		}
+		dst = appendChain(dst, x.Fields)
 	}
-	dst = x.PeerAddr.AppendTo(dst)
-	dst = append(dst, "\r\nX-Forwarded-Proto: "...)
-	dst = append(dst, x.Scheme...)
-	dst = append(dst, "\r\nX-Forwarded-Host: "...)
+	if x.PeerText != nil {
+		dst = append(dst, x.PeerText...)
+	} else {
+		dst = x.PeerAddr.AppendTo(dst)
+	}
+	if x.Scheme == "http" {
+		dst = append(dst, "\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: "...)
+	} else {
+		dst = append(dst, "\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: "...)
+	}
 	dst = append(dst, x.ForwardedHost...)
 	dst = append(dst, "\r\nX-Forwarded-Port: "...)
 	dst = append(dst, x.ForwardedPort...)
 	return append(dst, "\r\n"...)
+}
+
+// appendChain appends what a trusted proxy says of who was before it.
+func appendChain(dst []byte, fields []exchange.Field) []byte {
+	for i := range fields {
+		f := &fields[i]
+		if f.Kind == exchange.KindForwarded && len(f.Value) > 0 && exchange.EqualFold(f.Name, "x-forwarded-for") {
+			dst = append(dst, f.Value...)
+			dst = append(dst, ", "...)
+		}
+	}
+	return dst
 }
 
 // appendIdentity tells the backend who the caller is, where an authentication

@@ -174,6 +174,11 @@ func (s *Set) Pick(now int64, key uint64, tried *Tried) *Endpoint {
 
 // PickIndex is Pick for callers that keep something beside each of Members: it returns the index there, or -1.
 func (s *Set) PickIndex(now int64, key uint64, tried *Tried) int {
+	if len(s.members) == 1 && s.allow == nil && tried.Len() == 0 {
+		if m := &s.members[0]; m.state.Load() == 0 { // nothing is known against it, and there is no other one
+			return m.index
+		}
+	}
 	if i := s.pick(now, key, tried); i >= 0 {
 		return s.members[i].index
 	}

@@ -295,7 +295,12 @@ func (t *Tried) Add(e *Endpoint) {
 }
 
 // Len is the number of attempts so far.
-func (t *Tried) Len() int { return t.n }
+func (t *Tried) Len() int {
+	if t == nil {
+		return 0
+	}
+	return t.n
+}
 
 // Has tells whether an endpoint was met. A nil Tried has met none.
 func (t *Tried) Has(e *Endpoint) bool {
