@@ -256,6 +256,9 @@ func (f *Freshness) Age(now int64) int64 { return addClamped(f.InitialAge, max(n
 // TTL is how much longer it is fresh, in nanoseconds; negative by how long it has been stale.
 func (f *Freshness) TTL(now int64) int64 { return f.Lifetime - f.Age(now) }
 
+// Fresh tells whether it answers any request that is Plain.
+func (f *Freshness) Fresh(now int64) bool { return !f.NoCache && f.TTL(now) > 0 }
+
 // Reuse says what may be done with a stored response.
 type Reuse uint8
 

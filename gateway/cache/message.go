@@ -9,59 +9,66 @@ type Request struct {
 	// same (RFC 9111 3.5).
 	Identified bool
 
+	asks                           bool // any of what follows the credential
+	authorization                  bool
+	credential                     []byte
+	hasControl, pragma             bool
+	conditionsForOrigin            bool
+	modifiedSince, ranges, ifRange []byte
+	modifiedSinceLines             int
+	rangeLines, ifRangeLines       int
+
 	Control Control
 
-	hasControl, pragma, authorization bool
-	conditionsForOrigin               bool
-	noneMatch                         lines
-	modifiedSince, ranges, ifRange    []byte
-	modifiedSinceLines                int
-	rangeLines, ifRangeLines          int
+	noneMatch lines
 }
 
 // Reset forgets everything.
-func (r *Request) Reset() { *r = Request{} }
+func (r *Request) Reset() {
+	r.Identified, r.authorization, r.credential = false, false, nil
+	if r.asks {
+		*r = Request{}
+	}
+}
+
+// Plain tells that the request says nothing to a cache: any stored response that is fresh answers it, as it is stored.
+func (r *Request) Plain() bool { return !r.asks }
+
+// Credential is the first Authorization field, nil without one.
+func (r *Request) Credential() []byte { return r.credential }
 
 // Field reads one header line.
 func (r *Request) Field(name, value []byte) {
-	switch len(name) {
-	case 5:
-		if is(name, "range") {
-			r.ranges = value
-			r.rangeLines++
+	if len(name) == len("authorization") && is(name, "authorization") {
+		if !r.authorization {
+			r.authorization, r.credential = true, value
 		}
-	case 6:
-		if is(name, "pragma") {
-			r.pragma = r.pragma || listed([][]byte{value}, []byte("no-cache"))
-		}
-	case 8:
-		switch {
-		case is(name, "if-match"):
-			r.conditionsForOrigin = true
-		case is(name, "if-range"):
-			r.ifRange = value
-			r.ifRangeLines++
-		}
-	case 13:
-		switch {
-		case is(name, "cache-control"):
-			r.hasControl = true
-			r.Control.Add(value)
-		case is(name, "authorization"):
-			r.authorization = true
-		case is(name, "if-none-match"):
-			r.noneMatch.add(value)
-		}
-	case 17:
-		if is(name, "if-modified-since") {
-			r.modifiedSince = value
-			r.modifiedSinceLines++
-		}
-	case 19:
-		if is(name, "if-unmodified-since") {
-			r.conditionsForOrigin = true
-		}
+		return
 	}
+	asked := true
+	switch {
+	case is(name, "range"):
+		r.ranges = value
+		r.rangeLines++
+	case is(name, "pragma"):
+		r.pragma = r.pragma || listed([][]byte{value}, []byte("no-cache"))
+	case is(name, "if-match"), is(name, "if-unmodified-since"):
+		r.conditionsForOrigin = true
+	case is(name, "if-range"):
+		r.ifRange = value
+		r.ifRangeLines++
+	case is(name, "cache-control"):
+		r.hasControl = true
+		r.Control.Add(value)
+	case is(name, "if-none-match"):
+		r.noneMatch.add(value)
+	case is(name, "if-modified-since"):
+		r.modifiedSince = value
+		r.modifiedSinceLines++
+	default:
+		asked = false
+	}
+	r.asks = r.asks || asked
 }
 
 // Conditional tells that the request carries If-None-Match or If-Modified-Since: forwarded as it is it may bring a 304,
@@ -78,7 +85,7 @@ func (r *Request) Ranged() bool { return r.rangeLines > 0 }
 
 // Unconditional forgets conditions, ranges and directives: for a request that goes on without its client.
 func (r *Request) Unconditional() {
-	*r = Request{Identified: r.Identified, authorization: r.authorization}
+	*r = Request{Identified: r.Identified, authorization: r.authorization, credential: r.credential}
 }
 
 // OnlyIfCached tells that the client wants 504 rather than a forwarded request (RFC 9111 5.2.1.7).

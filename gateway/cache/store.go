@@ -92,7 +92,7 @@ func (s *Store) Get(now int64, key []byte, sel Selector) (*Entry, bool) {
 		if !e.Selected(sel) {
 			continue
 		}
-		if e.hopelessAt(now) {
+		if (e.NoStale || e.NoCache) && e.hopelessAt(now) {
 			return nil, false
 		}
 		// Two readers may count one hit between them; what matters is that a popular entry is not written to any more.

@@ -148,8 +148,11 @@ type Exchange struct {
 	// nobody needs it parsed. Then Head may be it: status line and fields, without
 	// those of the connection and the framing, each line with its end. Status and
 	// body are in Response as ever, and what goes beside it is in ToClient.
-	Verbatim bool
-	Head     []byte
+	//
+	// Of a stored answer Head has the framing and Via too, and Tail what is told of it
+	// at this moment, Age above all, in whole lines.
+	Verbatim   bool
+	Head, Tail []byte
 
 	// Problem writes a Reject into the response in another form than RFC 9457's; nil for that. The response is empty then.
 	Problem func(x *Exchange, r *Reject)
@@ -308,7 +311,7 @@ func (x *Exchange) reset() {
 	x.UpstreamPath, x.UpstreamQuery, x.queryReplaced, x.Body = nil, nil, false, nil
 	x.BodyLater, x.Paused = false, false
 	x.ahead.reset()
-	x.Unread, x.Status, x.Verbatim, x.Head, x.Problem, x.RPCStatus = false, 0, false, nil, nil, 0
+	x.Unread, x.Status, x.Verbatim, x.Head, x.Tail, x.Problem, x.RPCStatus = false, 0, false, nil, nil, nil, 0
 	x.BodyLimit, x.Replayable, x.ResizesBody, x.Tunnel, x.Sockets = 0, false, false, nil, nil
 	x.Operation, x.TunnelTime = "", 0
 	x.OutlivesClient, x.Until, x.APIVersion, x.CutFrom, x.CutTo = false, 0, "", 0, 0

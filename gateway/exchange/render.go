@@ -1,9 +1,11 @@
 package exchange
 
 import (
+	"bytes"
 	"errors"
 	"strconv"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/valyala/fasthttp"
 
@@ -19,8 +21,8 @@ type Reply struct {
 	Body []byte
 	// Answer is Own or Stored.
 	Answer Answer
-	// Verbatim is Head as it may be sent, lines of text without the empty one at
-	// the end; nil where that is not known.
+	// Verbatim is Head as it may be sent, with the framing and Via, lines of text
+	// without the empty one at the end; nil where that is not known.
 	Verbatim []byte
 	// Coded are content codings of Body that somebody has made of it and may make
 	// again, each under a number of theirs.
@@ -60,7 +62,7 @@ var internalError = NewReject(fasthttp.StatusInternalServerError, "internal_erro
 var problemJSON = []byte("application/problem+json")
 
 func (x *Exchange) renderReject(r *Reject) {
-	x.Reject, x.Answer, x.Reason, x.Head = r, Own, r.Reason, nil
+	x.Reject, x.Answer, x.Reason, x.Head, x.Tail = r, Own, r.Reason, nil, nil
 	x.discardResponse()
 	res := x.Response
 	res.Reset()
@@ -125,7 +127,21 @@ func (x *Exchange) renderReply(r *Reply) {
 	r.Head.CopyTo(&x.Response.Header)
 	x.Response.Header.DisableNormalizing()
 	x.Response.SetBodyRaw(r.Body)
+	x.parseTail()
 }
+
+// parseTail makes fields for the client of the lines that would go out behind Head.
+func (x *Exchange) parseTail() {
+	rest := x.Tail
+	for x.Tail = nil; len(rest) > 0; {
+		colon, end := bytes.IndexByte(rest, ':'), bytes.IndexByte(rest, '\r')
+		x.ToClient.Add(unsafe.String(&rest[0], colon), rest[colon+len(": "):end:end])
+		rest = rest[end+len("\r\n"):]
+	}
+}
+
+// Via is what a message is told that has come through the gateway.
+const Via = "1.1 sluice"
 
 // NewReply returns a Reply with this status and no headers yet.
 func NewReply(status int, answer Answer) *Reply {

@@ -18,9 +18,32 @@ const verbatimBuffer = 16 << 10
 
 // compose puts an answer together. Its head is appended to a buffer that has been used for others.
 func (v *verbatim) compose(x *exchange.Exchange, closing bool) {
-	edits := x.ToClient.List()
 	b := v.head[:0]
-	if len(edits) == 0 || !x.ToClient.Decides() {
+	if len(x.ToClient.List()) == 0 {
+		b = append(b, x.Head...)
+	} else {
+		b = appendEdited(b, x)
+	}
+	b = append(b, x.Tail...)
+	if closing {
+		b = append(b, "Connection: close\r\n"...)
+	}
+	body := x.Response.Body()
+	if x.Answer != exchange.Stored {
+		b = strconv.AppendInt(append(b, "Content-Length: "...), int64(len(body)), 10)
+		b = append(b, "\r\n"...)
+	}
+	b = append(b, "\r\n"...)
+	if len(b)+len(body) <= verbatimBuffer {
+		b, body = append(b, body...), nil
+	}
+	v.head, v.body = b, body
+}
+
+// appendEdited appends the head with what policies have changed of it.
+func appendEdited(b []byte, x *exchange.Exchange) []byte {
+	edits := x.ToClient.List()
+	if !x.ToClient.Decides() {
 		b = append(b, x.Head...)
 	} else {
 		line, rest := cutLine(x.Head)
@@ -38,16 +61,7 @@ func (v *verbatim) compose(x *exchange.Exchange, closing bool) {
 			b = append(b, "\r\n"...)
 		}
 	}
-	if closing {
-		b = append(b, "Connection: close\r\n"...)
-	}
-	body := x.Response.Body()
-	b = strconv.AppendInt(append(b, "Content-Length: "...), int64(len(body)), 10)
-	b = append(b, "\r\n\r\n"...)
-	if len(b)+len(body) <= verbatimBuffer {
-		b, body = append(b, body...), nil
-	}
-	v.head, v.body = b, body
+	return b
 }
 
 // sent lets go of what was sent, but for room for the next.

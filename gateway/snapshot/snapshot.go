@@ -355,6 +355,11 @@ func (s *Snapshot) Answer(x *exchange.Exchange, err error) {
 		err = r.action.Serve(x)
 	}
 	x.Render(err)
+	if x.Head != nil && x.Answer == exchange.Stored && s.kong == nil && !r.config.Timing {
+		// It goes out as it is stored, and no hook has to do with it.
+		x.Status, x.BytesOut = x.Response.StatusCode(), int64(len(x.Response.Body()))
+		return
+	}
 	st.program.Response(x)
 	switch {
 	case x.Response.IsBodyStream():
@@ -382,7 +387,7 @@ func (s *Snapshot) Answer(x *exchange.Exchange, err error) {
 	if s.kong != nil {
 		kong.Finish(x)
 	}
-	if x.Answer == exchange.Proxied || x.Answer == exchange.Stored {
+	if x.Answer == exchange.Proxied || x.Answer == exchange.Stored && x.Head == nil {
 		x.ToClient.Add("Via", via)
 	}
 	if x.Head == nil {
@@ -391,7 +396,7 @@ func (s *Snapshot) Answer(x *exchange.Exchange, err error) {
 	x.Status = x.Response.StatusCode()
 }
 
-var via = []byte("1.1 sluice")
+var via = []byte(exchange.Via)
 
 // aim computes path and query for the backend.
 func (s *Snapshot) aim(x *exchange.Exchange, r *route) {

@@ -72,7 +72,7 @@ type cacher struct {
 	strip     bool // the backend sees paths without the matched prefix
 	kong      bool // clients are told with Kong's headers
 
-	place      [placeLen]byte
+	place      [placeLen + stampLen]byte // with room for the stamp, which follows it in a key
 	dimensions []dimension
 	route      string
 
@@ -82,7 +82,7 @@ type cacher struct {
 	first     sync.Once
 	repeat    func(x *exchange.Exchange, prepare func(*exchange.Exchange)) bool
 
-	hit, miss, stale, bypass, revalidated *telemetry.Counter
+	hit, miss, stale, bypassed, revalidated *telemetry.Counter
 }
 
 func build(b *policy.Build, s *Config) (policy.Hooks, error) {
@@ -111,7 +111,8 @@ func build(b *policy.Build, s *Config) (policy.Hooks, error) {
 	if c.dimensions, err = dimensionsOf(b.Answers.Varies); err != nil {
 		return policy.Hooks{}, err
 	}
-	c.place = placeOf(b, s)
+	place := placeOf(b, s)
+	copy(c.place[:], place[:])
 	if b.Route != nil {
 		c.route = b.Route.Name
 	}
@@ -177,15 +178,12 @@ func (c *cacher) count(w *policy.World) {
 	c.hit = results.With(w.Generation, c.route, "hit")
 	c.miss = results.With(w.Generation, c.route, "miss")
 	c.stale = results.With(w.Generation, c.route, "stale")
-	c.bypass = results.With(w.Generation, c.route, "bypass")
+	c.bypassed = results.With(w.Generation, c.route, "bypass")
 	c.revalidated = results.With(w.Generation, c.route, "revalidated")
 }
 
 // begin does what a new generation may not do before it is in force: bounding a store that the old one still fills.
 func (c *cacher) begin(x *exchange.Exchange) {
-	if c.resized.Load() {
-		return
-	}
 	c.first.Do(func() {
 		c.responses.Resize(x.Arrived.UnixNano(), c.maxSize, c.maxEntry)
 		c.resized.Store(true)

@@ -21,7 +21,8 @@ const (
 
 	placeLen = 16
 	stampAt  = 1 + placeLen
-	uriAt    = stampAt + 4
+	stampLen = 4
+	uriAt    = stampAt + stampLen
 )
 
 // placeOf tells places apart whose answers differ for the same URI: another route, another service, another rewriting of
@@ -85,17 +86,14 @@ func dimensionsOf(varies []string) ([]dimension, error) {
 	return out, nil
 }
 
-// appendKey appends the key that all callers share.
+// appendKey makes the key that all callers share, in the room of dst.
 func (c *cacher) appendKey(dst []byte, x *exchange.Exchange, class byte) []byte {
-	dst = append(dst, class)
-	dst = append(dst, c.place[:]...)
-	dst = append(dst, 0, 0, 0, 0)
+	dst = append(append(dst[:0], class), c.place[:]...)
 	dst = appendURI(dst, x.Scheme, x.Host, x.Path, x.BackendQuery())
 	binary.LittleEndian.PutUint32(dst[stampAt:], c.shared.uris.stamp(dst[uriAt:]))
 	// Backends write absolute links from what they are told of host and port,
 	// which says more than the host that routes.
-	dst = appendPart(dst, x.ForwardedHost)
-	dst = appendPart(dst, x.ForwardedPort)
+	dst = appendParts(dst, x.ForwardedHost, x.ForwardedPort)
 	for i := range c.dimensions {
 		dst = c.dimensions[i].append(dst, x)
 	}
@@ -104,20 +102,28 @@ func (c *cacher) appendKey(dst []byte, x *exchange.Exchange, class byte) []byte 
 
 // appendURI appends what is invalidated as one: scheme, host, canonical path and query.
 func appendURI(dst []byte, scheme string, host, path, query []byte) []byte {
-	dst = append(dst, byte(len(scheme)))
-	dst = append(dst, scheme...)
-	dst = appendPart(dst, host)
-	dst = appendPart(dst, path)
-	return appendPart(dst, query)
+	secure := byte(0)
+	if scheme == "https" {
+		secure = 1
+	}
+	return appendParts(append(dst, secure), host, path, query)
 }
 
 // uriLen is the length of the URI that b begins with.
 func uriLen(b []byte) int {
-	n := 1 + int(b[0])
+	n := 1
 	for range 3 {
 		n += 4 + int(binary.LittleEndian.Uint32(b[n:]))
 	}
 	return n
+}
+
+func appendParts(dst []byte, parts ...[]byte) []byte {
+	for _, part := range parts {
+		dst = binary.LittleEndian.AppendUint32(dst, uint32(len(part)))
+		dst = append(dst, part...)
+	}
+	return dst
 }
 
 func appendPart[T []byte | string](dst []byte, part T) []byte {
@@ -169,9 +175,8 @@ func appendLines(dst []byte, x *exchange.Exchange, name string) []byte {
 // appendOwner appends the caller to whom an entry belongs. It returns false where the caller can not be told from others.
 //
 // A credential that the gateway did not look at is the backend's: with it the same consumer may be answered differently.
-func appendOwner(dst []byte, x *exchange.Exchange) ([]byte, bool) {
+func appendOwner(dst []byte, x *exchange.Exchange, credential []byte) ([]byte, bool) {
 	dst, named := appendName(dst, x)
-	credential := x.RequestHeader("Authorization")
 	switch x.Identity.Method {
 	case "jwt":
 		if hasScheme(credential, "bearer ") {

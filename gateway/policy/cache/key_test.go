@@ -102,7 +102,7 @@ func TestOwners(t *testing.T) {
 		x := w.Exchange("/", head...)
 		defer x.Close()
 		x.Identity = id
-		key, ok := appendOwner(nil, x)
+		key, ok := appendOwner(nil, x, x.RequestHeader("Authorization"))
 		if !ok {
 			return ""
 		}

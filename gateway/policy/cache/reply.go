@@ -28,6 +28,7 @@ func newReply(e *store.Entry) (r *exchange.Reply, size int64) {
 	// The space is there also where no phrase is (RFC 9112 section 4).
 	verbatim := append(append(append([]byte(nil), line...), ' '), http.StatusText(e.Status())...)
 	verbatim = append(verbatim, raw[len(line):]...)
+	verbatim = append(strconv.AppendInt(append(verbatim, "Content-Length: "...), int64(len(e.Body())), 10), "\r\nVia: "+exchange.Via+"\r\n"...)
 	raw = append(raw, "\r\n"...)
 	var parsed fasthttp.ResponseHeader
 	exchange.Undated(&parsed)

@@ -1,12 +1,12 @@
 package cache
 
 import (
-	"strconv"
 	"time"
 
 	store "sluice/gateway/cache"
 
 	"sluice/gateway/exchange"
+	"sluice/gateway/telemetry"
 )
 
 // state is what the policy knows of one exchange.
@@ -17,22 +17,30 @@ type state struct {
 	capture exchange.BodyHook
 	reply   *exchange.Reply // for answers that no entry holds ready
 
-	res    store.Response // what a response is judged by; most of the state, and mostly there is none to judge
-	judged bool           // res is in use
+	lookup
+	req store.Request
 
-	turn
+	fetching bool // fetch is in use
+	fetch
+	judged bool           // res is in use
+	res    store.Response // what a response is judged by
 }
 
-// turn is the part of the state that each exchange begins without.
-type turn struct {
+// lookup is what each request needs that is looked for in the store.
+type lookup struct {
 	c       *cacher
-	req     store.Request
-	key     []byte // with the owner, if there is one
-	common  int    // the length of the key that all callers share
-	owned   bool   // the key has an owner
-	byOwner bool   // what the gateway stores for the caller on its own account is for an owner
-	asked   bool   // the store was asked, and the response may be stored
+	key     []byte             // with the owner, if there is one
+	common  int                // the length of the key that all callers share
+	result  *telemetry.Counter // what the exchange counts as; nil for nothing
+	named   bool               // it is known whether there is an owner
+	owned   bool               // the key has an owner
+	byOwner bool               // what the gateway stores for the caller on its own account is for an owner
 	served  bool
+}
+
+// fetch is what a request needs beside that which is not answered from the store at once.
+type fetch struct {
+	asked   bool   // the store was asked, and the response may be stored
 	forward string // why the request was forwarded, in words of RFC 9211 section 2.2
 	// stale is what is stored for the request and may not answer it now: it stands in for an error, and where validating is
 	// set the request asks the backend whether it is still good.
@@ -59,19 +67,26 @@ func (st *state) Reset() {
 	if cap(key) > maxKept {
 		key = nil
 	}
+	st.lookup = lookup{key: key}
+	st.req.Reset()
+	if st.fetching {
+		st.resetFetch()
+	}
+}
+
+func (st *state) resetFetch() {
 	clear(st.edits)
 	clear(st.lines)
-	st.turn = turn{key: key, edits: st.edits[:0], lines: st.lines[:0]}
+	st.fetch, st.fetching = fetch{edits: st.edits[:0], lines: st.lines[:0]}, false
 	if st.judged {
 		st.res, st.judged = store.Response{}, false
 	}
 }
 
 func (st *state) begin(c *cacher, x *exchange.Exchange) {
-	if st.sel == nil {
+	if st.c = c; st.sel == nil {
 		st.x, st.sel, st.capture = x, st.selectLine, st.captureChunk
 	}
-	st.c = c
 }
 
 // selectLine is the store.Selector of the request. Fields that the gateway writes itself count as absent: the client's own
@@ -97,9 +112,11 @@ func (st *state) keyOf(own bool) []byte {
 	return st.key[:st.common]
 }
 
-// request looks for a stored response and, where there is none, decides who fetches it.
+// request looks for a stored response. Most are found fresh, and asked for without a condition: that is all there is to those.
 func (c *cacher) request(x *exchange.Exchange) error {
-	c.begin(x)
+	if !c.resized.Load() {
+		c.begin(x)
+	}
 	st := states.Of(x)
 	st.begin(c, x)
 	class := byte(classGET)
@@ -111,23 +128,33 @@ func (c *cacher) request(x *exchange.Exchange) error {
 		c.change(st, x, method)
 		return nil
 	}
-	waits := c.read(st, x)
-	if st.req.ForOrigin() || hasBody(x) || x.HasField(exchange.KindUpgrade) {
-		st.forward, x.CacheResult = "bypass", "bypass"
+	waits, passes := c.read(st, x)
+	if passes {
+		c.bypass(st, x)
 		return nil
 	}
 	c.makeKey(st, x, class)
 	now := x.Arrived.UnixNano()
-	e := c.find(st, now)
+	e := c.find(st, x, now)
+	if e != nil && st.req.Plain() && e.Fresh(now) {
+		return c.serve(st, x, e, now)
+	}
+	return c.decide(st, x, e, now, waits)
+}
+
+// decide says whether an entry that is not simply fresh answers the request all the same, and if not, who fetches the response.
+func (c *cacher) decide(st *state, x *exchange.Exchange, e *store.Entry, now int64, waits bool) error {
+	st.fetching = true
+	c.nameOwner(st, x)
 	if e == nil {
 		st.forward = "uri-miss"
 	} else {
 		switch e.Reuse(&st.req, now) {
 		case store.Serve, store.ServeStale:
-			return c.serve(st, x, e, now, "")
+			return c.serve(st, x, e, now)
 		case store.ServeWhileRevalidating:
 			if c.refresh(st, x, e, now) {
-				return c.serve(st, x, e, now, "")
+				return c.serve(st, x, e, now)
 			}
 		}
 		st.stale = e
@@ -135,7 +162,7 @@ func (c *cacher) request(x *exchange.Exchange) error {
 			st.forward, waits = "request", false
 		}
 	}
-	x.CacheResult = "miss"
+	x.CacheResult, st.result = "miss", c.miss
 	if st.req.OnlyIfCached() {
 		return notCached
 	}
@@ -152,6 +179,12 @@ func (c *cacher) request(x *exchange.Exchange) error {
 	}
 	st.prepare(x)
 	return nil
+}
+
+// bypass notes that the store has nothing to do with the request.
+func (c *cacher) bypass(st *state, x *exchange.Exchange) {
+	st.fetching, st.forward = true, "bypass"
+	x.CacheResult, st.result = "bypass", c.bypassed
 }
 
 // prepare readies the request for its way to the backend.
@@ -194,11 +227,13 @@ func (st *state) validate(x *exchange.Exchange) {
 
 // change notes what an unsafe method may invalidate: the URI as it is now, before the path is changed for the backend.
 func (c *cacher) change(st *state, x *exchange.Exchange, method []byte) {
-	st.forward, x.CacheResult = "method", "bypass"
+	c.bypass(st, x)
+	st.forward = "method"
 	if c.get && !c.rules.IgnoreOrigin && string(method) == "POST" {
 		st.posted = true
 		c.read(st, x)
 		c.makeKey(st, x, classGET)
+		c.nameOwner(st, x)
 		c.touch(st)
 		st.prepare(x)
 		return
@@ -232,9 +267,9 @@ func (c *cacher) refresh(st *state, x *exchange.Exchange, e *store.Entry, now in
 	begun := c.repeat(x, func(copied *exchange.Exchange) {
 		of := states.Of(copied)
 		of.begin(c, copied)
-		of.req = st.req
+		of.fetching, of.req = true, st.req
 		of.req.Unconditional()
-		of.key, of.common, of.owned, of.byOwner = append(of.key[:0], st.key...), st.common, st.owned, st.byOwner
+		of.key, of.common, of.named, of.owned, of.byOwner = append(of.key[:0], st.key...), st.common, true, st.owned, st.byOwner
 		of.asked, of.forward, of.stale = true, "stale", e
 		of.flight, of.ownFlight = flight, own
 		c.touch(of)
@@ -251,59 +286,76 @@ func (c *cacher) refresh(st *state, x *exchange.Exchange, e *store.Entry, now in
 }
 
 // read reads the request's header. It returns whether the request may wait for others, and others for it, as far as the
-// client has a say in it.
-func (c *cacher) read(st *state, x *exchange.Exchange) (waits bool) {
+// client has a say in it, and whether it passes the store by.
+func (c *cacher) read(st *state, x *exchange.Exchange) (waits, passes bool) {
 	waits = true
 	for i := range x.Fields {
 		f := &x.Fields[i]
-		switch {
-		case c.rules.IgnoreOrigin && (exchange.EqualFold(f.Name, "cache-control") || exchange.EqualFold(f.Name, "pragma")):
-			continue
-		case exchange.EqualFold(f.Name, "accept") && exchange.EqualFold(f.Value, "text/event-stream"):
-			waits = false
+		switch len(f.Name) {
+		case 5, 6, 8, 13, 17, 19: // as all names that a cache is asked by have
+			waits = c.readField(st, f) && waits
 		}
-		st.req.Field(f.Name, f.Value)
+		passes = passes || f.Kind == exchange.KindUpgrade || f.Kind == exchange.KindTransferEncoding
 	}
 	st.req.Identified = x.Identity.Authenticated || x.Identity.Consumer != nil
-	return waits && !st.req.Control.Has(store.NoStore|store.NoCache|store.NoCacheFields|store.MinFresh)
+	passes = passes || x.Body != nil || x.Request.Header.ContentLength() > 0
+	if st.req.Plain() {
+		return waits, passes
+	}
+	return waits && !st.req.Control.Has(store.NoStore|store.NoCache|store.NoCacheFields|store.MinFresh), passes || st.req.ForOrigin()
 }
 
-func hasBody(x *exchange.Exchange) bool {
-	return x.Body != nil || x.Request.Header.ContentLength() > 0 || x.HasField(exchange.KindTransferEncoding)
+// readField reads a field by which a cache may be asked. It returns whether the client may be kept waiting for others.
+func (c *cacher) readField(st *state, f *exchange.Field) (waits bool) {
+	switch {
+	case len(f.Name) == len("accept") && f.Name[0]|0x20 == 'a':
+		return len(f.Value) != len("text/event-stream") || !exchange.EqualFold(f.Name, "accept") || !exchange.EqualFold(f.Value, "text/event-stream")
+	case c.rules.IgnoreOrigin && (exchange.EqualFold(f.Name, "cache-control") || exchange.EqualFold(f.Name, "pragma")):
+		return true
+	}
+	st.req.Field(f.Name, f.Value)
+	return true
 }
 
 func (c *cacher) makeKey(st *state, x *exchange.Exchange, class byte) {
 	st.key = c.appendKey(st.key[:0], x, class)
 	st.common = len(st.key)
-	if c.rules.Shared || !st.req.Identified && len(x.RequestHeader("Authorization")) == 0 {
-		return
+	st.byOwner = !c.rules.Shared && (st.req.Identified || len(st.req.Credential()) > 0)
+}
+
+// nameOwner adds the caller to the key, where the gateway stores what it gets on the caller's account. It returns whether
+// that names anybody.
+func (c *cacher) nameOwner(st *state, x *exchange.Exchange) bool {
+	if st.byOwner && !st.named {
+		key, ok := appendOwner(st.key, x, st.req.Credential())
+		if !ok {
+			key = key[:st.common]
+		}
+		st.key, st.owned, st.named = key, ok, true
 	}
-	st.byOwner = true
-	key, ok := appendOwner(st.key, x)
-	if st.key = key; ok {
-		st.owned = true
-	} else {
-		st.key = key[:st.common]
-	}
+	return st.owned
 }
 
 // find returns the entry for the request, fresh or stale, or nil. An answer to HEAD is looked for among those to GET first.
-func (c *cacher) find(st *state, now int64) *store.Entry {
+func (c *cacher) find(st *state, x *exchange.Exchange, now int64) *store.Entry {
+	if st.key[0] == classGET {
+		return c.findClass(st, x, now)
+	}
 	class := st.key[0]
 	st.key[0] = classGET
-	e := c.findClass(st, now)
-	if st.key[0] = class; e != nil || class == classGET {
+	e := c.findClass(st, x, now)
+	if st.key[0] = class; e != nil {
 		return e
 	}
-	return c.findClass(st, now)
+	return c.findClass(st, x, now)
 }
 
-func (c *cacher) findClass(st *state, now int64) *store.Entry {
+func (c *cacher) findClass(st *state, x *exchange.Exchange, now int64) *store.Entry {
 	e, ok := c.responses.Get(now, st.keyOf(false), st.sel)
 	if !ok || !c.mayHave(st, e) {
 		e = nil
 	}
-	if !st.owned || e != nil && e.TTL(now) > 0 {
+	if e != nil && e.TTL(now) > 0 || !c.nameOwner(st, x) {
 		return e
 	}
 	// A stale one that is for everyone does not hide a later one of the caller's own.
@@ -363,18 +415,18 @@ func (c *cacher) join(st *state, x *exchange.Exchange) error {
 				switch {
 				case !own && !c.mayHave(st, e):
 				case e.Reuse(&st.req, now) != store.Revalidate:
-					return c.serve(st, x, e, now, "; collapsed")
+					return c.serveFor(st, x, e, now, "; collapsed")
 				case e == st.stale && e.OnError(&st.req, now):
 					// The leader has met an error that this stands in for.
-					return c.serve(st, x, e, now, "; collapsed")
+					return c.serveFor(st, x, e, now, "; collapsed")
 				}
 				return nil
 			}
 		}
 		if outcome == store.Again {
-			if e := c.find(st, now); e != nil {
+			if e := c.find(st, x, now); e != nil {
 				if c.usable(st, e, now) {
-					return c.serve(st, x, e, now, "")
+					return c.serve(st, x, e, now)
 				}
 				st.stale = e
 			}
@@ -390,7 +442,7 @@ func (c *cacher) join(st *state, x *exchange.Exchange) error {
 
 // lead looks once more, since the last leader may just have filled the entry, before it takes the flight.
 func (c *cacher) lead(st *state, x *exchange.Exchange, flight *store.Flight, own bool, now int64) error {
-	e := c.find(st, now)
+	e := c.find(st, x, now)
 	if e == nil || !c.usable(st, e, now) {
 		st.flight, st.ownFlight = flight, own
 		// What was purged while the request waited is not to be minded any more.
@@ -404,36 +456,52 @@ func (c *cacher) lead(st *state, x *exchange.Exchange, flight *store.Flight, own
 		flight.Fill(e)
 	}
 	flight.Abort()
-	return c.serve(st, x, e, now, "")
+	return c.serve(st, x, e, now)
 }
 
-// serve answers from the store. how goes on with Cache-Status behind the reason of a request that was forwarded; it is ""
-// for one that was not. It allocates nothing.
-func (c *cacher) serve(st *state, x *exchange.Exchange, e *store.Entry, now int64, how string) error {
-	st.asked, st.served = false, true
-	x.Reply = st.replyFrom(x, e)
-	x.ToClient.Add("Age", x.Keep(strconv.AppendInt(x.Scratch(), e.Age(now)/int64(time.Second), 10)))
-	ttl := e.TTL(now)
-	if x.CacheResult = "hit"; ttl <= 0 {
-		x.CacheResult = "stale"
+// serve answers a request from the store that was not forwarded, and waited for no other that was. It allocates nothing.
+func (c *cacher) serve(st *state, x *exchange.Exchange, e *store.Entry, now int64) error {
+	tail, ttl := c.answer(st, x, e, now)
+	if !c.kong {
+		tail = appendSeconds(append(tail, "\r\nCache-Status: sluice; hit; ttl="...), ttl)
 	}
-	if c.kong {
-		c.tell(st, x, kongHit)
-		return exchange.Replied
-	}
-	status := x.Scratch()
-	if how == "" {
-		status = append(status, "sluice; hit"...)
-	} else {
-		status = append(append(append(status, "sluice; fwd="...), st.forward...), how...)
-	}
-	x.ToClient.Add("Cache-Status", x.Keep(appendTTL(status, ttl)))
+	x.Tail = x.Keep(append(tail, "\r\n"...))
 	return exchange.Replied
 }
 
-// replyFrom is what of the entry answers the request: conditions come before ranges (RFC 9110 section 13.2.2).
-func (st *state) replyFrom(x *exchange.Exchange, e *store.Entry) *exchange.Reply {
+// serveFor answers from the store in the place of the backend's answer. how goes on with Cache-Status behind the reason why the
+// request was forwarded.
+func (c *cacher) serveFor(st *state, x *exchange.Exchange, e *store.Entry, now int64, how string) error {
+	tail, ttl := c.answer(st, x, e, now)
+	if !c.kong {
+		tail = append(append(append(tail, "\r\nCache-Status: sluice; fwd="...), st.forward...), how...)
+		tail = appendSeconds(append(tail, "; ttl="...), ttl)
+	}
+	x.Tail = x.Keep(append(tail, "\r\n"...))
+	return exchange.Replied
+}
+
+// answer makes the entry the answer. It returns the beginning of what the client is told of it, and for
+// how many nanoseconds it is fresh yet.
+func (c *cacher) answer(st *state, x *exchange.Exchange, e *store.Entry, now int64) (tail []byte, ttl int64) {
+	st.served = true
 	reply := e.Attached().(*exchange.Reply)
+	if !st.req.Plain() {
+		reply = st.replyFrom(x, e, reply)
+	}
+	age := e.Age(now)
+	ttl = e.Lifetime - age
+	if x.Reply, x.CacheResult, st.result = reply, "hit", c.hit; ttl <= 0 {
+		x.CacheResult, st.result = "stale", c.stale
+	}
+	if c.kong {
+		c.tell(st, x, kongHit)
+	}
+	return appendSeconds(append(x.Scratch(), "Age: "...), age), ttl
+}
+
+// replyFrom is what of the entry's reply answers the request: conditions come before ranges (RFC 9110 section 13.2.2).
+func (st *state) replyFrom(x *exchange.Exchange, e *store.Entry, reply *exchange.Reply) *exchange.Reply {
 	if e.NotModified(&st.req) {
 		return st.notModified(reply)
 	}
@@ -449,28 +517,33 @@ func (st *state) replyFrom(x *exchange.Exchange, e *store.Entry) *exchange.Reply
 	return reply
 }
 
-func appendTTL(dst []byte, ttl int64) []byte {
-	return strconv.AppendInt(append(dst, "; ttl="...), ttl/int64(time.Second), 10)
+// appendSeconds appends nanoseconds as whole seconds.
+func appendSeconds(dst []byte, ns int64) []byte {
+	n := ns / int64(time.Second)
+	if n < 0 {
+		dst, n = append(dst, '-'), -n
+	}
+	var digits [20]byte
+	i := len(digits)
+	for done := false; !done; n /= 10 {
+		i--
+		digits[i] = byte('0' + n%10)
+		done = n < 10
+	}
+	return append(dst, digits[i:]...)
 }
 
 // done ends what the exchange began in the store, however it ended.
 func (c *cacher) done(x *exchange.Exchange) {
 	st := states.Of(x)
-	st.discard()
-	if st.flight != nil {
-		st.flight.Abort()
+	if st.fetching {
+		st.discard()
+		if st.flight != nil {
+			st.flight.Abort()
+		}
 	}
-	switch x.CacheResult {
-	case "hit":
-		c.hit.Inc()
-	case "miss":
-		c.miss.Inc()
-	case "stale":
-		c.stale.Inc()
-	case "bypass":
-		c.bypass.Inc()
-	case "revalidated":
-		c.revalidated.Inc()
+	if st.result != nil {
+		st.result.Inc()
 	}
 }
 

@@ -156,7 +156,7 @@ func (c *cacher) renew(st *state, x *exchange.Exchange, now int64) bool {
 		how = "; fwd-status=200"
 	}
 	c.standFor(st, x, e, now, how)
-	x.CacheResult = "revalidated"
+	x.CacheResult, st.result = "revalidated", c.revalidated
 	return true
 }
 
@@ -227,7 +227,7 @@ func (c *cacher) scope(st *state, x *exchange.Exchange, verdict *store.Verdict) 
 // that is part of the entry, or is about something else.
 func (c *cacher) standFor(st *state, x *exchange.Exchange, e *store.Entry, now int64, how string) {
 	x.ToClient.Restore(st.edits)
-	_ = c.serve(st, x, e, now, how)
+	_ = c.serveFor(st, x, e, now, how)
 	x.Reject, x.Reason = nil, ""
 }
 
