@@ -11,6 +11,7 @@ import (
 	"hash/maphash"
 	"math"
 	"math/bits"
+	"sync/atomic"
 	"time"
 )
 
@@ -72,9 +73,10 @@ type Options struct {
 // out. Windows are recognised by their Per, then by their position; one without a predecessor starts full. A key
 // should stand for one list of limits at a time; sharing it between different ones follows the same rules.
 type Store struct {
-	seed   maphash.Seed
-	shift  uint // a hash's bits above shift choose the shard
-	shards []shard
+	seed    maphash.Seed
+	shift   uint // a hash's bits above shift choose the shard
+	shards  []shard
+	buckets atomic.Int64 // in all shards
 }
 
 // New makes an empty Store. It starts nothing and needs no closing.
@@ -92,13 +94,37 @@ func New(o Options) *Store {
 
 	s := &Store{seed: maphash.MakeSeed(), shift: uint(64 - logN), shards: make([]shard, n)}
 	for i := range s.shards {
-		s.shards[i].max = o.MaxKeys / n
+		s.shards[i].max, s.shards[i].buckets = o.MaxKeys/n, &s.buckets
 	}
 	return s
 }
 
-// Take debits cost tokens from the bucket of key if it has them.
+// Take debits cost tokens from the bucket of key if it has them. It is TakeAll for one window, and quicker where the bucket
+// is there and its window the same as before.
 func (s *Store) Take(now int64, key []byte, l Limit, cost int64) Result {
+	sh, tag := s.shard(key)
+	sh.mu.Lock()
+	e := sh.find(tag, key)
+	if e == nil || e.windows != 1 || e.first.per != uint64(l.Per) || !l.valid() || cost < 0 {
+		sh.mu.Unlock()
+		return s.takeNew(now, key, l, cost)
+	}
+	elapsed, at := e.elapsed(now)
+	w := &e.first
+	w.refill(elapsed, &l)
+	r := Result{Allowed: w.tokens >= cost}
+	if r.Allowed {
+		w.tokens -= cost
+	} else {
+		r.RetryAfter = w.lacks(cost, &l)
+	}
+	r.Remaining, r.Reset = max(0, w.tokens), w.until(l.burst(), &l)
+	e.used(at, r.Reset)
+	sh.mu.Unlock()
+	return r
+}
+
+func (s *Store) takeNew(now int64, key []byte, l Limit, cost int64) Result {
 	limits, out := [1]Limit{l}, [1]Result{}
 	s.settle(now, key, limits[:], cost, 0, true, out[:])
 	return out[0]
@@ -199,11 +225,8 @@ func settle(ws *[MaxWindows]window, limits []Limit, elapsed uint64, cost int64, 
 		w, l, r := &ws[i], &limits[i], &out[i]
 		w.refill(elapsed, l)
 		r.Allowed, r.RetryAfter = true, 0
-		switch {
-		case cost > l.burst():
-			r.Allowed, r.RetryAfter = false, Never
-		case w.tokens < cost:
-			r.RetryAfter = w.until(cost, l)
+		if w.tokens < cost {
+			r.RetryAfter = w.lacks(cost, l)
 			r.Allowed = r.RetryAfter <= maxWait && w.tokens-cost >= -MaxTokens
 		}
 		ok = ok && r.Allowed
@@ -220,6 +243,9 @@ func settle(ws *[MaxWindows]window, limits []Limit, elapsed uint64, cost int64, 
 	}
 	return ok, reset
 }
+
+// Empty reports whether there is no bucket at all. It takes no lock.
+func (s *Store) Empty() bool { return s.buckets.Load() == 0 }
 
 // Len is the number of buckets.
 func (s *Store) Len() int {
@@ -310,7 +336,7 @@ func check(limits []Limit, cost int64, outs int) {
 		panic("BUG: limiter: 1 to MaxWindows limits, a result for each, and a cost of at least 0")
 	}
 	for i := range limits {
-		if l := &limits[i]; l.Requests < 0 || l.Burst < 0 || l.Per <= 0 || l.burst() > MaxTokens {
+		if !limits[i].valid() {
 			panic("BUG: limiter: Limit out of range")
 		}
 	}

@@ -428,7 +428,7 @@ func TestMisuseFailure(t *testing.T) {
 // The table against a map, with tags that collide all the time.
 func TestShardAgainstMap(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	sh := &shard{max: 200}
+	sh := &shard{max: 200, buckets: new(atomic.Int64)}
 	model := map[string]uint32{}
 	now := int64(0)
 	for range 50_000 {

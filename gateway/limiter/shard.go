@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -36,7 +37,8 @@ type extra struct {
 type shard struct {
 	mu              sync.Mutex
 	live, max       int
-	slots           []uint64 // tag<<32 | entry's number + 1; 0: empty; the tag's low bits are its place
+	buckets         *atomic.Int64 // the store's
+	slots           []uint64      // tag<<32 | entry's number + 1; 0: empty; the tag's low bits are its place
 	entries         slab[entry]
 	extras          slab[extra]
 	hand            uint32 // where eviction looks next
@@ -95,15 +97,20 @@ func (sh *shard) load(e *entry, limits []Limit, ws *[MaxWindows]window) {
 }
 
 func (sh *shard) store(e *entry, at int64, reset time.Duration, ws []window) {
-	e.last = at
-	e.fullAt = at + int64(reset)
-	if reset == Never || e.fullAt < at {
-		e.fullAt = math.MaxInt64
-	}
+	e.used(at, reset)
 	e.first = ws[0]
 	e.windows = uint8(len(ws))
 	if len(ws) > 1 {
 		copy(sh.extraOf(e).more[:], ws[1:])
+	}
+}
+
+// used notes when the bucket was used last, and how long it is not full from then on.
+func (e *entry) used(at int64, reset time.Duration) {
+	e.last = at
+	e.fullAt = at + int64(reset)
+	if reset == Never || e.fullAt < at {
+		e.fullAt = math.MaxInt64
 	}
 }
 
@@ -129,6 +136,7 @@ func (sh *shard) insert(tag uint32, key []byte, now int64) *entry {
 	}
 	sh.place(uint64(tag)<<32 | uint64(n+1))
 	sh.live++
+	sh.buckets.Add(1)
 	return e
 }
 
@@ -211,6 +219,7 @@ func (sh *shard) remove(e *entry, n uint32) {
 	e.extra, e.windows = 0, 0
 	sh.entries.put(n)
 	sh.live--
+	sh.buckets.Add(-1)
 }
 
 func (sh *shard) sweep(now int64) int {

@@ -21,6 +21,10 @@ func (l *Limit) burst() int64 {
 	return l.Burst
 }
 
+func (l *Limit) valid() bool {
+	return l.Requests >= 0 && l.Burst >= 0 && l.Per > 0 && l.burst() <= MaxTokens
+}
+
 func fullWindow(l *Limit) window { return window{tokens: l.burst(), per: uint64(l.Per)} }
 
 // refill credits elapsed nanoseconds.
@@ -75,6 +79,14 @@ func (w *window) until(n int64, l *Limit) time.Duration {
 	}
 	d, _ := bits.Div64(hi, lo, requests)
 	return time.Duration(min(d, math.MaxInt64))
+}
+
+// lacks is how long it takes until there is the cost, which is not there.
+func (w *window) lacks(cost int64, l *Limit) time.Duration {
+	if cost > l.burst() {
+		return Never
+	}
+	return w.until(cost, l)
 }
 
 // carry turns the first n windows, of an entry's last call, into those of limits, whose number or Pers differ.

@@ -329,7 +329,14 @@ func (l *logger) done(x *exchange.Exchange) {
 		Status: x.Status, BytesIn: x.BytesIn, BytesOut: x.BytesOut,
 		Duration: time.Duration(x.Ended - x.Start), Upstream: -1,
 		Service: x.Service, Endpoint: x.Endpoint, Reason: x.Reason, RPCStatus: x.RPCStatus, Operation: x.Operation, TraceID: x.TraceID,
-		Referer: x.RequestHeader("Referer"), UserAgent: x.RequestHeader("User-Agent"),
+	}
+	for i := range x.Fields {
+		switch f := &x.Fields[i]; {
+		case len(f.Name) == len("referer") && r.Referer == nil && exchange.EqualFold(f.Name, "referer"):
+			r.Referer = f.Value
+		case len(f.Name) == len("user-agent") && r.UserAgent == nil && exchange.EqualFold(f.Name, "user-agent"):
+			r.UserAgent = f.Value
+		}
 	}
 	if r.Path == nil { // unusable: as it came, without the query
 		r.Path = x.Request.Header.RequestURI()

@@ -52,6 +52,14 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 }
 
 func (g *guard) request(x *exchange.Exchange) error {
+	if g.failed.Empty() {
+		return nil
+	}
+	return g.judge(x)
+}
+
+// judge refuses who has failed too often.
+func (g *guard) judge(x *exchange.Exchange) error {
 	var out [1]limiter.Result
 	if g.failed.Peek(x.Start, x.AppendClientKey(x.Scratch()), g.limits, 1, out[:]) {
 		return nil

@@ -72,7 +72,7 @@ type cacher struct {
 	strip     bool // the backend sees paths without the matched prefix
 	kong      bool // clients are told with Kong's headers
 
-	place      [placeLen + stampLen]byte // with room for the stamp, which follows it in a key
+	place      [placeLen]byte
 	dimensions []dimension
 	route      string
 
@@ -111,8 +111,7 @@ func build(b *policy.Build, s *Config) (policy.Hooks, error) {
 	if c.dimensions, err = dimensionsOf(b.Answers.Varies); err != nil {
 		return policy.Hooks{}, err
 	}
-	place := placeOf(b, s)
-	copy(c.place[:], place[:])
+	c.place = placeOf(b, s)
 	if b.Route != nil {
 		c.route = b.Route.Name
 	}

@@ -21,8 +21,7 @@ const (
 
 	placeLen = 16
 	stampAt  = 1 + placeLen
-	stampLen = 4
-	uriAt    = stampAt + stampLen
+	uriAt    = stampAt + 4
 )
 
 // placeOf tells places apart whose answers differ for the same URI: another route, another service, another rewriting of
@@ -86,28 +85,72 @@ func dimensionsOf(varies []string) ([]dimension, error) {
 	return out, nil
 }
 
-// appendKey makes the key that all callers share, in the room of dst.
-func (c *cacher) appendKey(dst []byte, x *exchange.Exchange, class byte) []byte {
-	dst = append(append(dst[:0], class), c.place[:]...)
-	dst = appendURI(dst, x.Scheme, x.Host, x.Path, x.BackendQuery())
-	binary.LittleEndian.PutUint32(dst[stampAt:], c.shared.uris.stamp(dst[uriAt:]))
+// makeKey makes the key that all callers share, in the room of dst where that is enough.
+func (c *cacher) makeKey(dst []byte, x *exchange.Exchange, class byte) []byte {
+	query := x.BackendQuery()
+	end := uriAt + uriSize(x.Host, x.Path, query)
+	dst = resize(dst, end+partSize(x.ForwardedHost)+partSize(x.ForwardedPort))
+	dst[0] = class
+	*(*[placeLen]byte)(dst[1:]) = c.place
+	putURI(dst[uriAt:end], x.Scheme, x.Host, x.Path, query)
+	binary.LittleEndian.PutUint32(dst[stampAt:], c.shared.uris.stamp(dst[uriAt:end]))
 	// Backends write absolute links from what they are told of host and port,
 	// which says more than the host that routes.
-	dst = appendParts(dst, x.ForwardedHost, x.ForwardedPort)
+	end = putPart(dst, end, x.ForwardedHost)
+	putPart(dst, end, x.ForwardedPort)
+	if len(c.dimensions) > 0 {
+		dst = c.appendDimensions(dst, x)
+	}
+	return dst
+}
+
+func (c *cacher) appendDimensions(dst []byte, x *exchange.Exchange) []byte {
 	for i := range c.dimensions {
 		dst = c.dimensions[i].append(dst, x)
 	}
 	return dst
 }
 
-// appendURI appends what is invalidated as one: scheme, host, canonical path and query.
-func appendURI(dst []byte, scheme string, host, path, query []byte) []byte {
-	secure := byte(0)
-	if scheme == "https" {
-		secure = 1
-	}
-	return appendParts(append(dst, secure), host, path, query)
+// newURI returns what is invalidated as one: scheme, host, canonical path and query.
+func newURI(scheme string, host, path, query []byte) []byte {
+	uri := make([]byte, uriSize(host, path, query))
+	putURI(uri, scheme, host, path, query)
+	return uri
 }
+
+func uriSize(host, path, query []byte) int {
+	return 1 + partSize(host) + partSize(path) + partSize(query)
+}
+
+func putURI(dst []byte, scheme string, host, path, query []byte) {
+	if dst[0] = 0; scheme == "https" {
+		dst[0] = 1
+	}
+	n := putPart(dst, 1, host)
+	n = putPart(dst, n, path)
+	putPart(dst, n, query)
+}
+
+func partSize(part []byte) int { return 4 + len(part) }
+
+// putPart writes a part, with its length before it, at dst[n:], and returns where it ends. It is one piece of code for all parts.
+//
+//go:noinline
+func putPart(dst []byte, n int, part []byte) int {
+	binary.LittleEndian.PutUint32(dst[n:], uint32(len(part)))
+	return n + 4 + copy(dst[n+4:], part)
+}
+
+// resize returns n bytes, of dst if it has room for them.
+func resize(dst []byte, n int) []byte {
+	if cap(dst) < n {
+		return roomFor(n)
+	}
+	return dst[:n]
+}
+
+//go:noinline
+func roomFor(n int) []byte { return make([]byte, n, 2*n) }
 
 // uriLen is the length of the URI that b begins with.
 func uriLen(b []byte) int {

@@ -42,7 +42,7 @@ func TestKeys(t *testing.T) {
 			if i > 0 {
 				change(x)
 			}
-			keys[i] = c.appendKey(nil, x, classGET)
+			keys[i] = c.makeKey(nil, x, classGET)
 			if n := uriLen(keys[i][uriAt:]); n > len(keys[i])-uriAt {
 				t.Errorf("the URI is said to have %d bytes", n)
 			}

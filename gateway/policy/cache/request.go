@@ -133,7 +133,7 @@ func (c *cacher) request(x *exchange.Exchange) error {
 		c.bypass(st, x)
 		return nil
 	}
-	c.makeKey(st, x, class)
+	c.nameRequest(st, x, class)
 	now := x.Arrived.UnixNano()
 	e := c.find(st, x, now)
 	if e != nil && st.req.Plain() && e.Fresh(now) {
@@ -232,14 +232,15 @@ func (c *cacher) change(st *state, x *exchange.Exchange, method []byte) {
 	if c.get && !c.rules.IgnoreOrigin && string(method) == "POST" {
 		st.posted = true
 		c.read(st, x)
-		c.makeKey(st, x, classGET)
+		c.nameRequest(st, x, classGET)
 		c.nameOwner(st, x)
 		c.touch(st)
 		st.prepare(x)
 		return
 	}
-	st.key = append(st.key[:0], make([]byte, uriAt)...)
-	st.key = appendURI(st.key, x.Scheme, x.Host, x.Path, x.BackendQuery())
+	query := x.BackendQuery()
+	st.key = resize(st.key, uriAt+uriSize(x.Host, x.Path, query))
+	putURI(st.key[uriAt:], x.Scheme, x.Host, x.Path, query)
 }
 
 // touch marks that the response may be stored; what is purged from here on keeps it from that.
@@ -317,8 +318,9 @@ func (c *cacher) readField(st *state, f *exchange.Field) (waits bool) {
 	return true
 }
 
-func (c *cacher) makeKey(st *state, x *exchange.Exchange, class byte) {
-	st.key = c.appendKey(st.key[:0], x, class)
+// nameRequest makes the key, as far as all callers share it.
+func (c *cacher) nameRequest(st *state, x *exchange.Exchange, class byte) {
+	st.key = c.makeKey(st.key, x, class)
 	st.common = len(st.key)
 	st.byOwner = !c.rules.Shared && (st.req.Identified || len(st.req.Credential()) > 0)
 }
@@ -517,7 +519,9 @@ func (st *state) replyFrom(x *exchange.Exchange, e *store.Entry, reply *exchange
 	return reply
 }
 
-// appendSeconds appends nanoseconds as whole seconds.
+// appendSeconds appends nanoseconds as whole seconds. It is one piece of code for Age and for the time to live.
+//
+//go:noinline
 func appendSeconds(dst []byte, ns int64) []byte {
 	n := ns / int64(time.Second)
 	if n < 0 {

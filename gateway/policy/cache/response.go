@@ -501,10 +501,10 @@ func (c *cacher) resolve(x *exchange.Exchange, ref []byte, yield func(uri []byte
 	if err != nil {
 		return
 	}
-	yield(appendURI(nil, x.Scheme, x.Host, path, query))
+	yield(newURI(x.Scheme, x.Host, path, query))
 	if c.strip && x.MatchedPrefix > 0 {
 		outer := append(bytes.Clone(x.Path[:x.MatchedPrefix]), path...)
-		yield(appendURI(nil, x.Scheme, x.Host, outer, query))
+		yield(newURI(x.Scheme, x.Host, outer, query))
 	}
 }
 

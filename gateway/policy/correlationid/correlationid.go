@@ -4,7 +4,6 @@ package correlationid
 
 import (
 	"encoding/binary"
-	"encoding/hex"
 	"math/rand/v2"
 	"net/textproto"
 	"strconv"
@@ -107,16 +106,20 @@ func appendUUID(dst []byte) []byte {
 	binary.LittleEndian.PutUint64(u[8:], rand.Uint64())
 	u[6] = u[6]&0x0f | 0x40
 	u[8] = u[8]&0x3f | 0x80
-	dst = hex.AppendEncode(dst, u[:4])
-	dst = append(dst, '-')
-	dst = hex.AppendEncode(dst, u[4:6])
-	dst = append(dst, '-')
-	dst = hex.AppendEncode(dst, u[6:8])
-	dst = append(dst, '-')
-	dst = hex.AppendEncode(dst, u[8:10])
-	dst = append(dst, '-')
-	return hex.AppendEncode(dst, u[10:])
+	var text [uuidLen]byte
+	at := 0
+	for i, b := range u {
+		if i == 4 || i == 6 || i == 8 || i == 10 {
+			text[at] = '-'
+			at++
+		}
+		text[at], text[at+1] = hexDigits[b>>4], hexDigits[b&15]
+		at += 2
+	}
+	return append(dst, text[:]...)
 }
+
+const hexDigits = "0123456789abcdef"
 
 // counter numbers requests. One serves all routes and outlives configurations, so that no number comes twice.
 type counter struct {

@@ -107,6 +107,7 @@ type authenticator struct {
 	cookie, query []string
 	subprotocol   policy.Subprotocol
 	forward       []string // header names, sorted, in the order of Settings.Forward
+	strips        []string // those that a client's field could get through to the backend by
 	userID        int      // which of them is X-User-ID by sub, -1 if none
 }
 
@@ -142,7 +143,7 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 	if len(a.headers)+len(a.cookie)+len(a.query) == 0 && a.subprotocol == "" {
 		return policy.Hooks{}, policy.Wrong("from", "names no place; give a header, a cookie, a query parameter or a subprotocol")
 	}
-	hooks := policy.Hooks{Authenticate: a.authenticate, Request: a.strip, Challenge: "Bearer"}
+	hooks := policy.Hooks{Authenticate: a.authenticate, Challenge: "Bearer"}
 	if a.subprotocol != "" {
 		hooks.Response = func(x *exchange.Exchange) error {
 			a.subprotocol.Answer(x)
@@ -157,6 +158,9 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 	set := Settings{Issuer: c.Issuer, Audience: c.Audience, Required: c.ClaimsToVerify, Leeway: c.Leeway, OnlyRequired: !c.CheckUnlisted, MaxLifetime: c.MaxLifetime}
 	if err := a.readForward(c, &set); err != nil {
 		return policy.Hooks{}, err
+	}
+	if len(a.strips) > 0 || a.subprotocol != "" {
+		hooks.Request = a.strip
 	}
 	var err error
 	if set.Own, err = own(b, c); err != nil {
@@ -196,6 +200,9 @@ func (a *authenticator) readForward(c *Config, set *Settings) error {
 	slices.Sort(a.forward)
 	for i, header := range a.forward {
 		set.Forward = append(set.Forward, c.Forward[header])
+		if exchange.KindOf([]byte(header)) != exchange.KindIdentity { // a client's own of those never pass
+			a.strips = append(a.strips, header)
+		}
 		if strings.EqualFold(header, userID) && c.Forward[header] == "sub" {
 			a.userID = i
 		}
@@ -355,7 +362,7 @@ func digest(parts ...any) string {
 
 // strip keeps a client from setting the headers that only a token may fill, whichever policy authenticates the request.
 func (a *authenticator) strip(x *exchange.Exchange) error {
-	for _, header := range a.forward {
+	for _, header := range a.strips {
 		x.ToBackend.Remove(header)
 	}
 	a.subprotocol.Hide(x)
@@ -387,6 +394,8 @@ func (a *authenticator) authenticate(x *exchange.Exchange) error {
 	}
 	if c.Consumer != "" {
 		id.Consumer = a.consumers[c.Consumer]
+	} else if len(a.consumers) == 0 {
+		// Nobody is to be found.
 	} else if name, ok := c.Claim(a.consumerClaim); ok {
 		id.Consumer = a.consumers[string(name)]
 	}
@@ -415,24 +424,46 @@ func (a *authenticator) isRevoked(c *Claims, token []byte) bool {
 	return a.revoked.Revoked(&asked)
 }
 
-// find looks for a token where the settings say. Several Authorization headers are refused, since the backend may believe
-// another than the gateway.
+// find looks for a token where the settings say, in headers first. Several Authorization headers are refused, since the
+// backend may believe another than the gateway.
 func (a *authenticator) find(x *exchange.Exchange) (token []byte, reason Reason) {
 	for i := range a.headers {
-		values := x.Request.Header.PeekAll(a.headers[i].name)
-		if len(values) > 1 {
+		value, n := lines(x, a.headers[i].name)
+		if n > 1 {
 			return nil, Malformed
 		}
-		if len(values) == 1 {
-			token, ok := bearer(values[0])
+		if n == 1 {
+			token, ok := bearer(value)
 			if !ok && !a.headers[i].bearer {
-				token = values[0]
+				token = value
 			}
 			if len(token) > 0 {
 				return token, 0
 			}
 		}
 	}
+	return a.findElsewhere(x)
+}
+
+// lines returns the first line of a header, and how many there are. Several Cookie fields are one list.
+func lines(x *exchange.Exchange, name string) (first []byte, n int) {
+	for i := range x.Fields {
+		f := &x.Fields[i]
+		if len(f.Name) != len(name) || string(f.Name) != name && !exchange.EqualFold(f.Name, name) {
+			continue
+		}
+		if n++; n == 1 {
+			first = f.Value
+		}
+	}
+	if n > 1 && name == "Cookie" {
+		return x.RequestHeader(name), 1
+	}
+	return first, n
+}
+
+// findElsewhere looks for a token in cookies, in the query and among the subprotocols of a WebSocket.
+func (a *authenticator) findElsewhere(x *exchange.Exchange) (token []byte, reason Reason) {
 	for _, name := range a.cookie {
 		if token = x.Cookie(name); len(token) > 0 {
 			return token, 0

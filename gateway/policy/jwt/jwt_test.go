@@ -78,7 +78,9 @@ func TestForward(t *testing.T) {
 		h := w.MustBuild(t, Definition, usual+"\n"+settings)
 		x := w.Exchange("/", "Authorization: Bearer "+token(payload), "X-User-ID: mallory", "X-Email: mallory")
 		defer x.Close()
-		h.Request(x)
+		if h.Request != nil {
+			h.Request(x)
+		}
 		if err := h.Authenticate(x); err != nil {
 			t.Fatal(err)
 		}

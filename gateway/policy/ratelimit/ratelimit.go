@@ -135,8 +135,11 @@ func build(b *policy.Build, cs []*Config) (policy.Hooks, error) {
 		return policy.Hooks{}, err
 	}
 	hooks := policy.Hooks{Request: l.request, Standing: l.standing}
-	if b.World.Shared() {
+	switch {
+	case b.World.Shared():
 		hooks.Request = l.requestShared
+	case l.isSimple():
+		hooks.Request = l.requestSimple
 	}
 	for i := range l.groups {
 		g := &l.groups[i]
@@ -259,13 +262,31 @@ func seconds(d time.Duration) int64 {
 	return max(1, int64((d-1)/time.Second)+1)
 }
 
+// isSimple reports whether there is one window, and what is over it is refused.
+func (l *limit) isSimple() bool {
+	g := &l.groups[0]
+	return len(l.groups) == 1 && len(g.limits) == 1 && !g.shadow && g.maxDelay == 0
+}
+
+// requestSimple is request of a block that isSimple, as most are.
+func (l *limit) requestSimple(x *exchange.Exchange) error {
+	g := &l.groups[0]
+	key := x.Keep(g.key.Append(x.Scratch(), x))
+	results := [1]limiter.Result{l.state.store.Take(x.Clock.Now(), key, g.limits[0], g.cost)}
+	l.tell(x, results[:])
+	if !results[0].Allowed {
+		return l.refuse(x, results[:])
+	}
+	return nil
+}
+
 func (l *limit) request(x *exchange.Exchange) error {
 	var results [maxWindows]limiter.Result
 	now := x.Clock.Now()
 	passed, wait := l.charge(x, now, &results)
-	l.tell(x, &results)
+	l.tell(x, results[:])
 	if !passed {
-		return l.refuse(x, &results)
+		return l.refuse(x, results[:])
 	}
 	l.count(x, now)
 	if wait > 0 {
@@ -275,14 +296,14 @@ func (l *limit) request(x *exchange.Exchange) error {
 }
 
 // tell tells the client where it stands.
-func (l *limit) tell(x *exchange.Exchange, results *[maxWindows]limiter.Result) {
+func (l *limit) tell(x *exchange.Exchange, results []limiter.Result) {
 	if l.policy != nil {
 		x.ToClient.Set("RateLimit-Policy", l.policy)
 		x.ToClient.Set("RateLimit", x.Keep(l.appendStanding(x.Scratch(), results[:l.windows])))
 	}
 }
 
-func (l *limit) refuse(x *exchange.Exchange, results *[maxWindows]limiter.Result) error {
+func (l *limit) refuse(x *exchange.Exchange, results []limiter.Result) error {
 	l.limited.Inc()
 	var retry time.Duration
 	for i := range results[:l.windows] {

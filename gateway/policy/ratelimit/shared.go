@@ -36,21 +36,21 @@ func (l *limit) requestShared(x *exchange.Exchange) error {
 		case cluster.Unavailable:
 			return rejectUnavailable
 		case cluster.Passed:
-			l.tell(x, &results)
+			l.tell(x, results[:])
 			l.countShared(x, now)
 			return nil
 		}
 		wait, ok := l.mayWaitLonger(&results, time.Duration(now-began))
 		if !ok {
-			l.tell(x, &results)
-			return l.refuse(x, &results)
+			l.tell(x, results[:])
+			return l.refuse(x, results[:])
 		}
 		if at := x.Deadline(); at != 0 && at-now < int64(wait) {
 			return rejectDeadline
 		}
 		if !l.state.waiters.Enter() {
-			l.tell(x, &results)
-			return l.refuse(x, &results)
+			l.tell(x, results[:])
+			return l.refuse(x, results[:])
 		}
 		_, err := l.state.waiters.Wait(x, max(wait, minWait), nil)
 		l.state.waiters.Leave()
