@@ -33,7 +33,9 @@ type HeaderEdits struct {
 	list []HeaderEdit
 }
 
-// Set replaces every field called name, including earlier edits of it.
+// Set replaces every field called name, including earlier edits of it. It is one piece of code for all who set something.
+//
+//go:noinline
 func (h *HeaderEdits) Set(name string, value []byte) {
 	h.drop(name)
 	h.list = append(h.list, HeaderEdit{Name: name, Value: value, Op: EditSet})

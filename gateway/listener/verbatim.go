@@ -43,17 +43,24 @@ func (v *verbatim) compose(x *exchange.Exchange, closing bool) {
 // appendEdited appends the head with what policies have changed of it.
 func appendEdited(b []byte, x *exchange.Exchange) []byte {
 	edits := x.ToClient.List()
-	if !x.ToClient.Decides() {
-		b = append(b, x.Head...)
-	} else {
-		line, rest := cutLine(x.Head)
-		b = append(b, line...)
-		for len(rest) > 0 {
-			if line, rest = cutLine(rest); !x.ToClient.Names(line[:exchange.TokenLen(line)]) {
-				b = append(b, line...)
-			}
+	// lengths are those of the names that are set or removed, a bit for each: few fields have one of them.
+	lengths := uint64(0)
+	for i := range edits {
+		if e := &edits[i]; e.Op != exchange.EditAdd {
+			lengths |= 1 << (len(e.Name) & 63)
 		}
 	}
+	rest := x.Head
+	for at := 0; lengths != 0 && at < len(rest); {
+		end := at + bytes.IndexByte(rest[at:], '\n') + 1
+		n := exchange.TokenLen(rest[at:end])
+		if lengths>>(n&63)&1 != 0 && rest[at+n] == ':' && x.ToClient.Names(rest[at:at+n]) {
+			b = append(b, rest[:at]...)
+			rest, end = rest[end:], 0
+		}
+		at = end
+	}
+	b = append(b, rest...)
 	for i := range edits {
 		if e := &edits[i]; e.Op != exchange.EditRemove {
 			b = append(append(b, e.Name...), ": "...)
@@ -70,12 +77,6 @@ func (v *verbatim) sent() {
 		v.head = nil
 	}
 	v.head = v.head[:0]
-}
-
-// cutLine cuts the first line off, with its end.
-func cutLine(b []byte) (line, rest []byte) {
-	i := bytes.IndexByte(b, '\n') + 1
-	return b[:i], b[i:]
 }
 
 // appendValue appends a field value. A line end in it, which must not be, would

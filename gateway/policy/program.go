@@ -34,21 +34,11 @@ type Program struct {
 	anonymous *exchange.Consumer
 	missing   *exchange.Reject
 	all       bool // every policy of the stage Authenticate has to succeed
-	// The hooks stand side by side, apart from the steps: request has one for each step, nil for none,
-	// authenticate one for each of steps[auth:open].
-	request      []func(*exchange.Exchange) error
-	authenticate []func(*exchange.Exchange) error
-	ahead        []func(*exchange.Exchange) error
-	response     []hook[func(*exchange.Exchange) error]
-	done         []hook[func(*exchange.Exchange)]
+	done      []int
+	response  []int
+	ahead     []int
 	// readsStored: a response hook has to do with answers of the cache too.
 	readsStored bool
-}
-
-// hook is one that runs if its step was reached.
-type hook[F any] struct {
-	step int
-	run  F
 }
 
 // missing refuses a request without a credential where no policy says how to bring one.
@@ -64,16 +54,15 @@ func NewProgramIn(order []Place, steps []Step) *Program {
 	var challenges []exchange.HeaderEdit
 	for i := range steps {
 		h := &steps[i].Hooks
-		p.request = append(p.request, h.Request)
 		if h.Done != nil {
-			p.done = append(p.done, hook[func(*exchange.Exchange)]{i, h.Done})
+			p.done = append(p.done, i)
 		}
 		if h.Response != nil {
-			p.response = append(p.response, hook[func(*exchange.Exchange) error]{i, h.Response})
+			p.response = append(p.response, i)
 			p.readsStored = p.readsStored || !h.OnlyFetched
 		}
 		if h.Ahead != nil {
-			p.ahead = append(p.ahead, h.Ahead)
+			p.ahead = append(p.ahead, i)
 		}
 		stage := order[PlaceIn(order, steps[i].Name)].Stage
 		if stage <= Edge {
@@ -88,7 +77,6 @@ func NewProgramIn(order []Place, steps []Step) *Program {
 		if stage != Authenticate {
 			continue
 		}
-		p.authenticate = append(p.authenticate, h.Authenticate)
 		if h.Anonymous != nil && p.anonymous == nil {
 			p.anonymous = h.Anonymous
 		}
@@ -119,32 +107,45 @@ func (p *Program) Has(name string) bool {
 
 // Enter runs the request hooks up to and including authentication.
 func (p *Program) Enter(x *exchange.Exchange) error {
-	if err := p.run(x, 0, p.open); err != nil {
-		return err
+	for i := range p.steps[:p.open] {
+		x.Steps = i + 1
+		if f := p.steps[i].Hooks.Request; f != nil {
+			if err := f(x); err != nil {
+				return err
+			}
+		}
 	}
 	x.Steps = p.open
 	if p.auth == p.open {
 		return nil
 	}
-	return p.identify(x)
+	return p.authenticate(x)
 }
 
 // Preface runs the request hooks of the stages Observe and Edge: for a request
 // that is refused before all others have their say.
 func (p *Program) Preface(x *exchange.Exchange) error {
-	return p.run(x, 0, p.preface)
+	for i := range p.steps[:p.preface] {
+		x.Steps = i + 1
+		if f := p.steps[i].Hooks.Request; f != nil {
+			if err := f(x); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
-// identify tries each kind of credential. The first that is verified is
+// authenticate tries each kind of credential. The first that is verified is
 // enough. Otherwise the anonymous consumer is taken where there is one, then a
 // credential that was refused outweighs those that are missing.
-func (p *Program) identify(x *exchange.Exchange) error {
+func (p *Program) authenticate(x *exchange.Exchange) error {
 	if p.all {
-		return p.identifyAll(x)
+		return p.authenticateAll(x)
 	}
 	var refused error
-	for _, authenticate := range p.authenticate {
-		err := authenticate(x)
+	for i := p.auth; i < p.open; i++ {
+		err := p.steps[i].Hooks.Authenticate(x)
 		if err == nil {
 			x.AuthFailure = ""
 			return nil
@@ -168,11 +169,11 @@ func (p *Program) identify(x *exchange.Exchange) error {
 	return p.missing
 }
 
-// identifyAll wants each kind of credential. The last one says who calls.
-func (p *Program) identifyAll(x *exchange.Exchange) error {
-	for _, authenticate := range p.authenticate {
+// authenticateAll wants each kind of credential. The last one says who calls.
+func (p *Program) authenticateAll(x *exchange.Exchange) error {
+	for i := p.auth; i < p.open; i++ {
 		x.Identity = exchange.Identity{}
-		switch err := authenticate(x); err {
+		switch err := p.steps[i].Hooks.Authenticate(x); err {
 		case nil:
 		case exchange.ErrBodyLater:
 			return err
@@ -190,12 +191,12 @@ func (p *Program) identifyAll(x *exchange.Exchange) error {
 
 // Continue runs the request hooks after authentication.
 func (p *Program) Continue(x *exchange.Exchange) error {
-	for _, ahead := range p.ahead {
-		if err := ahead(x); err != nil {
+	for _, i := range p.ahead {
+		if err := p.steps[i].Hooks.Ahead(x); err != nil {
 			return err
 		}
 	}
-	return p.run(x, p.open, len(p.request))
+	return p.run(x, p.open)
 }
 
 // Reenter goes on with an exchange that a hook has paused, if that was before
@@ -204,20 +205,19 @@ func (p *Program) Reenter(x *exchange.Exchange) (entered bool, err error) {
 	if x.Steps > p.open {
 		return true, nil
 	}
-	return false, p.identify(x)
+	return false, p.authenticate(x)
 }
 
 // Behind runs the request hooks behind the last one that was reached.
-func (p *Program) Behind(x *exchange.Exchange) error { return p.run(x, x.Steps, len(p.request)) }
+func (p *Program) Behind(x *exchange.Exchange) error { return p.run(x, x.Steps) }
 
 // Resume goes on with the hook that has paused the exchange in Continue.
-func (p *Program) Resume(x *exchange.Exchange) error { return p.run(x, x.Steps-1, len(p.request)) }
+func (p *Program) Resume(x *exchange.Exchange) error { return p.run(x, x.Steps-1) }
 
-// run runs the request hooks of steps[from:to].
-func (p *Program) run(x *exchange.Exchange, from, to int) error {
-	for i := from; i < to; i++ {
+func (p *Program) run(x *exchange.Exchange, from int) error {
+	for i := from; i < len(p.steps); i++ {
 		x.Steps = i + 1
-		if f := p.request[i]; f != nil {
+		if f := p.steps[i].Hooks.Request; f != nil {
 			if err := f(x); err != nil {
 				return err
 			}
@@ -238,9 +238,9 @@ func (p *Program) ReadsResponse(a exchange.Answer) bool {
 // Response runs the response hooks of the steps that were reached, in reverse.
 // An error becomes the answer; hooks further out see it as such.
 func (p *Program) Response(x *exchange.Exchange) {
-	for i := range p.response {
-		if h := &p.response[i]; h.step < x.Steps && h.step >= x.First {
-			if err := h.run(x); err != nil {
+	for _, i := range p.response {
+		if i < x.Steps && i >= x.First {
+			if err := p.steps[i].Hooks.Response(x); err != nil {
 				x.Render(err)
 			}
 		}
@@ -249,9 +249,9 @@ func (p *Program) Response(x *exchange.Exchange) {
 
 // Done runs the done hooks of the steps that were reached.
 func (p *Program) Done(x *exchange.Exchange) {
-	for i := range p.done {
-		if h := &p.done[i]; h.step < x.Steps && h.step >= x.First {
-			h.run(x)
+	for _, i := range p.done {
+		if i < x.Steps && i >= x.First {
+			p.steps[i].Hooks.Done(x)
 		}
 	}
 }

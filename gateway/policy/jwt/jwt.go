@@ -381,35 +381,51 @@ func (a *authenticator) authenticate(x *exchange.Exchange) error {
 		}
 	}
 	if reason != 0 {
-		x.AuthFailure = reason.String()
-		if reason == NoKeys {
-			return keyless
-		}
-		return invalid
+		return refuse(x, reason)
 	}
 	id := &x.Identity
 	id.Authenticated, id.Method, id.Claims = true, "jwt", c
 	if c.Subject != "" {
 		id.Subject = bytesOf(c.Subject)
 	}
-	if c.Consumer != "" {
-		id.Consumer = a.consumers[c.Consumer]
-	} else if len(a.consumers) == 0 {
-		// Nobody is to be found.
-	} else if name, ok := c.Claim(a.consumerClaim); ok {
-		id.Consumer = a.consumers[string(name)]
+	if len(a.consumers) > 0 {
+		id.Consumer = a.consumerOf(c)
 	}
 	for i, header := range a.forward {
-		switch value := c.Forwarded(i); {
-		case value != "":
+		if value := c.Forwarded(i); value != "" {
 			x.ToBackend.Set(header, bytesOf(value))
-		case i == a.userID:
-			x.ToBackend.Set(header, x.Keep(x.ClientAddr.Unmap().AppendTo(x.Scratch())))
-		default:
-			x.ToBackend.Remove(header)
+		} else {
+			a.forwardNothing(x, i)
 		}
 	}
 	return nil
+}
+
+// consumerOf returns the consumer whose key has verified the token, else the one whom it names; nil for neither.
+func (a *authenticator) consumerOf(c *Claims) *exchange.Consumer {
+	if c.Consumer != "" {
+		return a.consumers[c.Consumer]
+	}
+	name, _ := c.Claim(a.consumerClaim)
+	return a.consumers[string(name)]
+}
+
+// forwardNothing deals with a header whose claim the token does not have: in the place of a subject goes the client's address.
+func (a *authenticator) forwardNothing(x *exchange.Exchange, i int) {
+	if i == a.userID {
+		x.ToBackend.Set(a.forward[i], x.Keep(x.ClientAddr.Unmap().AppendTo(x.Scratch())))
+		return
+	}
+	x.ToBackend.Remove(a.forward[i])
+}
+
+// refuse notes why a token is refused.
+func refuse(x *exchange.Exchange, reason Reason) error {
+	x.AuthFailure = reason.String()
+	if reason == NoKeys {
+		return keyless
+	}
+	return invalid
 }
 
 // isRevoked looks for a verified token in the list of those that count no more.
