@@ -118,6 +118,8 @@ type Exchange struct {
 	TraceID []byte
 	// Observer is told of what is asked of others for this request, nil where nobody wants to know.
 	Observer Observer
+	// Idle is an Observer that stays here from one exchange to the next, for who made it to use it again.
+	Idle Observer
 	// ToBackend collects changes to the headers of the request on its way to the backend.
 	ToBackend HeaderEdits
 	// ToClient collects headers for the client; they are applied when the response is complete, over whatever a backend sent.

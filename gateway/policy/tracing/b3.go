@@ -22,11 +22,11 @@ func parseB3(v []byte, p *parent) (known bool) {
 	case len(v) == 2:
 		return true
 	case len(v) == 17: // the parent without a decision
-		if decodeHex(above[:], v[1:]) {
+		if above.read(v[1:]) {
 			p.decided, p.debug, p.flags = false, false, p.flags&^flagSampled
 			return true
 		}
-	case len(v) == 19 && v[2] == '-' && decodeHex(above[:], v[3:]):
+	case len(v) == 19 && v[2] == '-' && above.read(v[3:]):
 		return true
 	}
 	*p = parent{}
@@ -50,7 +50,7 @@ func parseB3Multi(trace, span, sampled, flags []byte, p *parent) (known bool) {
 		return true
 	}
 	*p = decision
-	p.trace, p.span = traceID{}, spanID{}
+	p.trace, p.span = traceID{}, 0
 	return false
 }
 
@@ -73,15 +73,18 @@ func (p *parent) decide(v []byte) bool {
 func (p *parent) readTrace(v []byte) bool {
 	switch len(v) {
 	case 16:
-		return decodeHex(p.trace[8:], v) && p.trace != traceID{}
+		var half spanID
+		ok := half.read(v)
+		p.trace = traceID{low: uint64(half)}
+		return ok && half != 0
 	case 32:
-		return decodeHex(p.trace[:], v) && p.trace != traceID{}
+		return p.trace.read(v) && p.trace != traceID{}
 	}
 	return false
 }
 
 func (p *parent) readSpan(v []byte) bool {
-	return len(v) == 16 && decodeHex(p.span[:], v) && p.span != spanID{}
+	return len(v) == 16 && p.span.read(v) && p.span != 0
 }
 
 // b3Len is the length of the single header that is sent: TRACE-SPAN-SAMPLED-PARENT.

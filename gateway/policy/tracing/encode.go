@@ -14,22 +14,10 @@ import (
 	"sluice/gateway/router"
 )
 
-// encoder writes spans as the exporter sends them: as the field `spans` of OTLP's ScopeSpans. That is done where a request ends, since
-// what is to be told of it ends with it, and leaves nothing to convert later.
+// encoder writes spans as they are sent: as the field `spans` of OTLP's ScopeSpans.
 type encoder struct {
 	spans, span []byte // done, and the one being written
 	text        []byte // a value that is put together
-}
-
-// maxKept is how large a buffer stays with an idle exchange.
-const maxKept = 16 << 10
-
-func (e *encoder) emptied() encoder {
-	kept := encoder{spans: e.spans[:0], span: e.span[:0], text: e.text[:0]}
-	if cap(kept.spans)+cap(kept.span)+cap(kept.text) > maxKept {
-		return encoder{}
-	}
-	return kept
 }
 
 // Fields of the messages of opentelemetry/proto/trace/v1/trace.proto and common/v1/common.proto.
@@ -68,128 +56,119 @@ const (
 // maxValue is the length in bytes up to which a value is recorded.
 const maxValue = 1024
 
-// encode writes the span of the request and those of its attempts.
-func (t *trace) encode(x *exchange.Exchange) []byte {
-	e := &t.encoder
-	began := x.Arrived.UnixNano()
-	at := func(monotonic int64) uint64 { return uint64(began + monotonic - x.Start) }
-	method, original := knownMethod(x.Method())
+// request writes the span of a request and those of its attempts and calls.
+func (e *encoder) request(r *request, outgoing []outgoing, t *texts) {
+	at := func(clock int64) uint64 { return uint64(r.clock + clock) }
+	state, original, path, query, host, port, agent, id := t.next(), t.next(), t.next(), t.next(), t.next(), t.next(), t.next(), t.next()
+	var backendPath, backendQuery []byte
+	if len(outgoing) > 0 {
+		backendPath, backendQuery = t.next(), t.next()
+	}
+	method := "HTTP"
+	if r.method != otherMethod {
+		method = r.method
+	}
 
 	e.text = append(e.text[:0], method...)
-	if method == otherMethod {
-		e.text = append(e.text[:0], "HTTP"...)
-	}
-	route := routeOf(x.Pattern)
+	route := routeOf(r.pattern)
 	if route != "" {
 		e.text = append(append(e.text, ' '), route...)
 	}
-	remote := uint32(flagKnowsRemote)
-	if t.remote {
-		remote |= flagRemote
+	flags := uint32(flagKnowsRemote) | uint32(r.flags)
+	if r.remote {
+		flags |= flagRemote
 	}
-	e.begin(t, t.server, t.parent, t.remote, kindServer, at(x.Start), at(x.Ended), remote)
-	e.str("http.request.method", method)
-	if original != nil {
+	e.begin(r.trace, r.server, r.parent, state, kindServer, at(r.began), at(r.ended), flags)
+	e.str("http.request.method", r.method)
+	if len(original) > 0 {
 		e.bytes("http.request.method_original", original)
 	}
-	e.str("url.scheme", x.Scheme)
-	e.bytes("url.path", pathOf(x))
-	if len(x.Query) > 0 {
-		e.text = t.tracer.appendQuery(e.text[:0], x.Query)
-		e.bytes("url.query", e.text)
+	e.str("url.scheme", r.scheme)
+	e.bytes("url.path", path)
+	if len(query) > 0 {
+		e.bytes("url.query", query)
 	}
 	if route != "" {
 		e.str("http.route", route)
 	}
-	e.bytes("server.address", x.Host)
-	e.port(x.ForwardedPort)
-	e.addr("client.address", x.ClientAddr)
-	e.addr("network.peer.address", x.PeerAddr)
-	e.str("network.protocol.version", version(x))
-	if agent := x.RequestHeader("User-Agent"); agent != nil {
+	e.bytes("server.address", host)
+	e.port(port)
+	e.addr("client.address", r.client)
+	e.addr("network.peer.address", r.peer)
+	e.str("network.protocol.version", r.version)
+	if r.agent {
 		e.bytes("user_agent.original", agent)
 	}
-	if x.Status > 0 {
-		e.int("http.response.status_code", int64(x.Status))
+	if r.status > 0 {
+		e.int("http.response.status_code", int64(r.status))
 	}
-	e.int("http.request.body.size", x.BytesIn)
-	e.int("http.response.body.size", x.BytesOut)
-	if x.Route != nil {
-		e.str("sluice.route", x.Route.Name)
+	e.int("http.request.body.size", r.in)
+	e.int("http.response.body.size", r.out)
+	if r.route != "" {
+		e.str("sluice.route", r.route)
 	}
-	if c := x.Identity.Consumer; c != nil {
-		e.str("sluice.consumer", c.Name)
+	if r.consumer != "" {
+		e.str("sluice.consumer", r.consumer)
 	}
-	if x.CacheResult != "" {
-		e.str("sluice.cache", x.CacheResult)
+	if r.cache != "" {
+		e.str("sluice.cache", r.cache)
 	}
-	if len(x.RequestID) > 0 {
-		e.bytes("sluice.request_id", x.RequestID)
+	if len(id) > 0 {
+		e.bytes("sluice.request_id", id)
 	}
-	if x.Reason != "" {
-		e.str("sluice.reason", x.Reason)
+	if r.reason != "" {
+		e.str("sluice.reason", r.reason)
 	}
-	if t.tracer.tags != "" {
-		for i := range x.Fields {
-			if f := &x.Fields[i]; exchange.EqualFold(f.Name, t.tracer.tags) {
-				e.bytes(clientTags, f.Value)
-			}
-		}
+	for range r.tags {
+		e.bytes(clientTags, t.next())
 	}
-	if x.Status >= 500 {
-		fault := x.Reason
-		if x.Reject == nil {
+	if r.status >= 500 {
+		fault := r.reason
+		if !r.rejected {
 			fault = ""
 		}
-		e.fail(fault, x.Status)
+		e.fail(fault, r.status)
 	}
 	e.end()
 
-	for i := range t.outgoing {
-		a := &t.outgoing[i]
-		if a.number == 0 {
-			e.call(t, a, at(a.began), at(max(a.began, a.ended)))
+	for i := range outgoing {
+		o := &outgoing[i]
+		if o.number == 0 {
+			e.call(r, o, state, at(o.began), at(max(o.began, o.ended)))
 			continue
 		}
-		if a.ended == 0 { // a tunnel, which ends with the exchange
-			a.ended, a.status = x.Ended, x.UpstreamStatus
-		}
 		e.text = append(e.text[:0], method...)
-		if method == otherMethod {
-			e.text = append(e.text[:0], "HTTP"...)
-		}
-		e.begin(t, a.id, t.server, true, kindClient, at(a.began), at(a.ended), flagKnowsRemote)
-		e.str("http.request.method", method)
-		if original != nil {
+		e.begin(r.trace, o.id, r.server, state, kindClient, at(o.began), at(o.ended), flagKnowsRemote|uint32(r.flags))
+		e.str("http.request.method", r.method)
+		if len(original) > 0 {
 			e.bytes("http.request.method_original", original)
 		}
-		if e.server(a.endpoint) {
-			e.text = append(e.text[:0], a.endpoint...)
-			e.text = router.AppendEncoded(e.text, x.BackendPath())
-			if q := x.BackendQuery(); len(q) > 0 {
-				e.text = t.tracer.appendQuery(append(e.text, '?'), q)
+		if e.server(o.endpoint) {
+			e.text = append(e.text[:0], o.endpoint...)
+			e.text = router.AppendEncoded(e.text, backendPath)
+			if len(backendQuery) > 0 {
+				e.text = append(append(e.text, '?'), backendQuery...)
 			}
 			e.bytes("url.full", e.text)
 		}
-		if a.status > 0 {
-			e.int("http.response.status_code", int64(a.status))
+		if o.status > 0 {
+			e.int("http.response.status_code", int64(o.status))
 		}
-		if a.number > 1 {
-			e.int("http.request.resend_count", int64(a.number-1))
+		if o.number > 1 {
+			e.int("http.request.resend_count", int64(o.number-1))
 		}
-		e.str("sluice.service", a.service)
-		if a.fault != "" || a.status >= 400 {
-			e.fail(a.fault, a.status)
+		e.str("sluice.service", o.service)
+		if o.fault != "" || o.status >= 400 {
+			e.fail(o.fault, o.status)
 		}
 		e.end()
 	}
-	return e.spans
 }
 
 // call writes the span of a call that a policy made. Its query is the configuration's, and may be a credential.
-func (e *encoder) call(t *trace, a *outgoing, from, to uint64) {
+func (e *encoder) call(r *request, a *outgoing, state []byte, from, to uint64) {
 	e.text = append(append(append(e.text[:0], a.method...), ' '), a.policy...)
-	e.begin(t, a.id, t.server, true, kindClient, from, to, flagKnowsRemote)
+	e.begin(r.trace, a.id, r.server, state, kindClient, from, to, flagKnowsRemote|uint32(r.flags))
 	e.str("http.request.method", a.method)
 	e.server(a.endpoint)
 	url, _, _ := strings.Cut(a.endpoint, "?")
@@ -229,15 +208,16 @@ func (e *encoder) server(endpoint string) bool {
 	return true
 }
 
-// begin begins a span whose name is in e.text.
-func (e *encoder) begin(t *trace, id, parent spanID, hasParent bool, kind byte, from, to uint64, flags uint32) {
-	b := append(append(e.span[:0], spanTraceID<<3|wireBytes, byte(len(t.id))), t.id[:]...)
-	b = append(append(b, spanSpanID<<3|wireBytes, byte(len(id))), id[:]...)
-	if len(t.state) > 0 {
-		b = append(appendLength(append(b, spanTraceState<<3|wireBytes), len(t.state)), t.state...)
+// begin begins a span whose name is in e.text. A parent of 0 is none.
+func (e *encoder) begin(trace traceID, id, parent spanID, state []byte, kind byte, from, to uint64, flags uint32) {
+	b := binary.BigEndian.AppendUint64(append(e.span[:0], spanTraceID<<3|wireBytes, 16), trace.high)
+	b = binary.BigEndian.AppendUint64(b, trace.low)
+	b = binary.BigEndian.AppendUint64(append(b, spanSpanID<<3|wireBytes, 8), uint64(id))
+	if len(state) > 0 {
+		b = append(appendLength(append(b, spanTraceState<<3|wireBytes), len(state)), state...)
 	}
-	if hasParent {
-		b = append(append(b, spanParent<<3|wireBytes, byte(len(parent))), parent[:]...)
+	if parent != 0 {
+		b = binary.BigEndian.AppendUint64(append(b, spanParent<<3|wireBytes, 8), uint64(parent))
 	}
 	name := clean(e.text)
 	b = append(appendLength(append(b, spanName<<3|wireBytes), len(name)), name...)
@@ -245,7 +225,7 @@ func (e *encoder) begin(t *trace, id, parent spanID, hasParent bool, kind byte, 
 	b = binary.LittleEndian.AppendUint64(append(b, spanStart<<3|byte(protowire.Fixed64Type)), from)
 	b = binary.LittleEndian.AppendUint64(append(b, spanEnd<<3|byte(protowire.Fixed64Type)), max(from, to))
 	b = protowire.AppendTag(b, spanFlags, protowire.Fixed32Type)
-	e.span = binary.LittleEndian.AppendUint32(b, flags|uint32(t.flags))
+	e.span = binary.LittleEndian.AppendUint32(b, flags)
 }
 
 // end adds the span to those that are done.
@@ -357,7 +337,8 @@ const redacted = "REDACTED"
 
 // appendQuery appends a query without the values of parameters that are not to be recorded.
 func (t *tracer) appendQuery(dst, query []byte) []byte {
-	for first := true; len(query) > 0 && len(dst) < maxValue; first = false {
+	before := len(dst)
+	for first := true; len(query) > 0 && len(dst)-before < maxValue; first = false {
 		part := query
 		if end := indexByte(query, '&'); end >= 0 {
 			part, query = query[:end], query[end+1:]

@@ -14,6 +14,7 @@ import (
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"sluice/gateway/exchange"
 	"sluice/gateway/policy"
 	"sluice/gateway/telemetry"
 )
@@ -34,10 +35,12 @@ type exporter struct {
 	timeout  time.Duration
 
 	mu      sync.Mutex
-	waiting []byte // spans as encoder writes them
-	number  int    // of them
+	waiting recorded
+	number  int // of spans in it
 	closed  bool
-	spare   []byte
+
+	spare   recorded // run's own, as encoder is
+	encoder encoder
 
 	wake chan struct{}
 	stop chan struct{}
@@ -82,13 +85,14 @@ func (e *exporter) start() error {
 	return nil
 }
 
-// add hands n spans over, or drops them if too many are waiting.
-func (e *exporter) add(spans []byte, n int) {
+// add hands the spans of a request over, or drops them if too many are waiting.
+func (e *exporter) add(x *exchange.Exchange, r *recording) {
+	n := 1 + len(r.outgoing)
 	e.mu.Lock()
 	before := e.number
 	taken := !e.closed && before+n <= e.queue
 	if taken {
-		e.waiting = append(e.waiting, spans...)
+		e.waiting.add(x, r)
 		e.number += n
 	}
 	e.mu.Unlock()
@@ -122,18 +126,34 @@ func (e *exporter) run() {
 // flush sends all that waits; last has nothing wait after it.
 func (e *exporter) flush(last bool) {
 	e.mu.Lock()
-	spans := e.waiting
-	e.waiting, e.number = e.spare[:0], 0
-	e.closed = last
+	e.waiting, e.spare = e.spare, e.waiting
+	e.number, e.closed = 0, last
 	e.mu.Unlock()
-	for rest := spans; len(rest) > 0; {
+	n, outgoing, text := 0, e.spare.outgoing, texts{e.spare.text}
+	for i := range e.spare.requests {
+		r := &e.spare.requests[i]
+		if n > 0 && n+1+r.outgoing > e.batch {
+			e.sendEncoded()
+			n = 0
+		}
+		e.encoder.request(r, outgoing[:r.outgoing], &text)
+		n += 1 + r.outgoing
+		outgoing = outgoing[r.outgoing:]
+	}
+	e.sendEncoded()
+	e.spare.empty()
+}
+
+// sendEncoded sends what is encoded, in batches.
+func (e *exporter) sendEncoded() {
+	for rest := e.encoder.spans; len(rest) > 0; {
 		var batch []byte
 		var n int
 		batch, n, rest = cutBatch(rest, e.batch)
 		e.send(batch, n)
 	}
-	if e.spare = spans[:0]; cap(spans) > maxBatch {
-		e.spare = nil
+	if e.encoder.spans = e.encoder.spans[:0]; cap(e.encoder.spans) > maxBatch {
+		e.encoder.spans = nil
 	}
 }
 

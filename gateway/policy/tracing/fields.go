@@ -27,6 +27,22 @@ const (
 	multiParent
 )
 
+// concernsTrace tells whether a field may be one of those: by the length of its name and the first letter, which nearly no others have.
+func concernsTrace(all []exchange.Field) bool {
+	const lengths = 1<<len("b3") | 1<<len("baggage") | 1<<len("tracestate") | 1<<len("traceparent") | 1<<len("X-B3-TraceId") | 1<<len("X-B3-ParentSpanId")
+	for i := range all {
+		f := &all[i]
+		if f.Kind != exchange.KindOther || len(f.Name) >= 32 || 1<<len(f.Name)&lengths == 0 {
+			continue
+		}
+		switch f.Name[0] | 0x20 {
+		case 't', 'b', 'x':
+			return true
+		}
+	}
+	return false
+}
+
 func (f *fields) read(all []exchange.Field) {
 	for i := range all {
 		field := &all[i]

@@ -5,7 +5,6 @@
 package tracing
 
 import (
-	"encoding/binary"
 	"math"
 
 	"sluice/gateway/exchange"
@@ -93,27 +92,30 @@ func build(b *policy.Build, c *Config) (policy.Hooks, error) {
 	return policy.Hooks{Request: t.request, Done: done}, nil
 }
 
-// trace is the part of an exchange in its trace.
+// trace is the part of an exchange in its trace. It stays with the exchange: the next request writes anew what it needs.
 type trace struct {
-	tracer  *tracer
-	id      traceID
-	server  spanID // the span of the request
-	parent  spanID
-	remote  bool // there is a parent
-	flags   byte
-	state   []byte
-	records bool
-
-	// What backends are told. It is written anew for each attempt; ToBackend refers to it.
+	// What backends are told. The span in it is written anew for each attempt; ToBackend refers to it.
 	traceparent [traceparentLen]byte
 	b3          [b3Len]byte
 
-	begun    int // spans below that of the request
-	outgoing []outgoing
-	encoder  encoder
+	begun     uint16
+	server    spanID     // the span of the request
+	recording *recording // nil before one was recorded
 }
 
-// outgoing is a try at a backend, or a call of a policy.
+// recording is a trace whose spans are recorded, and what is to be told in them.
+type recording struct {
+	*trace
+	tracer   *tracer
+	id       traceID
+	parent   spanID
+	flags    byte
+	remote   bool // there is a parent
+	state    []byte
+	outgoing []outgoing
+}
+
+// outgoing is a try at a backend, or a call of a policy. Times are the clock's.
 type outgoing struct {
 	id                spanID
 	began, ended      int64
@@ -127,21 +129,93 @@ type outgoing struct {
 // maxOutgoing bounds what has a span of its own below that of a request.
 const maxOutgoing = 16
 
-var traces = exchange.NewSlot[trace]()
-
-// Reset keeps the buffers, and what the next request writes anew.
-func (t *trace) Reset() {
-	t.tracer, t.parent, t.remote, t.state, t.begun = nil, spanID{}, false, nil, 0
-	if t.records {
-		t.records = false
-		clear(t.outgoing)
-		t.outgoing, t.encoder = t.outgoing[:0], t.encoder.emptied()
-	}
+// newTrace makes the part of an exchange, with what is the same for all requests.
+func newTrace(x *exchange.Exchange) *trace {
+	tr := &trace{}
+	copy(tr.traceparent[:], "00-")
+	tr.traceparent[atSpan-1], tr.traceparent[atFlags-1], tr.traceparent[atFlags] = '-', '-', '0'
+	tr.b3[atB3Span-1], tr.b3[atB3Sampled-1], tr.b3[atB3Parent-1] = '-', '-', '-'
+	x.Idle = tr
+	return tr
 }
 
 func (t *tracer) request(x *exchange.Exchange) error {
-	tr := traces.Of(x)
-	tr.tracer = t
+	tr, known := x.Idle.(*trace)
+	if !known {
+		tr = newTrace(x)
+	}
+	if concernsTrace(x.Fields) {
+		t.join(x, tr)
+		return nil
+	}
+	id := newTraceID()
+	t.enter(x, tr, id, spanID(id.low).child(0), t.sample(id)|flagRandom) // nobody else has this trace: its first span need not be drawn
+	if t.forms.b3multi {
+		sendB3Multi(x, tr, false)
+	}
+	return nil
+}
+
+// sample decides about a trace that begins here, by the lower half of its id: so do the SDKs, and all who see the trace agree.
+func (t *tracer) sample(id traceID) (flags byte) {
+	if id.low>>1 < t.below {
+		return flagSampled
+	}
+	return 0
+}
+
+// enter has the request be a span of a trace, and tells backends.
+func (t *tracer) enter(x *exchange.Exchange, tr *trace, id traceID, server spanID, flags byte) {
+	tr.server, tr.begun = server, 0
+	v := &tr.traceparent
+	putHex((*[16]byte)(v[atTrace:]), id.high)
+	putHex((*[16]byte)(v[atTrace+16:]), id.low)
+	putHex((*[16]byte)(v[atSpan:]), uint64(server))
+	v[atFlags+1] = '0' + flags
+	if t.forms.w3c {
+		tellBackend(x, "traceparent", v[:])
+	}
+	if t.forms.b3 || t.forms.b3multi {
+		b := &tr.b3
+		*(*[32]byte)(b[:]) = *(*[32]byte)(v[atTrace:])
+		*(*[16]byte)(b[atB3Span:]) = *(*[16]byte)(v[atSpan:])
+		b[atB3Sampled] = '0' + flags&flagSampled
+		*(*[16]byte)(b[atB3Parent:]) = *(*[16]byte)(v[atSpan:])
+		if t.forms.b3 {
+			tellBackend(x, "b3", b[:])
+		}
+	}
+	x.TraceID = v[atTrace : atTrace+32]
+	x.Observer = tr
+	if t.told != "" {
+		t.tellClient(x)
+	}
+	if flags&flagSampled != 0 && t.exporter != nil {
+		tr.record(x, t, id, flags)
+	}
+}
+
+// tellBackend and tellClient are calls, so that enter is short.
+//
+//go:noinline
+func tellBackend(x *exchange.Exchange, name string, value []byte) { x.ToBackend.Set(name, value) }
+
+//go:noinline
+func (t *tracer) tellClient(x *exchange.Exchange) { x.ToClient.Set(t.told, x.TraceID) }
+
+// record begins to record a request.
+func (t *trace) record(x *exchange.Exchange, tracer *tracer, id traceID, flags byte) {
+	r := t.recording
+	if r == nil {
+		r = &recording{trace: t}
+		t.recording = r
+	}
+	r.tracer, r.id, r.flags, r.parent, r.remote, r.state, r.outgoing = tracer, id, flags, 0, false, nil, r.outgoing[:0]
+	x.Observer = r
+}
+
+// join has a request that says something of a trace be a part of it, as far as that is valid and who sent it is trusted.
+func (t *tracer) join(x *exchange.Exchange, tr *trace) {
 	var (
 		sent       fields
 		from       parent
@@ -152,70 +226,54 @@ func (t *tracer) request(x *exchange.Exchange) error {
 	if trusted {
 		known, w3c = sent.parent(&from, t.forms)
 	}
+	id, server, flags := from.trace, spanID(0), from.flags&flagRandom
 	if known {
-		tr.id, tr.parent, tr.remote, tr.flags = from.trace, from.span, true, from.flags&flagRandom
-		tr.server = newSpanID()
+		server = newSpanID()
 	} else {
-		tr.id, tr.flags = newTraceID(), flagRandom
-		tr.server = (*spanID)(tr.id[8:]).child(0) // nobody else has this trace
+		id, flags = newTraceID(), flagRandom
+		server = spanID(id.low).child(0)
 	}
-	if from.decided && from.flags&flagSampled != 0 || !from.decided && t.samples(&tr.id) {
-		tr.flags |= flagSampled
+	if from.decided {
+		flags |= from.flags & flagSampled
+	} else {
+		flags |= t.sample(id)
 	}
-	tr.records = tr.flags&flagSampled != 0 && t.exporter != nil
-	tr.write(from.debug)
+	t.enter(x, tr, id, server, flags)
+	if from.debug {
+		tr.b3[atB3Sampled] = 'd'
+	}
 
+	var state []byte
 	if t.forms.w3c {
-		x.ToBackend.Set("traceparent", tr.traceparent[:])
 		if w3c && sent.tracestates > 0 {
-			tr.state = tracestate(x)
+			state = tracestate(x)
 		}
 		switch {
-		case tr.state != nil:
-			x.ToBackend.Set("tracestate", tr.state)
+		case state != nil:
+			x.ToBackend.Set("tracestate", state)
 		case sent.tracestates > 0:
 			x.ToBackend.Remove("tracestate")
 		}
 	}
 	if t.forms.b3 || t.forms.b3multi {
-		t.sendB3(x, tr, &sent, from.debug)
+		t.replaceB3(x, tr, &sent, from.debug)
 	}
 	if sent.baggages > 0 && (!trusted || sent.baggage > maxBaggage) {
 		x.ToBackend.Remove("baggage")
 	}
-	x.TraceID = tr.traceparent[atTrace : atTrace+32]
-	if t.told != "" {
-		x.ToClient.Set(t.told, x.TraceID)
+	if r, records := x.Observer.(*recording); records {
+		r.parent, r.remote, r.state = from.span, known, state
 	}
-	x.Observer = tr
-	return nil
 }
 
-// samples decides about a trace that begins here, by the lower half of its id: so do the SDKs, and all who see the trace agree.
-func (t *tracer) samples(id *traceID) bool {
-	return binary.BigEndian.Uint64(id[8:])>>1 < t.below
-}
-
-// sendB3 has both forms say the same, or not be there.
-func (t *tracer) sendB3(x *exchange.Exchange, tr *trace, sent *fields, debug bool) {
-	switch {
-	case t.forms.b3:
-		x.ToBackend.Set("b3", tr.b3[:])
-	case sent.b3s > 0:
+// replaceB3 has both forms of B3 that came say what is sent, or not be there.
+func (t *tracer) replaceB3(x *exchange.Exchange, tr *trace, sent *fields, debug bool) {
+	if !t.forms.b3 && sent.b3s > 0 {
 		x.ToBackend.Remove("b3")
 	}
 	set := uint8(0)
 	if t.forms.b3multi {
-		x.ToBackend.Set("X-B3-TraceId", tr.traceparent[atTrace:atTrace+32])
-		x.ToBackend.Set("X-B3-SpanId", tr.traceparent[atSpan:atSpan+16])
-		x.ToBackend.Set("X-B3-ParentSpanId", tr.b3[atB3Parent:])
-		if set = 1<<multiTrace | 1<<multiSpan | 1<<multiParent; debug {
-			x.ToBackend.Set("X-B3-Flags", one)
-			set |= 1 << multiFlags
-		} else {
-			x.ToBackend.Set("X-B3-Sampled", tr.b3[atB3Sampled:atB3Sampled+1])
-			set |= 1 << multiSampled
-		}
+		set = sendB3Multi(x, tr, debug)
 	}
 	if sent.sent&^set == 0 {
 		return
@@ -227,71 +285,75 @@ func (t *tracer) sendB3(x *exchange.Exchange, tr *trace, sent *fields, debug boo
 	}
 }
 
+// sendB3Multi tells backends in the older form of B3, and says in which of multiNames.
+func sendB3Multi(x *exchange.Exchange, tr *trace, debug bool) (set uint8) {
+	x.ToBackend.Set("X-B3-TraceId", tr.traceparent[atTrace:atTrace+32])
+	x.ToBackend.Set("X-B3-SpanId", tr.traceparent[atSpan:atSpan+16])
+	x.ToBackend.Set("X-B3-ParentSpanId", tr.b3[atB3Parent:])
+	set = 1<<multiTrace | 1<<multiSpan | 1<<multiParent
+	if debug {
+		x.ToBackend.Set("X-B3-Flags", one)
+		return set | 1<<multiFlags
+	}
+	x.ToBackend.Set("X-B3-Sampled", tr.b3[atB3Sampled:atB3Sampled+1])
+	return set | 1<<multiSampled
+}
+
 var one = []byte("1")
 
-// write fills in what backends are told, with the request's own span for a start.
-func (t *trace) write(debug bool) {
-	v := &t.traceparent
-	copy(v[:], "00-")
-	putHex((*[16]byte)(v[atTrace:]), (*[8]byte)(t.id[:8]))
-	putHex((*[16]byte)(v[atTrace+16:]), (*[8]byte)(t.id[8:]))
-	v[atSpan-1], v[atFlags-1] = '-', '-'
-	v[atFlags], v[atFlags+1] = '0', digits[t.flags]
-	copy(t.b3[:], v[atTrace:atTrace+32])
-	t.b3[atB3Span-1], t.b3[atB3Sampled-1], t.b3[atB3Parent-1] = '-', '-', '-'
-	if t.b3[atB3Sampled] = '0' + t.flags&flagSampled; debug {
-		t.b3[atB3Sampled] = 'd'
-	}
-	putHex((*[16]byte)(t.b3[atB3Parent:]), (*[8]byte)(&t.server))
-	t.ownSpan()
-}
-
-// ownSpan has what is asked next belong to the request's own span.
-func (t *trace) ownSpan() {
-	copy(t.traceparent[atSpan:], t.b3[atB3Parent:])
-	copy(t.b3[atB3Span:], t.b3[atB3Parent:])
-}
-
-// begins has what is asked next belong to a span of its own. It returns nil where that is not recorded.
-func (t *trace) begins(x *exchange.Exchange) *outgoing {
+// next has what is asked next belong to a span of its own.
+func (t *trace) next() spanID {
 	t.begun++
-	id := t.server.child(t.begun)
-	putHex((*[16]byte)(t.traceparent[atSpan:]), (*[8]byte)(&id))
-	copy(t.b3[atB3Span:], t.traceparent[atSpan:atSpan+16])
-	if !t.records || len(t.outgoing) == maxOutgoing {
-		return nil
-	}
-	t.outgoing = append(t.outgoing, outgoing{id: id, began: x.Clock.Now()})
-	return &t.outgoing[len(t.outgoing)-1]
+	id := t.server.child(int(t.begun))
+	t.tell(id)
+	return id
 }
 
-// ends closes the last span, if it is the one of this number.
-func (t *trace) ends(x *exchange.Exchange, number, status int, fault string) {
-	n := len(t.outgoing)
-	if n == 0 || t.outgoing[n-1].number != number || t.outgoing[n-1].ended != 0 {
-		return
-	}
-	o := &t.outgoing[n-1]
-	o.ended, o.status, o.fault = x.Clock.Now(), status, fault
+// tell writes the span that backends are told.
+func (t *trace) tell(id spanID) {
+	putHex((*[16]byte)(t.traceparent[atSpan:]), uint64(id))
+	*(*[16]byte)(t.b3[atB3Span:]) = *(*[16]byte)(t.traceparent[atSpan:])
 }
 
 // AttemptBegins implements exchange.Observer: the backend's parent is this attempt.
-func (t *trace) AttemptBegins(x *exchange.Exchange) {
-	if o := t.begins(x); o != nil {
-		o.service, o.endpoint, o.number = x.Service, x.Endpoint, x.Attempts
-	}
-}
+func (t *trace) AttemptBegins(*exchange.Exchange) { t.next() }
 
 // AttemptEnds implements exchange.Observer.
-func (t *trace) AttemptEnds(x *exchange.Exchange, fault string) {
-	t.ends(x, x.Attempts, x.UpstreamStatus, fault)
-}
+func (t *trace) AttemptEnds(*exchange.Exchange, string) {}
 
 // CallBegins implements exchange.Observer: who is called is told what the backend would be told, but for the span.
 func (t *trace) CallBegins(x *exchange.Exchange, policy, method, url string, set func(name string, value []byte)) {
-	if o := t.begins(x); o != nil {
-		o.policy, o.method, o.endpoint = policy, method, url
-	}
+	t.next()
+	setContext(x, set)
+}
+
+// CallEnds implements exchange.Observer. What is not an attempt and comes next belongs to the request again.
+func (t *trace) CallEnds(*exchange.Exchange, int, string) { t.tell(t.server) }
+
+// AttemptBegins implements exchange.Observer.
+func (r *recording) AttemptBegins(x *exchange.Exchange) {
+	r.begins(outgoing{id: r.next(), began: x.Clock.Now(), service: x.Service, endpoint: x.Endpoint, number: x.Attempts})
+}
+
+// AttemptEnds implements exchange.Observer.
+func (r *recording) AttemptEnds(x *exchange.Exchange, fault string) {
+	r.ends(x, x.Attempts, x.UpstreamStatus, fault)
+}
+
+// CallBegins implements exchange.Observer.
+func (r *recording) CallBegins(x *exchange.Exchange, policy, method, url string, set func(name string, value []byte)) {
+	r.begins(outgoing{id: r.next(), began: x.Clock.Now(), policy: policy, method: method, endpoint: url})
+	setContext(x, set)
+}
+
+// CallEnds implements exchange.Observer.
+func (r *recording) CallEnds(x *exchange.Exchange, status int, fault string) {
+	r.ends(x, 0, status, fault)
+	r.tell(r.server)
+}
+
+// setContext sets the headers that tell of a trace, as the backend would be told them.
+func setContext(x *exchange.Exchange, set func(name string, value []byte)) {
 	for _, name := range contextHeaders {
 		if value, _ := x.ToBackend.Value(name); value != nil {
 			set(name, value)
@@ -299,22 +361,37 @@ func (t *trace) CallBegins(x *exchange.Exchange, policy, method, url string, set
 	}
 }
 
-// CallEnds implements exchange.Observer. What is not an attempt and comes next belongs to the request again.
-func (t *trace) CallEnds(x *exchange.Exchange, status int, fault string) {
-	t.ends(x, 0, status, fault)
-	t.ownSpan()
-}
-
 // contextHeaders may tell a backend of its trace.
 var contextHeaders = [...]string{"traceparent", "tracestate", "b3", "X-B3-TraceId", "X-B3-SpanId", "X-B3-ParentSpanId", "X-B3-Sampled", "X-B3-Flags"}
 
-// done hands over the spans of an exchange that has ended.
-func done(x *exchange.Exchange) {
-	tr, known := x.Observer.(*trace)
-	x.Observer = nil
-	if !known || !tr.records {
+// begins records what is asked, up to a bound.
+func (r *recording) begins(o outgoing) {
+	if len(r.outgoing) < maxOutgoing {
+		r.outgoing = append(r.outgoing, o)
+	}
+}
+
+// ends closes the last span, if it is the one of this number.
+func (r *recording) ends(x *exchange.Exchange, number, status int, fault string) {
+	n := len(r.outgoing)
+	if n == 0 || r.outgoing[n-1].number != number || r.outgoing[n-1].ended != 0 {
 		return
 	}
-	spans := tr.encode(x)
-	tr.tracer.exporter.add(spans, 1+len(tr.outgoing))
+	o := &r.outgoing[n-1]
+	o.ended, o.status, o.fault = x.Clock.Now(), status, fault
+}
+
+// done hands over the spans of an exchange that has ended.
+func done(x *exchange.Exchange) {
+	if r, records := x.Observer.(*recording); records {
+		r.finish(x)
+	}
+}
+
+// finish has the exporter tell of a request that was recorded.
+func (r *recording) finish(x *exchange.Exchange) {
+	x.Observer = nil
+	r.tracer.exporter.add(x, r)
+	clear(r.outgoing)
+	r.outgoing, r.tracer, r.state = r.outgoing[:0], nil, nil
 }

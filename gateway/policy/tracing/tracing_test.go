@@ -36,12 +36,12 @@ func TestOneExporter(t *testing.T) {
 	w := policytest.New(t, "")
 	exporterOf := func(settings string) *exporter {
 		t.Helper()
-		x := w.Exchange("/")
+		x := w.Exchange("/", "traceparent: 00-12345678901234567890123456789012-1234567890123456-01")
 		defer x.Close()
 		if err := w.MustBuild(t, Definition, settings).Request(x); err != nil {
 			t.Fatal(err)
 		}
-		return traces.Of(x).tracer.exporter
+		return x.Observer.(*recording).tracer.exporter
 	}
 	const one, other = "otlp: {endpoint: '127.0.0.1:4317', headers: {K: a}}", "otlp: {endpoint: '127.0.0.1:4317', headers: {K: b}}"
 	first := exporterOf(one)
@@ -63,7 +63,7 @@ func TestSampleByID(t *testing.T) {
 		for range 10_000 {
 			x := w.Exchange("/", headers...)
 			_ = h.Request(x)
-			if traces.Of(x).flags&flagSampled != 0 {
+			if x.Observer.(*trace).traceparent[atFlags+1]&flagSampled != 0 {
 				n++
 			}
 			_ = x.Close()
@@ -154,7 +154,11 @@ func TestHostileValues(t *testing.T) {
 		defer x.Close()
 		_ = h.Request(x)
 		x.Method()
-		spans := decode(t, traces.Of(x).encode(x))
+		var w recorded
+		w.add(x, x.Observer.(*recording))
+		var e encoder
+		e.request(&w.requests[0], nil, &texts{w.text})
+		spans := decode(t, e.spans)
 		if got := attribute(spans[0], "user_agent.original"); got != want {
 			t.Errorf("%q is recorded as %q, want %q", agent, got, want)
 		}
@@ -258,7 +262,7 @@ func TestChildrenDiffer(t *testing.T) {
 		server := newSpanID()
 		seen[server] = true
 		for n := range 17 {
-			if id := server.child(n + 1); id == (spanID{}) || seen[id] {
+			if id := server.child(n + 1); id == 0 || seen[id] {
 				t.Fatalf("child %d of %x is %x, which is there already", n+1, server, id)
 			} else {
 				seen[id] = true
@@ -279,8 +283,9 @@ func FuzzTraceparent(f *testing.F) {
 			}
 			return
 		}
-		tr := trace{id: p.trace, flags: p.flags, server: p.span}
-		tr.write(false)
+		var x exchange.Exchange
+		tr := newTrace(&x)
+		(&tracer{forms: forms{w3c: true}}).enter(&x, tr, p.trace, p.span, p.flags)
 		if string(tr.traceparent[2:atFlags]) != string(v[2:atFlags]) {
 			t.Fatalf("%q becomes %q", v, tr.traceparent)
 		}
