@@ -2,16 +2,13 @@ package tracing
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"regexp"
 	"strconv"
 	"sync"
 	"time"
 
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
-	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
-	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
-	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"sluice/gateway/exchange"
@@ -21,18 +18,17 @@ import (
 
 // exporter sends spans to a collector, in batches, on a goroutine of its own. It outlives configurations that do not change it.
 type exporter struct {
-	client   otlptrace.Client
-	resource *resourcepb.Resource
-	log      *telemetry.Limited
-	endpoint string
-	headers  map[string]string // secrets
-	exported *telemetry.Counter
-	overflow *telemetry.Counter
-	failed   *telemetry.Counter
-	queue    int // spans that may wait
-	batch    int // spans that are sent at once
-	interval time.Duration
-	timeout  time.Duration
+	collector collector
+	log       *telemetry.Limited
+	endpoint  string
+	headers   map[string]string // secrets
+	exported  *telemetry.Counter
+	overflow  *telemetry.Counter
+	failed    *telemetry.Counter
+	queue     int // spans that may wait
+	batch     int // spans that are sent at once
+	interval  time.Duration
+	timeout   time.Duration
 
 	mu      sync.Mutex
 	waiting recorded
@@ -55,15 +51,11 @@ const (
 	maxBatch = 2 << 20
 	// closeGrace is how long the last spans may take at the end.
 	closeGrace = 3 * time.Second
-
-	scopeName = "sluice"
-	// schemaURL is the version of the semantic conventions that the attributes follow.
-	schemaURL = "https://opentelemetry.io/schemas/1.37.0"
 )
 
 func newExporter(w *policy.World, d *destination) *exporter {
 	e := &exporter{
-		client: d.client(), resource: d.resource(), endpoint: d.endpoint(), headers: d.revealed(),
+		collector: d.collector(), endpoint: d.endpoint(), headers: d.revealed(),
 		log:      telemetry.NewLimited(w.Log, 30*time.Second),
 		exported: w.Metrics.SpansExported,
 		overflow: w.Metrics.SpansDropped.With(nil, "queue_full"),
@@ -77,7 +69,7 @@ func newExporter(w *policy.World, d *destination) *exporter {
 
 // start connects, which waits for nobody, and begins to send.
 func (e *exporter) start() error {
-	if err := e.client.Start(e.ctx); err != nil {
+	if err := e.collector.start(e.ctx); err != nil {
 		e.cancel()
 		return err
 	}
@@ -175,29 +167,29 @@ func cutBatch(spans []byte, most int) (batch []byte, n int, rest []byte) {
 }
 
 func (e *exporter) send(batch []byte, n int) {
-	scope := &tracepb.ScopeSpans{Scope: &commonpb.InstrumentationScope{Name: scopeName}, SchemaUrl: schemaURL}
-	// What a message does not know is written out as it is. So the spans, which are encoded already, need not be decoded to be encoded again.
-	scope.ProtoReflect().SetUnknown(batch)
 	ctx, cancel := context.WithTimeout(e.ctx, e.timeout)
 	defer cancel()
-	err := e.client.UploadTraces(ctx, []*tracepb.ResourceSpans{{Resource: e.resource, ScopeSpans: []*tracepb.ScopeSpans{scope}, SchemaUrl: schemaURL}})
+	err := e.collector.take(ctx, batch)
 	lost := 0
 	if err != nil {
-		lost = min(rejected(err, n), n)
+		lost = rejected(err, n)
 		e.failed.Add(int64(lost))
 		e.log.Log(slog.LevelWarn, "export", "cannot export spans", "endpoint", e.endpoint, "error", telemetry.Foreign(err.Error(), e.headers), "lost_spans", lost)
 	}
 	e.exported.Add(int64(n - lost))
 }
 
-// partial is how the client tells of a collector that took some; it has no type for it that could be asked.
+// partial is how OpenTelemetry's client tells of a collector that took some; it has no type for it that could be asked.
 var partial = regexp.MustCompile(`^OTLP partial success: .*\((\d+) spans rejected\)$`)
 
 // rejected is how many of n spans are lost by err.
 func rejected(err error, n int) int {
+	if p, ok := errors.AsType[*partly](err); ok {
+		return int(min(max(p.rejected, 0), int64(n)))
+	}
 	if m := partial.FindStringSubmatch(err.Error()); m != nil {
 		if lost, err := strconv.Atoi(m[1]); err == nil {
-			return lost
+			return min(lost, n)
 		}
 	}
 	return n
@@ -212,5 +204,5 @@ func (e *exporter) Close() error {
 	e.cancel()
 	ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
 	defer cancel()
-	return e.client.Stop(ctx)
+	return e.collector.stop(ctx)
 }

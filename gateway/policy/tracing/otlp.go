@@ -18,7 +18,6 @@ import (
 
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
 	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
 	"google.golang.org/grpc/credentials"
@@ -226,31 +225,21 @@ func (d *destination) revealed() map[string]string {
 
 func (d *destination) endpoint() string { return d.address }
 
-// client makes OpenTelemetry's own client for the protocol, or ours for Zipkin. What it is not given it would take from the environment.
-func (d *destination) client() otlptrace.Client {
-	headers := d.revealed()
-	first := min(500*time.Millisecond, d.Timeout/4)
+func (d *destination) collector() collector {
 	switch d.Protocol {
 	case "zipkin":
-		return newZipkin(d, first)
+		return newZipkin(d)
 	case "http":
-		o := []otlptracehttp.Option{
-			otlptracehttp.WithEndpoint(d.address), otlptracehttp.WithURLPath(d.path), otlptracehttp.WithHeaders(headers),
-			otlptracehttp.WithEncoding(otlptracehttp.EncodingProtobuf), otlptracehttp.WithTimeout(d.Timeout),
-			otlptracehttp.WithRetry(otlptracehttp.RetryConfig{Enabled: true, InitialInterval: first, MaxInterval: 5 * time.Second, MaxElapsedTime: d.Timeout}),
-			otlptracehttp.WithTLSClientConfig(d.tls), otlptracehttp.WithCompression(otlptracehttp.NoCompression),
-		}
-		if d.tls == nil {
-			o = append(o, otlptracehttp.WithInsecure())
-		}
-		if d.Compression == "gzip" {
-			o = append(o, otlptracehttp.WithCompression(otlptracehttp.GzipCompression))
-		}
-		return otlptracehttp.NewClient(o...)
+		return newHTTPCollector(d)
 	}
+	return &grpcCollector{client: d.grpcClient(), resource: d.resource()}
+}
+
+// grpcClient makes OpenTelemetry's own client. What it is not given it would take from the environment.
+func (d *destination) grpcClient() otlptrace.Client {
 	o := []otlptracegrpc.Option{
-		otlptracegrpc.WithEndpoint(d.address), otlptracegrpc.WithHeaders(headers), otlptracegrpc.WithTimeout(d.Timeout),
-		otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{Enabled: true, InitialInterval: first, MaxInterval: 5 * time.Second, MaxElapsedTime: d.Timeout}),
+		otlptracegrpc.WithEndpoint(d.address), otlptracegrpc.WithHeaders(d.revealed()), otlptracegrpc.WithTimeout(d.Timeout),
+		otlptracegrpc.WithRetry(otlptracegrpc.RetryConfig{Enabled: true, InitialInterval: min(500*time.Millisecond, d.Timeout/4), MaxInterval: longestPause, MaxElapsedTime: d.Timeout}),
 	}
 	if d.tls == nil {
 		o = append(o, otlptracegrpc.WithInsecure())

@@ -1,20 +1,15 @@
 package tracing
 
 import (
-	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"net/netip"
 	"strconv"
 	"strings"
-	"time"
 
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
@@ -44,31 +39,24 @@ type Zipkin struct {
 	Interval config.Duration `yaml:"interval" default:"1s" min:"10ms" max:"1m"`
 }
 
-// zipkin is a client that sends spans to a collector of Zipkin's. OpenTelemetry's exporter for that is deprecated, and its model, which is
+// zipkin is a collector of Zipkin's. OpenTelemetry's exporter for that is deprecated, and its model, which is
 // Zipkin's own for Go, writes names in lower case, by which those who kept theirs would no longer find them.
 type zipkin struct {
-	url     string
-	headers map[string]string
-	naming  string
-	local   *zipkinEndpoint
-	common  map[string]string // tags of the spans of requests
-	first   time.Duration     // before a batch is tried again
-	client  http.Client
+	poster *poster
+	naming string
+	local  *zipkinEndpoint
+	common map[string]string // tags of the spans of requests
 }
-
-var _ otlptrace.Client = (*zipkin)(nil)
 
 // clientTags is the attribute that holds a header with tags until they are tags.
 const clientTags = "zipkin.client_tags"
 
-func newZipkin(d *destination, first time.Duration) *zipkin {
+func newZipkin(d *destination) *zipkin {
 	z := &zipkin{
-		url: d.url, headers: d.revealed(), naming: d.zipkin.SpanName, local: &zipkinEndpoint{ServiceName: d.service}, common: map[string]string{}, first: first,
-		client: http.Client{
-			Transport: &http.Transport{TLSClientConfig: d.tls, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute, ForceAttemptHTTP2: true},
-			// A redirect would send the spans, and what proves who sends them, to somewhere else.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
+		poster: newPoster(d, d.url, nil, func(status int) bool {
+			return status >= 500 || status == http.StatusRequestTimeout || status == http.StatusTooManyRequests
+		}),
+		naming: d.zipkin.SpanName, local: &zipkinEndpoint{ServiceName: d.service}, common: map[string]string{},
 	}
 	for _, a := range d.resource().Attributes {
 		if a.Key != "service.name" {
@@ -78,73 +66,28 @@ func newZipkin(d *destination, first time.Duration) *zipkin {
 	return z
 }
 
-// Start implements otlptrace.Client.
-func (z *zipkin) Start(context.Context) error { return nil }
+func (z *zipkin) start(context.Context) error { return nil }
 
-// Stop implements otlptrace.Client.
-func (z *zipkin) Stop(context.Context) error {
-	z.client.CloseIdleConnections()
+func (z *zipkin) stop(context.Context) error {
+	z.poster.stop()
 	return nil
 }
 
-// UploadTraces implements otlptrace.Client. Spans come as the exporter writes them: in fields that the message does not know.
-func (z *zipkin) UploadTraces(ctx context.Context, all []*tracepb.ResourceSpans) error {
-	var spans []zipkinSpan
-	for _, r := range all {
-		for _, scope := range r.ScopeSpans {
-			var read tracepb.ScopeSpans
-			if err := proto.Unmarshal(scope.ProtoReflect().GetUnknown(), &read); err != nil {
-				panic("BUG: spans are not encoded as they have to be: " + err.Error())
-			}
-			for _, s := range read.Spans {
-				spans = append(spans, z.span(s))
-			}
-		}
+func (z *zipkin) take(ctx context.Context, encoded []byte) error {
+	var read tracepb.ScopeSpans
+	if err := proto.Unmarshal(encoded, &read); err != nil {
+		panic("BUG: spans are not encoded as they have to be: " + err.Error())
+	}
+	spans := make([]zipkinSpan, 0, len(read.Spans))
+	for _, s := range read.Spans {
+		spans = append(spans, z.span(s))
 	}
 	body, err := json.Marshal(spans)
 	if err != nil {
 		return err
 	}
-	for pause := z.first; ; pause = min(2*pause, 5*time.Second) {
-		again, err := z.post(ctx, body)
-		if !again || ctx.Err() != nil {
-			return err
-		}
-		wait := time.NewTimer(pause)
-		select {
-		case <-wait.C:
-		case <-ctx.Done():
-			wait.Stop()
-			return err
-		}
-	}
-}
-
-// post sends a batch; again says that it may be taken later.
-func (z *zipkin) post(ctx context.Context, body []byte) (again bool, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, z.url, bytes.NewReader(body))
-	if err != nil {
-		return false, err
-	}
-	req.Header.Set("User-Agent", "sluice")
-	for name, value := range z.headers {
-		if strings.EqualFold(name, "Host") {
-			req.Host = value
-		}
-		req.Header.Set(name, value)
-	}
-	req.Header.Set("Content-Type", "application/json")
-	res, err := z.client.Do(req)
-	if err != nil {
-		return true, err
-	}
-	defer func() { _ = res.Body.Close() }()
-	said, _ := io.ReadAll(io.LimitReader(res.Body, 1024))
-	if res.StatusCode/100 == 2 {
-		return false, nil
-	}
-	again = res.StatusCode >= 500 || res.StatusCode == http.StatusRequestTimeout || res.StatusCode == http.StatusTooManyRequests
-	return again, fmt.Errorf("the collector answered %s: %s", res.Status, bytes.TrimSpace(said))
+	_, err = z.poster.post(ctx, "application/json", "", body)
+	return err
 }
 
 // zipkinSpan is a span of Zipkin's API, version 2. Times are in microseconds.
