@@ -1,7 +1,11 @@
 package gateway_test
 
 import (
+	"io/fs"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -95,5 +99,30 @@ func TestImportsGoUpwards(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// What the engine has parsed of a request need not have its fields; see exchange.Exchange.
+func TestFieldsComeFromTheExchange(t *testing.T) {
+	asks := regexp.MustCompile(`\bx\.Request\.Header\.(Peek(All|Bytes|Keys)?\(|All|Visit|Cookie|ContentType|UserAgent|Referer|RawHeaders|HasAccept|MultipartForm|Len\()`)
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		switch filepath.ToSlash(filepath.Dir(path)) {
+		case "exchange", "policy/policytest":
+			return nil // trailers, and requests that tests make
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, found := range asks.FindAll(b, -1) {
+			t.Errorf("%s: %s...: ask the exchange", path, found)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

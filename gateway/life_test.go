@@ -155,6 +155,24 @@ func TestClientTimeouts(t *testing.T) {
 	c.ended()
 }
 
+// A connection whose client has said with its request that it sends no more is not kept for the next one.
+func TestClientThatSendsNoMore(t *testing.T) {
+	t.Parallel()
+	s := answering(t, func(string, string) string { return okAnswer })
+	g := forward(t, s, "", "", "limits: {idle_timeout: 1h}\n")
+	for range 10 {
+		c := g.client()
+		for range 3 {
+			c.request("GET /")
+			c.wants(200, "ok")
+		}
+		c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+		_ = c.conn.(*net.TCPConn).CloseWrite()
+		c.wants(200, "ok")
+		c.ended()
+	}
+}
+
 // A body has no time in all, as long as something moves.
 func TestSlowBodyIsNotStalled(t *testing.T) {
 	s := backend(t, func(p *peer) {

@@ -41,8 +41,9 @@ const (
 // one goroutine at a time, and is invalid after Close. Byte slices in it are
 // borrowed: they live as long as the Exchange unless their field says less.
 type Exchange struct {
-	// Request is the client's request as the engine parsed it. Hooks read it
-	// and never change it: changes for the backend go through ToBackend.
+	// Request is the client's request: its request line, its host, and what
+	// frames its body, but no other field for certain; those are in Fields. Hooks
+	// read it and never change it: changes for the backend go through ToBackend.
 	Request *fasthttp.Request
 	// Response is what the client gets. Until the action answered it is empty;
 	// headers that the gateway adds go through ToClient.
@@ -208,6 +209,7 @@ type Exchange struct {
 
 	ahead     ahead
 	arena     []byte
+	values    [][]byte // of PeekAll
 	slots     []any
 	inUse     uint64 // a bit for each slot whose state was used
 	bodyHooks []BodyHook
@@ -285,6 +287,13 @@ func (x *Exchange) Close() error {
 	return nil
 }
 
+// Discard gives back an exchange that turned out to stand for no request. Nobody hears of it.
+func (x *Exchange) Discard() {
+	x.open = false
+	x.reset()
+	x.pool.p.Put(x)
+}
+
 // maxKeptFields bounds the room for fields that stays with a pooled Exchange.
 const maxKeptFields = 256
 
@@ -296,7 +305,7 @@ func (x *Exchange) reset() {
 	x.Request, x.Response, x.done = nil, nil, nil
 	if x.Fields = x.Fields[:0]; cap(x.Fields) > maxKeptFields {
 		// One head of thousands of empty fields must not be paid for ever after.
-		x.Fields = nil
+		x.Fields, x.values = nil, nil
 	}
 	x.Path, x.Query, x.Host, x.Scheme = nil, nil, nil, ""
 	x.ForwardedHost, x.ForwardedPort = nil, nil
@@ -377,18 +386,49 @@ func (x *Exchange) Method() []byte {
 	return x.Request.Header.Method()
 }
 
-// RequestHeader returns the client's value of a header, nil without one. name
-// is in canonical form (X-Correlation-Id). Of repeated headers it is the first.
+// RequestHeader returns the client's value of a header, nil without one. Of repeated headers it is the first, but of
+// Cookie all of them as one list.
 func (x *Exchange) RequestHeader(name string) []byte {
-	if name == fasthttp.HeaderCookie {
-		return x.Request.Header.Peek(name) // several fields are one list
-	}
 	for i := range x.Fields {
 		if f := &x.Fields[i]; len(f.Name) == len(name) && EqualFold(f.Name, name) {
+			if name == fasthttp.HeaderCookie {
+				return x.cookies(i)
+			}
 			return f.Value
 		}
 	}
 	return nil
+}
+
+// cookies returns the value of the field of that number, with those of further ones behind it: a client over HTTP/2 may
+// have parted its cookies (RFC 9113, section 8.2.3).
+func (x *Exchange) cookies(first int) []byte {
+	list, joined := x.Fields[first].Value, false
+	for i := first + 1; i < len(x.Fields); i++ {
+		f := &x.Fields[i]
+		if !EqualFold(f.Name, fasthttp.HeaderCookie) {
+			continue
+		}
+		if !joined {
+			list, joined = append(x.Scratch(), list...), true
+		}
+		list = append(append(list, "; "...), f.Value...)
+	}
+	if joined {
+		return x.Keep(list)
+	}
+	return list
+}
+
+// PeekAll returns the client's values of a header, in order, whatever the case of its name. The list is overwritten by the next call.
+func (x *Exchange) PeekAll(name string) [][]byte {
+	x.values = x.values[:0]
+	for i := range x.Fields {
+		if f := &x.Fields[i]; len(f.Name) == len(name) && EqualFold(f.Name, name) {
+			x.values = append(x.values, f.Value)
+		}
+	}
+	return x.values
 }
 
 // RPC tells whether the request is a call of gRPC, by its content type.

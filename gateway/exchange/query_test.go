@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/valyala/fasthttp"
@@ -43,12 +44,11 @@ func TestQueryWithout(t *testing.T) {
 func TestCookie(t *testing.T) {
 	f := func(header, name, want string) {
 		t.Helper()
-		req := &fasthttp.Request{}
-		if header != "" {
-			req.Header.Set("Cookie", header)
-		}
-		x := NewPool(NewClock(nil)).Get(req, &fasthttp.Response{}, func(*Exchange) {})
+		x := NewPool(NewClock(nil)).Get(&fasthttp.Request{}, &fasthttp.Response{}, func(*Exchange) {})
 		defer x.Close()
+		for value := range strings.SplitSeq(header, "|") {
+			x.Fields = append(x.Fields, Field{Name: []byte("cookie"), Value: []byte(value)}, Field{Name: []byte("X"), Value: []byte("c=1")})
+		}
 		if got := x.Cookie(name); string(got) != want {
 			t.Errorf("%q of %q: %q, want %q", name, header, got, want)
 		}
@@ -58,4 +58,6 @@ func TestCookie(t *testing.T) {
 	f("ab=1;a=2 ;a=3", "a", "2")
 	f(`a="quoted"; b=2`, "a", "quoted")
 	f("a", "a", "")
+	f("a=1|b=2|c=3", "b", "2") // several fields are one list
+	f("a=1|b=2|c=3", "c", "3")
 }

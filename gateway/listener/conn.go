@@ -51,6 +51,7 @@ type conn struct {
 	since      atomic.Int64 // when the phase began
 	readSince  atomic.Int64 // a body read waits since then, 0: none
 	writeSince atomic.Int64 // a write waits since then, 0: none
+	looked     int64        // the sweeper's: the phase in which it has seen that the client is still there, by its beginning
 	cut        atomic.Bool  // reading was interrupted for good
 	abrupt     atomic.Bool  // the client is not to be told that this is the end
 
@@ -68,16 +69,19 @@ type conn struct {
 	mux       multiplexed          // set before phaseStreams
 	strict    strict
 	held      []byte
-	// trying: a read that would have to wait says so; fd is the socket then.
-	trying bool
-	fd     uintptr
 	// gather: the next write is the first part of an answer; it waits in gathered for the second.
 	gather      bool
 	gathered    *[engineBuffer]byte
 	gatheredLen int
-	// instead: what goes out in the place of the next write. answers: how many requests have ended.
+	// instead: what goes out in the place of the next write, with which ending ends. answers: how many requests have ended.
 	instead *verbatim
+	ending  *exchange.Exchange
 	answers uint32
+	// request: one that was read ahead of the engine, which has not asked for it yet; plain is its head.
+	awaitsPlain bool
+	request     *exchange.Exchange
+	plain       plain
+	server      *Server // nil where engines of other protocols read
 	// pacing: how fast to write, nil for a connection that was never told.
 	pacing *pacing
 
@@ -102,19 +106,28 @@ var (
 // Read reads from the client. Nothing passes that strict refuses.
 func (c *conn) Read(p []byte) (int, error) {
 	ph := c.phase.Load()
-	switch ph {
-	case phaseStreams:
-		return c.Conn.Read(p)
-	case phaseClosing:
-		return 0, net.ErrClosed
+	if ph > phaseIdle || len(c.held) > 0 || c.strict.bad != nil || c.strict.state == atUpgraded {
+		return c.readOther(ph, p)
 	}
-	if ph == phaseTunnel {
-		if len(c.held) > 0 {
-			return c.takeHeld(p), nil
+	n, err := c.read(ph, p)
+	if n > 0 && c.strict.state == atStart && c.awaitsPlain && c.strict.ended == c.answers {
+		if passed := c.takePlain(p, n); passed > 0 {
+			return passed, err
 		}
-		return c.Conn.Read(p)
 	}
-	if c.strict.bad != nil {
+	return c.inspect(p, n, err)
+}
+
+// readOther is Read of what is not simply the next of the socket's bytes for the engine.
+func (c *conn) readOther(ph phase, p []byte) (int, error) {
+	switch {
+	case ph == phaseClosing:
+		return 0, net.ErrClosed
+	case ph == phaseTunnel && len(c.held) > 0:
+		return c.takeHeld(p), nil
+	case ph == phaseTunnel, ph == phaseStreams:
+		return c.Conn.Read(p)
+	case c.strict.bad != nil:
 		return 0, errRefused
 	}
 	if c.strict.state == atUpgraded {
@@ -177,8 +190,8 @@ func (c *conn) read(ph phase, p []byte) (int, error) {
 		c.phase.CompareAndSwap(phaseDone, phaseIdle)
 	}
 	c.unflushed = false
-	n, err := c.receive(p)
-	if n == 0 && err != nil && ph == phaseNew && err != socket.ErrNotYet {
+	n, err := c.Conn.Read(p)
+	if n == 0 && err != nil && ph == phaseNew {
 		// Who leaves without a word, as a check of whether anybody is there does,
 		// however abruptly, has made no request.
 		return 0, io.EOF
@@ -197,14 +210,6 @@ func (c *conn) read(ph phase, p []byte) (int, error) {
 		}
 	}
 	return n, err
-}
-
-// receive reads, waiting only where that is asked for.
-func (c *conn) receive(p []byte) (int, error) {
-	if c.trying {
-		return socket.TryRead(c.fd, p)
-	}
-	return c.Conn.Read(p)
 }
 
 // writeSlice bounds one write, so that a slow client's progress is seen.
@@ -285,6 +290,21 @@ func (c *conn) writeBoth(first, p []byte) (err error) {
 	return err
 }
 
+// writeNow writes an answer within a wait at the socket. It reports whether that was done.
+func (c *conn) writeNow(fd uintptr, v *verbatim) bool {
+	if len(v.body) == 0 {
+		n, err := socket.TryWrite(fd, v.head)
+		switch {
+		case n == len(v.head):
+			return true
+		case err != nil && err != socket.ErrNotYet:
+			return false
+		}
+		return c.writeBoth(v.head[n:], nil) == nil
+	}
+	return c.writeBoth(v.head, v.body) == nil
+}
+
 // WriteBody writes a part of a response body past the engine's buffer, which
 // the caller knows to be empty: the head was flushed.
 func (c *conn) WriteBody(p []byte) (int, error) { return c.Write(p) }
@@ -292,6 +312,7 @@ func (c *conn) WriteBody(p []byte) (int, error) { return c.Write(p) }
 // Close closes the connection and takes it off the listener's books. It is for
 // the connection's own goroutine; others use shut.
 func (c *conn) Close() error {
+	c.forgetPlain()
 	if c.unread && c.phase.Swap(phaseLinger) != phaseClosing {
 		c.linger()
 	}
@@ -304,6 +325,15 @@ func (c *conn) shut() error {
 		return c.endTLS()
 	}
 	return c.Conn.Close()
+}
+
+// hangUp ends both directions of the socket, and so what the connection's goroutine is at, without closing it.
+func (c *conn) hangUp() bool {
+	done := false
+	if c.raw != nil {
+		_ = c.raw.Control(func(fd uintptr) { done = unix.Shutdown(int(fd), unix.SHUT_RDWR) == nil })
+	}
+	return done
 }
 
 const (
@@ -433,7 +463,7 @@ func (c *conn) check(now int64, t *Timeouts) {
 			_ = c.shut()
 		}
 	case phaseIdle:
-		if over(since, t.Idle) && c.phase.CompareAndSwap(phaseIdle, phaseClosing) {
+		if (over(since, t.Idle) || c.looped && c.hasLeft(now, since)) && c.phase.CompareAndSwap(phaseIdle, phaseClosing) {
 			_ = c.shut()
 		}
 	case phaseHead:
@@ -447,6 +477,18 @@ func (c *conn) check(now int64, t *Timeouts) {
 			c.InterruptRead()
 		}
 	}
+}
+
+// leftAfter is how long a connection that the engine loop serves has rested when the sweeper looks whether its client is still there.
+const leftAfter = 50 * time.Millisecond
+
+// hasLeft looks, once for each time that the connection rests, whether the client has closed it; see loop.wake.
+func (c *conn) hasLeft(now, since int64) bool {
+	if c.looked == since || now-since < int64(leftAfter) {
+		return false
+	}
+	c.looked = since
+	return c.Gone()
 }
 
 // evict closes the connection if it is between requests, and none is on its

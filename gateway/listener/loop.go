@@ -13,25 +13,30 @@ import (
 )
 
 // loop is the second engine: one goroutine for each connection, over fasthttp's
-// types for messages. It reads and answers as fasthttp's server does, with
-// buffers that it holds only while a request is there.
+// types for messages. Plain requests it reads itself, all others with fasthttp's
+// parser and as fasthttp's server does. It has buffers only while a request is there.
 type loop struct {
 	server *Server
 	conn   *conn
 	poll   func(fd uintptr) bool // wake, bound once
-	turn   *turn                 // what wake has found a request for
-	err    error
+
+	// What wake leaves for the goroutine, once it does not wait any more: what was read, or an exchange to be completed.
+	turn *turn
+	read int
+	x    *exchange.Exchange
 }
 
 // turn is what requests that follow upon each other without a pause need.
 type turn struct {
-	conn *conn
-	br   *bufio.Reader
-	bw   *bufio.Writer
+	buf  []byte   // what is read first
 	out  verbatim // an answer that is sent without bw
 	req  fasthttp.Request
-	res  fasthttp.Response
+	res  fasthttp.Response // empty between requests, and undated
 	body requestBody
+	used bool // req has more than what a plain request without a body has it say
+	// br and bw are for what is not plain, and made for the first of that.
+	br *bufio.Reader
+	bw *bufio.Writer
 }
 
 // loopBuffer is the buffer for an answer; what does not fit is sent from where it lies.
@@ -42,23 +47,9 @@ const loopBuffer = 16 << 10
 const maxUnreadBody = 256 << 10
 
 func (s *Server) newTurn() *turn {
-	return &turn{br: bufio.NewReaderSize(nil, s.fast.ReadBufferSize), bw: bufio.NewWriterSize(nil, loopBuffer)}
-}
-
-func (l *loop) take() *turn {
-	t := l.server.turns.Get().(*turn)
-	t.conn = l.conn
-	t.br.Reset(l.conn)
-	t.bw.Reset(l.conn)
+	t := &turn{buf: make([]byte, s.fast.ReadBufferSize)}
+	exchange.Undated(&t.res.Header)
 	return t
-}
-
-func (l *loop) giveBack(t *turn) {
-	t.conn = nil
-	t.br.Reset(nil)
-	t.bw.Reset(nil)
-	t.body = requestBody{}
-	l.server.turns.Put(t)
 }
 
 // serveLoop serves a connection to its end.
@@ -75,69 +66,143 @@ func (s *Server) serveLoop(c *conn) {
 	}
 	l := &loop{server: s, conn: c}
 	l.poll = l.wake
-	for {
-		t, err := l.await()
-		if t == nil {
-			return
-		}
-		keep := err == nil
-		for keep {
-			if keep = l.serve(t); !keep || t.br.Buffered() == 0 {
-				break
-			}
-		}
-		if t.br != nil {
-			l.giveBack(t)
-		}
-		if !keep {
-			return
-		}
+	for l.next() {
 	}
 }
 
-// await waits for the first byte of a request. Where that can be done at the
-// socket, it holds no buffer meanwhile.
-func (l *loop) await() (*turn, error) {
-	s, ok := l.conn.Conn.(*socket.Conn)
-	if !ok || len(l.conn.held) > 0 {
-		t := l.take()
-		_, err := t.br.Peek(1)
-		return t, err
-	}
-	if err := s.Poll(l.poll); err != nil {
-		return nil, err
-	}
-	t := l.turn
-	l.turn = nil
-	return t, l.err
-}
-
-// wake tries to read; it reports false when there is nothing yet.
-func (l *loop) wake(fd uintptr) bool {
-	t := l.take()
-	l.conn.trying, l.conn.fd = true, fd
-	_, err := t.br.Peek(1)
-	l.conn.trying = false
-	if err == socket.ErrNotYet {
-		l.giveBack(t)
+// next waits for the next request and answers it, with those that came along.
+// It reports whether the connection may be used for another one.
+func (l *loop) next() (keep bool) {
+	t := l.await()
+	if t == nil {
 		return false
 	}
-	l.turn, l.err = t, err
-	return true
+	if x := l.x; x != nil {
+		l.x = nil
+		keep = l.complete(t, x, false)
+	} else {
+		keep = l.serveRead(t)
+	}
+	if t.buf != nil {
+		l.server.turns.Put(t)
+	}
+	return keep
 }
 
-// serve reads a request and answers it. It reports whether the connection may
-// be used for another one.
+// await waits until there is something for the goroutine to do; it is nil once there can be nothing more. At a socket it
+// holds no buffer meanwhile, and plain requests are answered within the wait.
+func (l *loop) await() *turn {
+	c := l.conn
+	if s, ok := c.Conn.(*socket.Conn); ok {
+		c.phase.CompareAndSwap(phaseDone, phaseIdle)
+		if s.Poll(l.poll) != nil {
+			return nil
+		}
+		t := l.turn
+		l.turn = nil
+		return t
+	}
+	t := l.server.turns.Get().(*turn)
+	n, _ := c.read(c.phase.Load(), t.buf)
+	if n == 0 {
+		l.server.turns.Put(t)
+		return nil
+	}
+	l.read, l.x = n, l.plain(t, n)
+	return t
+}
+
+// wake is what the wait calls when there may be something to read; it reports false to go on waiting. The wait holds the
+// socket's reading side, which is why nothing in here reads, and is not begun anew for each request, which spares the read
+// that would only say that nothing has come yet. So an end that came along with a request shows in the sweeper's look.
+func (l *loop) wake(fd uintptr) bool {
+	t := l.server.turns.Get().(*turn)
+	n, err := socket.TryRead(fd, t.buf)
+	if n == 0 {
+		l.server.turns.Put(t)
+		return err != socket.ErrNotYet
+	}
+	x := l.plain(t, n)
+	if x == nil || x.Head == nil || n == len(t.buf) || l.isLast(x) || l.conn.pacing.on() {
+		l.turn, l.read, l.x = t, n, x
+		return true
+	}
+	t.out.compose(x, false)
+	sent := l.conn.writeNow(fd, &t.out)
+	t.out.sent()
+	t.end(x)
+	l.server.turns.Put(t)
+	l.conn.phase.CompareAndSwap(phaseDone, phaseIdle)
+	return !sent
+}
+
+// plain answers the request of which n bytes were read, if it is plain and whole; else it returns nil. The answer is not sent.
+func (l *loop) plain(t *turn, n int) *exchange.Exchange {
+	s, c := l.server, l.conn
+	x := s.pool.Get(&t.req, &t.res, s.ended)
+	r := readPlain(x, t.buf[:n])
+	if ph := c.phase.Load(); r.size == 0 || n-r.size != r.length || ph == phaseClosing || !c.phase.CompareAndSwap(ph, phaseServing) {
+		x.Discard()
+		return nil
+	}
+	r.present(x, &t.req)
+	c.unflushed = false
+	if r.length > 0 {
+		t.used = true
+		t.req.Header.SetContentLength(r.length)
+		t.body = requestBody{turn: t, left: r.length, ahead: t.buf[r.size:n]}
+		t.req.SetBodyStream(&t.body, r.length)
+	}
+	s.attach(c, x)
+	err := s.handler.Decide(x)
+	x.Verbatim = !t.req.Header.IsHead() && !s.adorns(c)
+	s.handler.Answer(x, err)
+	return x
+}
+
+// isLast reports whether the connection ends with the answer to x, whatever its request says.
+func (l *loop) isLast(x *exchange.Exchange) bool {
+	return x.Response.ConnectionClose() || l.server.draining.Load() || x.Aborted.Load() || l.conn.cut.Load()
+}
+
+// serveRead answers what has begun to come and is not plain, and what comes with it.
+func (l *loop) serveRead(t *turn) (keep bool) {
+	c := l.conn
+	if t.br == nil {
+		t.br, t.bw = bufio.NewReaderSize(nil, len(t.buf)), bufio.NewWriterSize(nil, loopBuffer)
+	}
+	br, bw := t.br, t.bw
+	br.Reset(c)
+	bw.Reset(c)
+	defer func() {
+		br.Reset(nil)
+		bw.Reset(nil)
+	}()
+	if ph := c.phase.Load(); ph != phaseHead {
+		if !c.phase.CompareAndSwap(ph, phaseHead) {
+			return false
+		}
+		c.since.Store(c.owner.coarse.Load())
+	}
+	c.unflushed, c.held = false, t.buf[:l.read]
+	for keep = true; keep && (len(c.held) > 0 || br.Buffered() > 0); {
+		keep = l.serve(t)
+	}
+	return keep
+}
+
+// serve reads a request with fasthttp's parser and answers it. It reports
+// whether the connection may be used for another one.
 func (l *loop) serve(t *turn) (keep bool) {
 	s, c := l.server, l.conn
-	exchange.Undated(&t.res.Header)
+	t.used = true
+	t.req.Reset()
 	err := t.req.Header.Read(t.br)
 	if err != nil {
 		l.refuse(t, err)
 		return false
 	}
 	x, err := s.begin(c, &t.req, &t.res)
-	defer t.end(x)
 	refused := false
 	switch {
 	case err != nil:
@@ -146,6 +211,7 @@ func (l *loop) serve(t *turn) (keep bool) {
 		if err = s.decideAhead(x); err == nil || x.Paused {
 			_, _ = t.bw.WriteString("HTTP/1.1 100 Continue\r\n\r\n")
 			if t.bw.Flush() != nil {
+				t.end(x)
 				return false
 			}
 			t.frame()
@@ -159,37 +225,50 @@ func (l *loop) serve(t *turn) (keep bool) {
 		t.frame()
 		err = s.handler.Decide(x)
 	}
-	http11 := t.req.Header.IsHTTP11()
-	x.Verbatim = http11 && !t.req.Header.IsHead() && !s.adorns(c)
-	closing := t.req.Header.ConnectionClose()
+	x.Verbatim = t.req.Header.IsHTTP11() && !t.req.Header.IsHead() && !s.adorns(c)
+	closing := refused || t.req.Header.ConnectionClose()
 	s.handler.Answer(x, err)
+	return l.complete(t, x, closing)
+}
+
+// complete sends the answer and ends the exchange. It reports whether the
+// connection may be used for another request.
+func (l *loop) complete(t *turn, x *exchange.Exchange, closing bool) (keep bool) {
+	defer t.end(x)
+	s, c := l.server, l.conn
 	s.secure(c, x)
+	closing = closing || l.isLast(x) || t.body.failed || !t.res.IsBodyStream() && t.body.overflows(maxUnreadBody)
+	if x.Head != nil {
+		return t.answerVerbatim(c, x, closing) == nil && !closing && t.body.skip(maxUnreadBody)
+	}
+	if t.bw == nil {
+		t.bw = bufio.NewWriterSize(nil, loopBuffer)
+	}
+	bw := t.bw
+	bw.Reset(c)
+	defer bw.Reset(nil)
 	if x.Answer == exchange.Tunnel && x.Tunnel != nil {
 		c.phase.Store(phaseTunnel)
-		if t.res.Write(t.bw) == nil && t.bw.Flush() == nil {
+		if t.res.Write(bw) == nil && bw.Flush() == nil {
 			l.letGo(t)
 			c.run(x.Tunnel)
 		}
 		return false
 	}
-	closing = closing || refused || t.res.ConnectionClose() || s.draining.Load() || x.Aborted.Load() || c.cut.Load() ||
-		t.body.failed || !t.res.IsBodyStream() && t.body.overflows(maxUnreadBody)
-	if x.Head != nil {
-		return t.answerVerbatim(x, closing) == nil && !closing && t.body.skip(maxUnreadBody)
-	}
 	if t.req.Header.IsHead() {
 		t.res.SkipBody = true
 	}
+	http11 := t.req.Header.IsHTTP11()
 	switch {
 	case !http11 && t.res.IsBodyStream() && t.res.Header.ContentLength() < 0:
-		t.answerUnframed()
+		t.answerUnframed(c)
 		return false
 	case closing:
 		t.res.SetConnectionClose()
 	case !http11:
 		t.res.Header.Set(fasthttp.HeaderConnection, "keep-alive")
 	}
-	if t.res.Write(t.bw) != nil || t.bw.Flush() != nil {
+	if t.res.Write(bw) != nil || bw.Flush() != nil {
 		return false
 	}
 	return !closing && t.body.skip(maxUnreadBody)
@@ -210,23 +289,35 @@ func (t *turn) frame() {
 
 // end closes the exchange once its answer is gone, or will never be whole.
 func (t *turn) end(x *exchange.Exchange) {
-	_ = t.res.CloseBodyStream()
+	if t.res.IsBodyStream() {
+		_ = t.res.CloseBodyStream()
+	}
 	_ = x.Close()
-	t.req.Reset()
-	t.res.Reset()
-	t.body = requestBody{}
+	if t.used {
+		t.used, t.body = false, requestBody{}
+		t.req.Reset()
+	}
+	if h := &t.res.Header; h.Len() > 0 || len(h.StatusMessage()) > 0 {
+		t.res.Reset()
+		exchange.Undated(h)
+		return
+	}
+	// An answer that went out verbatim has left nothing but these.
+	t.res.Header.SetStatusCode(fasthttp.StatusOK)
+	t.res.ResetBody()
+	t.res.SkipBody, t.res.ImmediateHeaderFlush = false, false
 }
 
 // answerVerbatim sends an answer whose head is not parsed.
-func (t *turn) answerVerbatim(x *exchange.Exchange, closing bool) error {
+func (t *turn) answerVerbatim(c *conn, x *exchange.Exchange, closing bool) error {
 	t.out.compose(x, closing)
 	defer t.out.sent()
-	return t.conn.writeBoth(t.out.head, t.out.body)
+	return c.writeBoth(t.out.head, t.out.body)
 }
 
 // answerUnframed sends a body of unknown length to a client that does not know
 // chunks (HTTP/1.0): it ends with the connection.
-func (t *turn) answerUnframed() {
+func (t *turn) answerUnframed(c *conn) {
 	h := &t.res.Header
 	h.Del(fasthttp.HeaderTransferEncoding)
 	h.SetConnectionClose()
@@ -235,10 +326,10 @@ func (t *turn) answerUnframed() {
 		err = t.bw.Flush()
 	}
 	if err == nil && !t.res.SkipBody {
-		_, err = io.Copy(t.conn, struct{ io.Reader }{t.res.BodyStream()})
+		_, err = io.Copy(c, struct{ io.Reader }{t.res.BodyStream()})
 	}
 	if err != nil {
-		t.conn.reset()
+		c.reset()
 	}
 }
 
@@ -258,13 +349,16 @@ func (l *loop) refuse(t *turn, err error) {
 
 // letGo gives the buffers back ahead of what may last for days. strict has kept what came behind the request, so that they are empty.
 func (l *loop) letGo(t *turn) {
-	l.giveBack(&turn{br: t.br, bw: t.bw})
-	t.br, t.bw = nil, nil
+	buffers := &turn{buf: t.buf, br: t.br, bw: t.bw}
+	exchange.Undated(&buffers.res.Header)
+	t.buf, t.br, t.bw = nil, nil, nil
+	l.server.turns.Put(buffers)
 }
 
 // requestBody is the body of a request. strict has found its framing valid.
 type requestBody struct {
-	turn    *turn // nil without a body
+	turn    *turn  // nil without a body
+	ahead   []byte // all of the body, where it came with a plain head; else it is read with the turn's br
 	chunked bool
 	left    int  // of the body, or of the chunk
 	inChunk bool // a chunk's line end is still to be read
@@ -276,6 +370,14 @@ type requestBody struct {
 func (b *requestBody) Read(p []byte) (n int, err error) {
 	if b.ended {
 		return 0, io.EOF
+	}
+	if len(b.ahead) > 0 {
+		n = copy(p, b.ahead)
+		if b.ahead = b.ahead[n:]; len(b.ahead) == 0 {
+			b.ended = true
+			return n, io.EOF
+		}
+		return n, nil
 	}
 	if b.chunked && b.left == 0 {
 		err = b.nextChunk()
@@ -340,12 +442,14 @@ func hexDigit(c byte) (int, bool) {
 }
 
 // overflows reports whether more than limit bytes are known to be unread.
-func (b *requestBody) overflows(limit int) bool { return !b.chunked && b.left > limit }
+func (b *requestBody) overflows(limit int) bool {
+	return !b.chunked && len(b.ahead) == 0 && b.left > limit
+}
 
 // skip reads what nobody wanted, up to limit bytes. It reports whether the body
 // was read to its end.
 func (b *requestBody) skip(limit int) bool {
-	if b.turn == nil || b.ended {
+	if b.turn == nil || b.ended || len(b.ahead) > 0 {
 		return true
 	}
 	if b.failed || b.overflows(limit) {

@@ -109,6 +109,7 @@ func (c *conn) replaceAnswer(x *exchange.Exchange, res *fasthttp.Response, closi
 	v := verbatims.Get().(*verbatim)
 	v.compose(x, closing)
 	c.instead = v
+	res.SkipBody = true // nor does it have a length then
 	res.SetBodyRaw(nil)
 }
 
@@ -119,6 +120,10 @@ func (c *conn) writeInstead(p []byte) (int, error) {
 	err := c.writeBoth(v.head, v.body)
 	v.sent()
 	verbatims.Put(v)
+	if x := c.ending; x != nil {
+		c.ending = nil
+		_ = x.Close()
+	}
 	if err != nil {
 		return 0, err
 	}

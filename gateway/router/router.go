@@ -65,7 +65,7 @@ type Route struct {
 }
 
 // Headers gives the values of all fields of a name, whatever the case of the name on
-// the wire. The result may be overwritten by the next call. *fasthttp.RequestHeader is one.
+// the wire. The result may be overwritten by the next call. *fasthttp.RequestHeader is one, and *exchange.Exchange.
 type Headers interface {
 	PeekAll(name string) [][]byte
 }

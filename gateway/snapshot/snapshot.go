@@ -150,7 +150,7 @@ func (s *Snapshot) Decide(x *exchange.Exchange) error {
 
 	req := &st.request
 	req.Host, req.Path, req.RawQuery, req.Method = x.Host, x.Path, x.Query, x.Method()
-	req.Headers, req.Listener, req.Scheme, req.SNI = &x.Request.Header, x.Listener, x.Scheme, ""
+	req.Headers, req.Listener, req.Scheme, req.SNI = x, x.Listener, x.Scheme, ""
 	if x.TLS != nil {
 		req.SNI = x.TLS.ServerName
 	}

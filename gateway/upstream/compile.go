@@ -221,7 +221,7 @@ func hashKey(by string) (func(x *exchange.Exchange, dst []byte) []byte, error) {
 		name = http.CanonicalHeaderKey(name)
 		return func(x *exchange.Exchange, dst []byte) []byte { return append(dst, x.RequestHeader(name)...) }, nil
 	case kind == "cookie" && name != "":
-		return func(x *exchange.Exchange, dst []byte) []byte { return append(dst, x.Request.Header.Cookie(name)...) }, nil
+		return func(x *exchange.Exchange, dst []byte) []byte { return append(dst, x.Cookie(name)...) }, nil
 	case kind == "query" && name != "":
 		return func(x *exchange.Exchange, dst []byte) []byte {
 			return append(dst, x.Request.URI().QueryArgs().Peek(name)...)

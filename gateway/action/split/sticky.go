@@ -95,7 +95,7 @@ const idLen = 32
 // byCookie recognises a client by its cookie and gives one to whoever has none. A client that writes its own gains nothing that
 // it would not by dropping it: another draw.
 func (s *sticky) byCookie(x *exchange.Exchange) uint64 {
-	id := x.Request.Header.Cookie(s.name)
+	id := x.Cookie(s.name)
 	if !isID(id) {
 		cookie := append(x.Scratch(), s.before...)
 		cookie = appendHex(appendHex(cookie, rand.Uint64()), rand.Uint64())
@@ -194,7 +194,7 @@ func (o *override) choose(x *exchange.Exchange) int {
 		}
 	}
 	if o.cookie != "" {
-		if i, ok := o.members[string(x.Request.Header.Cookie(o.cookie))]; ok {
+		if i, ok := o.members[string(x.Cookie(o.cookie))]; ok {
 			return i
 		}
 	}

@@ -217,7 +217,7 @@ func tenantOf(c *exchange.Consumer) string {
 // presented returns the key that the request has, none being empty. Two keys are refused: the backend may believe another.
 func (a *authenticator) presented(x *exchange.Exchange) (k []byte, ok bool) {
 	for _, name := range a.header {
-		values := x.Request.Header.PeekAll(name)
+		values := x.PeekAll(name)
 		if len(values) > 1 {
 			return nil, false
 		}

@@ -131,7 +131,7 @@ func (u *users) find(name []byte) (found *user, known bool) {
 }
 
 func (a *authenticator) authenticate(x *exchange.Exchange) error {
-	values := x.Request.Header.PeekAll("Authorization")
+	values := x.PeekAll("Authorization")
 	if len(values) == 0 || !isBasic(values[0]) {
 		return exchange.ErrNoCredential
 	}

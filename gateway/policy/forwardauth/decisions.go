@@ -47,7 +47,7 @@ func (a *authenticator) key(x *exchange.Exchange) [keySize]byte {
 	for _, p := range a.by {
 		switch p.special {
 		case 0:
-			for _, value := range x.Request.Header.PeekAll(p.header) {
+			for _, value := range x.PeekAll(p.header) {
 				b = add(append(b, 1), value)
 			}
 			b = append(b, 0)

@@ -263,7 +263,7 @@ var invalid = exchange.NewReject(401, "credential_invalid", "the credential is n
 // isRevoked looks for what the service would get in the list of tokens that count no more: the values of headers, and what stands behind a scheme.
 func (a *authenticator) isRevoked(x *exchange.Exchange) bool {
 	for _, name := range a.sent {
-		for _, value := range x.Request.Header.PeekAll(name) {
+		for _, value := range x.PeekAll(name) {
 			if a.revoked.Revoked(&revocation.Credential{Token: value}) {
 				return true
 			}

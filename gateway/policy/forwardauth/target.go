@@ -75,7 +75,7 @@ func (a *authenticator) ask(x *exchange.Exchange) *decision {
 	h := &req.Header
 	h.SetMethod(fasthttp.MethodGet)
 	for _, name := range a.sent {
-		for _, value := range x.Request.Header.PeekAll(name) {
+		for _, value := range x.PeekAll(name) {
 			h.AddBytesV(name, value)
 		}
 	}

@@ -22,7 +22,7 @@ const (
 // find returns the credential of a request, nil for none, and whether it has several.
 func find(x *exchange.Exchange) (params []byte, several bool) {
 	for _, header := range [...]string{"Proxy-Authorization", "Authorization"} {
-		values := x.Request.Header.PeekAll(header)
+		values := x.PeekAll(header)
 		for _, v := range values {
 			if p, ok := isHMAC(v); ok {
 				return p, len(values) > 1
