@@ -73,15 +73,10 @@ type conn struct {
 	gather      bool
 	gathered    *[engineBuffer]byte
 	gatheredLen int
-	// instead: what goes out in the place of the next write, with which ending ends. answers: how many requests have ended.
+	// instead: what goes out in the place of the next write. answers: how many requests have ended.
 	instead *verbatim
-	ending  *exchange.Exchange
 	answers uint32
-	// request: one that was read ahead of the engine, which has not asked for it yet; plain is its head.
-	awaitsPlain bool
-	request     *exchange.Exchange
-	plain       plain
-	server      *Server // nil where engines of other protocols read
+	wait    wait
 	// pacing: how fast to write, nil for a connection that was never told.
 	pacing *pacing
 
@@ -109,13 +104,39 @@ func (c *conn) Read(p []byte) (int, error) {
 	if ph > phaseIdle || len(c.held) > 0 || c.strict.bad != nil || c.strict.state == atUpgraded {
 		return c.readOther(ph, p)
 	}
-	n, err := c.read(ph, p)
-	if n > 0 && c.strict.state == atStart && c.awaitsPlain && c.strict.ended == c.answers {
-		if passed := c.takePlain(p, n); passed > 0 {
-			return passed, err
-		}
+	if c.wait.server != nil && c.strict.state == atStart && c.strict.ended == c.answers && !c.looped {
+		return c.readNext(p)
 	}
+	n, err := c.read(ph, p)
 	return c.inspect(p, n, err)
+}
+
+// readNext reads for fasthttp what is no plain request. Behind a plain one fasthttp is told of the end alone.
+func (c *conn) readNext(p []byte) (int, error) {
+	t := c.wait.next()
+	if t == nil {
+		return 0, io.EOF
+	}
+	n := copy(p, t.buf[:c.wait.read])
+	if n < c.wait.read {
+		panic("BUG: fasthttp reads a head into less than its buffer")
+	}
+	c.wait.server.turns.Put(t)
+	if !c.beginHead() {
+		return 0, errClosing
+	}
+	return c.inspect(p, n, nil)
+}
+
+// beginHead notes that a head has begun to come.
+func (c *conn) beginHead() bool {
+	c.unflushed = false
+	ph := c.phase.Load()
+	if ph == phaseHead {
+		return true
+	}
+	c.since.Store(c.owner.coarse.Load())
+	return ph != phaseClosing && c.phase.CompareAndSwap(ph, phaseHead)
 }
 
 // readOther is Read of what is not simply the next of the socket's bytes for the engine.
@@ -312,7 +333,6 @@ func (c *conn) WriteBody(p []byte) (int, error) { return c.Write(p) }
 // Close closes the connection and takes it off the listener's books. It is for
 // the connection's own goroutine; others use shut.
 func (c *conn) Close() error {
-	c.forgetPlain()
 	if c.unread && c.phase.Swap(phaseLinger) != phaseClosing {
 		c.linger()
 	}
@@ -463,7 +483,7 @@ func (c *conn) check(now int64, t *Timeouts) {
 			_ = c.shut()
 		}
 	case phaseIdle:
-		if (over(since, t.Idle) || c.looped && c.hasLeft(now, since)) && c.phase.CompareAndSwap(phaseIdle, phaseClosing) {
+		if (over(since, t.Idle) || !c.secured && c.hasLeft(now, since)) && c.phase.CompareAndSwap(phaseIdle, phaseClosing) {
 			_ = c.shut()
 		}
 	case phaseHead:
@@ -479,10 +499,10 @@ func (c *conn) check(now int64, t *Timeouts) {
 	}
 }
 
-// leftAfter is how long a connection that the engine loop serves has rested when the sweeper looks whether its client is still there.
+// leftAfter is how long a connection has rested when the sweeper looks whether its client is still there.
 const leftAfter = 50 * time.Millisecond
 
-// hasLeft looks, once for each time that the connection rests, whether the client has closed it; see loop.wake.
+// hasLeft looks, once for each time that the connection rests, whether the client has closed it; see wait.wake.
 func (c *conn) hasLeft(now, since int64) bool {
 	if c.looked == since || now-since < int64(leftAfter) {
 		return false

@@ -493,7 +493,7 @@ func (l *Listener) CloseIdle(rested time.Duration, code int) (active int) {
 func (l *Listener) CloseConns() {
 	_ = l.ln.Close()
 	for _, c := range l.snapshot(nil) {
-		if c.looped && c.phase.Load() == phaseServing && c.hangUp() {
+		if c.phase.Load() == phaseServing && c.hangUp() {
 			continue // closing would wait for the end of the request
 		}
 		_ = c.shut()

@@ -1,8 +1,6 @@
 package listener
 
 import (
-	"strconv"
-
 	"github.com/valyala/fasthttp"
 
 	"sluice/gateway/exchange"
@@ -10,7 +8,7 @@ import (
 
 // plain is a request as nearly all are: its head came in one piece, of HTTP/1.1, with a path for its target and one
 // ordinary host, and nothing in it is for the engine but a length. Such a head is read once, straight into the exchange.
-// Whatever else there is, valid or not, is left to strict and the engine's own parser: the two agree on all that is plain.
+// Whatever else there is, valid or not, is left to strict and fasthttp's parser: the two agree on all that is plain.
 type plain struct {
 	method, target []byte
 	length         int // of the body
@@ -128,72 +126,9 @@ var ordinary = func() (t [256]bool) {
 	return t
 }()
 
-// settle has x borrow from to what it borrows from the same place of from.
-func (r *plain) settle(x *exchange.Exchange, from, to []byte) {
-	move := func(b []byte) []byte {
-		at := cap(from) - cap(b)
-		return to[at : at+len(b)]
-	}
-	r.method, r.target, x.Path, x.ForwardedHost = move(r.method), move(r.target), move(x.Path), move(x.ForwardedHost)
-	if x.Query != nil {
-		x.Query = move(x.Query)
-	}
-	for i := range x.Fields {
-		f := &x.Fields[i]
-		f.Name, f.Value = move(f.Name), move(f.Value)
-	}
-}
-
 // present puts into the engine's request what it has to say of a plain one; see exchange.Exchange.
 func (r *plain) present(x *exchange.Exchange, req *fasthttp.Request) {
 	req.Header.SetMethodBytes(r.method)
 	req.SetRequestURIBytes(r.target)
 	req.Header.SetHostBytes(x.ForwardedHost)
-}
-
-// standIn is what fasthttp is given to read for the head of a plain request: it has to learn that there is one, and how long
-// its body is.
-const (
-	standIn       = "GET / HTTP/1.1\r\nHost:a\r\n"
-	standInLength = "Content-Length:"
-)
-
-// takePlain reads a plain request, of which n bytes have come in p, ahead of fasthttp, and puts what fasthttp is to read
-// in their place. It returns the length of that, or 0 for a request that is not plain.
-func (c *conn) takePlain(p []byte, n int) int {
-	x := c.server.pool.Get(nil, nil, c.server.ended)
-	r := readPlain(x, p[:n])
-	// With a method of that length the head has room for what stands in for it.
-	if r.size == 0 || n-r.size > r.length || len(r.method) < len("GET") {
-		x.Discard()
-		return 0
-	}
-	r.settle(x, p, x.Copy(p[:r.size]))
-	end := append(p[:0], standIn...)
-	if r.length > 0 {
-		end = strconv.AppendInt(append(end, standInLength...), int64(r.length), 10)
-		end = append(end, "\r\n"...)
-	}
-	end = append(end, "\r\n"...)
-	body := p[r.size:n]
-	c.strict.beganPlain(r.length, len(body))
-	c.request, c.plain = x, r
-	return len(end) + copy(p[len(end):], body)
-}
-
-// forgetPlain gives up a plain request that the engine does not come for: its body could not be read.
-func (c *conn) forgetPlain() {
-	if c.request != nil {
-		c.request.Discard()
-		c.request = nil
-	}
-}
-
-// beganPlain is feed for a plain request, of whose body come bytes have come.
-func (s *strict) beganPlain(length, come int) {
-	if length == come {
-		s.ended++
-		return
-	}
-	s.state, s.framed, s.left = inBody, true, int64(length-come)
 }

@@ -35,7 +35,7 @@ type Server struct {
 	pool    *exchange.Pool
 	fast    *fasthttp.Server
 	ended   func(*exchange.Exchange) // done, bound once
-	turns   sync.Pool                // of *turn, for the engine loop
+	turns   sync.Pool                // of *turn
 	served  chan struct{}
 	err     error
 
@@ -96,8 +96,8 @@ func (d door) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		c := nc.(*conn)
-		if c.server = d.Server; !c.looped {
-			c.awaitsPlain = true
+		c.wait.begin(d.Server, c)
+		if !c.looped {
 			return c, nil
 		}
 		go d.serveLoop(c)
@@ -145,31 +145,6 @@ func (s *Server) Close() {
 const exchangeKey = "exchange"
 
 func (s *Server) handle(ctx *fasthttp.RequestCtx) {
-	c := ctx.Conn().(*conn)
-	x := c.request
-	if x == nil {
-		s.handleOther(ctx)
-		return
-	}
-	c.request = nil
-	x.Request, x.Response = &ctx.Request, &ctx.Response
-	c.plain.present(x, &ctx.Request)
-	s.attach(c, x)
-	err := s.handler.Decide(x)
-	x.Verbatim = c.mayReplace() && !ctx.Request.Header.IsHead() && !s.adorns(c)
-	s.handler.Answer(x, err)
-	if x.Head == nil || c.state != nil || c.cut.Load() || x.Aborted.Load() || s.draining.Load() || ctx.Response.ConnectionClose() ||
-		int64(c.plain.length) != x.BytesIn {
-		ctx.SetUserValue(exchangeKey, x)
-		s.finish(ctx, x)
-		return
-	}
-	c.replaceAnswer(x, &ctx.Response, false)
-	c.ending = x
-}
-
-// handleOther handles a request that is not plain.
-func (s *Server) handleOther(ctx *fasthttp.RequestCtx) {
 	if x, ok := ctx.UserValue(exchangeKey).(*exchange.Exchange); ok {
 		// ExpectHandler has decided as far as that goes without the body, and the
 		// client was told to continue.
@@ -217,11 +192,6 @@ func (s *Server) attach(c *conn, x *exchange.Exchange) {
 
 func (s *Server) answer(ctx *fasthttp.RequestCtx, x *exchange.Exchange, err error) {
 	s.handler.Answer(x, err)
-	s.finish(ctx, x)
-}
-
-// finish has fasthttp send what the gateway has answered.
-func (s *Server) finish(ctx *fasthttp.RequestCtx, x *exchange.Exchange) {
 	if s.draining.Load() && x.Answer != exchange.Tunnel {
 		ctx.SetConnectionClose()
 	}
@@ -294,14 +264,12 @@ func (s *Server) decideAhead(x *exchange.Exchange) error {
 
 // handleError answers what fasthttp could not parse.
 func (s *Server) handleError(ctx *fasthttp.RequestCtx, err error) {
-	c := ctx.Conn().(*conn)
-	c.forgetPlain()
 	x, ok := ctx.UserValue(exchangeKey).(*exchange.Exchange)
 	if !ok {
 		x = s.pool.Get(&ctx.Request, &ctx.Response, s.ended)
 		ctx.SetUserValue(exchangeKey, x)
 	}
-	s.refuse(c, x, err)
+	s.refuse(ctx.Conn().(*conn), x, err)
 }
 
 // refuse answers what could not be read.

@@ -120,10 +120,6 @@ func (c *conn) writeInstead(p []byte) (int, error) {
 	err := c.writeBoth(v.head, v.body)
 	v.sent()
 	verbatims.Put(v)
-	if x := c.ending; x != nil {
-		c.ending = nil
-		_ = x.Close()
-	}
 	if err != nil {
 		return 0, err
 	}
