@@ -59,12 +59,9 @@ type plain struct {
 	failed   bool // the last attempt under permit failed
 
 	// The request, as it is sent at each attempt.
-	kinds      kinds // of the client's fields
-	hasBody    bool
-	streamed   bool // the body is not held: there is one attempt
-	upgrade    bool
-	ownDate    bool // the engine adds a Date
-	reqFraming Framing
+	req      requestHead
+	streamed bool // the body is not held: there is one attempt
+	ownDate  bool // the engine adds a Date
 
 	pending int // of the bytes in the reader; they are taken with what follows
 	res     responseHead
@@ -109,7 +106,7 @@ func (p *plain) reset() {
 	p.svc, p.x, p.from, p.ep, p.permitOf, p.conn, p.br, p.upload, p.stream = nil, nil, nil, nil, nil, nil, nil, nil, nil
 	p.permit = breaker.Permit{}
 	p.now, p.began, p.latency, p.outcome, p.failed = 0, 0, 0, balance.Success, false
-	p.kinds, p.hasBody, p.streamed, p.upgrade, p.ownDate, p.reqFraming = 0, false, false, false, false, Framing{}
+	p.req, p.streamed, p.ownDate = requestHead{}, false, false
 	p.pending = 0
 	p.res.reset()
 }
@@ -152,9 +149,9 @@ func (c *call) takeBody() error {
 	length := int64(x.Request.Header.ContentLength())
 	switch {
 	case x.Body != nil:
-		c.hasBody, c.reqFraming = true, Framing{Length: int64(len(x.Body))}
+		c.req.body, c.req.framing = true, Framing{Length: int64(len(x.Body))}
 	case stream == nil:
-		c.hasBody, c.reqFraming = false, Framing{}
+		c.req.body, c.req.framing = false, Framing{}
 	case length > 0 && length <= heldBody:
 		if cap(c.body) < int(length) {
 			c.body = make([]byte, length)
@@ -166,16 +163,16 @@ func (c *call) takeBody() error {
 			return bodyFault(err)
 		}
 		x.Body = c.body
-		c.hasBody, c.reqFraming = true, Framing{Length: length}
+		c.req.body, c.req.framing = true, Framing{Length: length}
 	case length > heldBody:
-		c.hasBody, c.streamed, c.reqFraming = true, true, Framing{Length: length}
+		c.req.body, c.streamed, c.req.framing = true, true, Framing{Length: length}
 	default:
-		c.hasBody, c.streamed, c.reqFraming = true, true, Framing{Chunked: true, Length: -1}
+		c.req.body, c.streamed, c.req.framing = true, true, Framing{Chunked: true, Length: -1}
 	}
 	if c.streamed {
 		// While a body streams there is nobody to switch protocols with: the
 		// server is free to ignore Upgrade (RFC 9110, section 7.8).
-		c.upgrade = false
+		c.req.upgrade = false
 	}
 	return nil
 }
@@ -259,10 +256,6 @@ func (c *call) connect() (err error) {
 // if it fits. Of a body that streams the head is sent here.
 func (c *call) request() []byte {
 	x := c.x
-	head := requestHead{basePath: c.ep.basePath, kinds: c.kinds, body: c.hasBody, framing: c.reqFraming, upgrade: c.upgrade}
-	if !c.svc.passHost {
-		head.host = c.ep.host
-	}
 	if c.br == nil {
 		c.br = takeReader()
 	}
@@ -270,7 +263,7 @@ func (c *call) request() []byte {
 	if len(x.Body) > readerSize/2 {
 		dst = c.out[:0]
 	}
-	dst = BuildRequestHead(x, &head, dst)
+	dst = BuildRequestHead(x, c.ep, &c.req, dst)
 	if len(x.Body) > 0 {
 		dst = append(dst, x.Body...)
 	}
@@ -327,7 +320,7 @@ func (c *call) finalHead(n int) (int, error) {
 		}
 		switch status := c.res.status; {
 		case status == fasthttp.StatusSwitchingProtocols:
-			if !c.upgrade || !c.res.upgrade {
+			if !c.req.upgrade || !c.res.upgrade {
 				return 0, errUnaskedUpgrade
 			}
 			return n, nil

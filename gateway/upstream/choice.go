@@ -156,6 +156,7 @@ func (b *builder) endpoint(leases *lifetime.Set, ec server) (*endpoint, error) {
 	if sc.Host != "" {
 		ep.host = []byte(sc.Host)
 	}
+	ep.hostLine = " HTTP/1.1\r\nHost: " + string(ep.host) + "\r\n"
 	pool, err := lifetime.Hold(leases, env.Living, ps.Identity(), func() (any, error) {
 		return NewPool(ps, env.Sweeper, env.Resolve), nil
 	})

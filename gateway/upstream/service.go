@@ -53,6 +53,7 @@ type endpoint struct {
 	breaker  *breaker.Breaker // nil when off
 	basePath []byte
 	host     []byte
+	hostLine string // the rest of the request line, and host
 	scheme   string
 }
 
@@ -137,12 +138,12 @@ func (c *call) prepare() error {
 			return err
 		}
 	} else {
-		c.kinds = kindsOf(x.Fields)
-		c.upgrade = c.kinds.has(exchange.KindUpgrade) && isUpgrade(x)
+		c.req.kinds, c.req.passHost = kindsOf(x.Fields), s.passHost
+		c.req.upgrade = c.req.kinds.has(exchange.KindUpgrade) && isUpgrade(x)
 		if n := x.Request.Header.ContentLength(); x.Body == nil && (n == 0 || n < -1) {
 			// Without a body its absence is framed only where a body would be
 			// expected (RFC 9110, section 8.6).
-			c.hasBody, c.reqFraming = n == 0 && c.kinds.has(exchange.KindContentLength), Framing{}
+			c.req.body, c.req.framing = n == 0 && c.req.kinds.has(exchange.KindContentLength), Framing{}
 		} else if err := c.takeBody(); err != nil {
 			return c.rejectFor(err)
 		}
@@ -294,7 +295,9 @@ func (c *call) chooseEndpoint() bool {
 		}
 		ep := from.endpoints[i]
 		if ep.breaker != nil && c.permitOf != ep {
-			c.releasePermit(breaker.Ignored)
+			if c.permitOf != nil || c.failed {
+				c.releasePermit(breaker.Ignored)
+			}
 			p, ok := ep.breaker.Allow(c.now)
 			if !ok {
 				c.leave(ep)
@@ -352,7 +355,7 @@ func (c *call) mayRetry(done int) bool {
 // backend may have acted on it: idempotent methods (RFC 9110, section 9.2.2)
 // with a body that is held.
 func (c *call) replayable() bool {
-	if c.streamed || c.upgrade {
+	if c.streamed || c.req.upgrade {
 		return false
 	}
 	return c.x.Replayable || isIdempotent(c.x.Method())
@@ -558,9 +561,11 @@ func newRetryBudget() *retryBudget {
 
 func (b *retryBudget) deposit() {
 	if n := b.balance.Load(); n < budgetRoom {
-		b.balance.Add(min(b.share.Load(), budgetRoom-n))
+		b.fill(n)
 	}
 }
+
+func (b *retryBudget) fill(n int64) { b.balance.Add(min(b.share.Load(), budgetRoom-n)) }
 
 func (b *retryBudget) withdraw() bool {
 	for {

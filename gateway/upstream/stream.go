@@ -258,11 +258,8 @@ func (st *stream) attempt() error {
 // request is the request as this attempt sends it.
 func (st *stream) request() *http.Request {
 	c, x := st.c, st.x
-	head := requestHead{basePath: c.ep.basePath, kinds: kindsOf(x.Fields), body: st.hasBody, framing: Framing{Chunked: st.hasBody, Length: -1}}
-	if !c.svc.passHost {
-		head.host = c.ep.host
-	}
-	st.head = BuildRequestHead(x, &head, st.head[:0])
+	head := requestHead{kinds: kindsOf(x.Fields), body: st.hasBody, framing: Framing{Chunked: st.hasBody, Length: -1}, passHost: c.svc.passHost}
+	st.head = BuildRequestHead(x, c.ep, &head, st.head[:0])
 	text := string(st.head) // names and values share it
 	line, rest, _ := strings.Cut(text, "\r\n")
 	method, line, _ := strings.Cut(line, " ")

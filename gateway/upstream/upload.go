@@ -34,7 +34,7 @@ func (c *call) startUpload() {
 	u := &upload{done: make(chan struct{})}
 	c.upload = u
 	x, conn, response := c.x, c.conn, c.svc.response
-	s := sender{x: x, conn: conn, stream: x.BodyStream(), framing: c.reqFraming, limit: x.BodyLimit, stall: c.svc.stall}
+	s := sender{x: x, conn: conn, stream: x.BodyStream(), framing: c.req.framing, limit: x.BodyLimit, stall: c.svc.stall}
 	go func() {
 		defer close(u.done)
 		buf := uploadBuffers.Get().(*[]byte)

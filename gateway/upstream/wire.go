@@ -19,10 +19,6 @@ type Framing struct {
 
 // requestHead is what BuildRequestHead needs to know beside the exchange.
 type requestHead struct {
-	// host is the Host for the backend, nil to pass the client's on.
-	host []byte
-	// basePath is the path of the endpoint's URL, without a trailing slash.
-	basePath []byte
 	// kinds are those of the exchange's fields.
 	kinds kinds
 	// framing of the body as it will be sent; Length 0 and body false for none.
@@ -30,6 +26,8 @@ type requestHead struct {
 	framing Framing
 	// upgrade passes Upgrade and Connection: Upgrade on.
 	upgrade bool
+	// passHost passes the client's Host on, in the place of the endpoint's.
+	passHost bool
 }
 
 // kinds is a set of kinds of fields.
@@ -48,26 +46,50 @@ func (k kinds) has(kind exchange.Kind) bool { return k>>kind&1 != 0 }
 // fields and Host are the gateway's own; hop-by-hop fields, identity and
 // forwarding fields of the client never pass, and what a Connection field names
 // is dropped before the gateway adds its own, so that it can not strip them.
-func BuildRequestHead(x *exchange.Exchange, h *requestHead, dst []byte) []byte {
-	dst = append(dst, x.Method()...)
-	dst = append(dst, ' ')
-	if len(h.basePath) > 0 {
-		dst = append(dst, h.basePath...)
+func BuildRequestHead(x *exchange.Exchange, ep *endpoint, h *requestHead, dst []byte) []byte {
+	dst = put(dst, x.Method())
+	dst = putText(dst, " ")
+	if len(ep.basePath) > 0 {
+		dst = put(dst, ep.basePath)
 	}
 	dst = router.AppendEncoded(dst, x.BackendPath())
 	if q := x.BackendQuery(); len(q) > 0 {
-		dst = append(dst, '?')
-		dst = append(dst, q...)
+		dst = put(putText(dst, "?"), q)
 	}
-	dst = append(dst, " HTTP/1.1\r\nHost: "...)
-	host := h.host
-	if host == nil {
-		host = x.Request.Header.Host()
+	if h.passHost {
+		dst = put(putText(dst, " HTTP/1.1\r\nHost: "), x.Request.Header.Host())
+		dst = putText(dst, "\r\n")
+	} else {
+		dst = putText(dst, ep.hostLine)
 	}
-	dst = append(dst, host...)
-	dst = append(dst, "\r\n"...)
+	if dst = putFields(dst, x, h); h.upgrade || h.kinds.has(exchange.KindTE) {
+		dst = appendConnection(dst, x.Fields, h.upgrade)
+	}
+	dst = appendForwarded(dst, x)
+	if x.Identity.Authenticated || x.Identity.Consumer != nil {
+		dst = appendIdentity(dst, x)
+	}
+	if edits := x.ToBackend.List(); len(edits) > 0 {
+		dst = appendEdits(dst, edits)
+	}
+	if h.body || h.framing.Chunked {
+		return appendFraming(putText(dst, "Via: 1.1 sluice\r\n"), h.framing)
+	}
+	return putText(dst, "Via: 1.1 sluice\r\n\r\n")
+}
 
-	edits := x.ToBackend.List()
+// put and putText append. A call of them takes a quarter of the code of an append,
+// and a head has a lot of pieces.
+//
+//go:noinline
+func put(dst, b []byte) []byte { return append(dst, b...) }
+
+//go:noinline
+func putText(dst []byte, s string) []byte { return append(dst, s...) }
+
+// putFields appends the client's fields that go on.
+func putFields(dst []byte, x *exchange.Exchange, h *requestHead) []byte {
+	replaces := len(x.ToBackend.List()) > 0
 	named := h.kinds.has(exchange.KindConnection) && connectionNames(x.Fields)
 	var run []byte // lines that stand one behind the other
 	for i := range x.Fields {
@@ -82,44 +104,32 @@ func BuildRequestHead(x *exchange.Exchange, h *requestHead, dst []byte) []byte {
 		default:
 			continue
 		}
-		if named && namedByConnection(x.Fields, f.Name) {
-			continue
-		}
-		if len(edits) > 0 && x.ToBackend.Replaces(f.Name) {
+		if named && namedByConnection(x.Fields, f.Name) || replaces && x.ToBackend.Replaces(f.Name) {
 			continue
 		}
 		line := lineOf(f)
 		switch n := len(run) + len(line); {
 		case line == nil:
-			dst = appendField(append(dst, run...), f.Name, f.Value)
+			dst = appendField(put(dst, run), f.Name, f.Value)
 			run = nil
 		case len(run) > 0 && n <= cap(run) && &run[:n][len(run)] == &line[0]:
 			run = run[:n]
 		default:
-			dst = append(dst, run...)
+			dst = put(dst, run)
 			run = line
 		}
 	}
-	dst = append(dst, run...)
-	if h.upgrade || h.kinds.has(exchange.KindTE) {
-		dst = appendConnection(dst, x.Fields, h.upgrade)
-	}
-	dst = appendForwarded(dst, x)
-	if x.Identity.Authenticated || x.Identity.Consumer != nil {
-		dst = appendIdentity(dst, x)
-	}
+	return put(dst, run)
+}
+
+func appendEdits(dst []byte, edits []exchange.HeaderEdit) []byte {
 	for i := range edits {
 		if e := &edits[i]; e.Op != exchange.EditRemove {
-			dst = append(dst, e.Name...)
-			dst = append(dst, ": "...)
-			dst = append(dst, e.Value...)
-			dst = append(dst, "\r\n"...)
+			dst = put(putText(putText(dst, e.Name), ": "), e.Value)
+			dst = putText(dst, "\r\n")
 		}
 	}
-	if h.body || h.framing.Chunked {
-		dst = appendFraming(dst, h.framing)
-	}
-	return append(dst, "Via: 1.1 sluice\r\n\r\n"...)
+	return dst
 }
 
 // lineOf returns the line of a field where it stands on the wire as it would be
@@ -138,10 +148,8 @@ func lineOf(f *exchange.Field) []byte {
 }
 
 func appendField(dst, name, value []byte) []byte {
-	dst = append(dst, name...)
-	dst = append(dst, ": "...)
-	dst = append(dst, value...)
-	return append(dst, "\r\n"...)
+	dst = put(putText(put(dst, name), ": "), value)
+	return putText(dst, "\r\n")
 }
 
 // appendConnection appends what goes on of the fields about the connection.
@@ -166,36 +174,34 @@ func appendConnection(dst []byte, fields []exchange.Field, upgrade bool) []byte 
 	return dst
 }
 
+// appendFraming ends a head that a body follows.
 func appendFraming(dst []byte, f Framing) []byte {
 	if f.Chunked {
-		return append(dst, "Transfer-Encoding: chunked\r\n"...)
+		return putText(dst, "Transfer-Encoding: chunked\r\n\r\n")
 	}
-	dst = append(dst, "Content-Length: "...)
-	dst = strconv.AppendInt(dst, f.Length, 10)
-	return append(dst, "\r\n"...)
+	dst = strconv.AppendInt(putText(dst, "Content-Length: "), f.Length, 10)
+	return putText(dst, "\r\n\r\n")
 }
 
 // appendForwarded tells the backend where the request came from. What the
 // client says of it counts only from a trusted proxy.
 func appendForwarded(dst []byte, x *exchange.Exchange) []byte {
-	dst = append(dst, "X-Forwarded-For: "...)
+	dst = putText(dst, "X-Forwarded-For: ")
 	if x.TrustedPeer {
 		dst = appendChain(dst, x.Fields)
 	}
 	if x.PeerText != nil {
-		dst = append(dst, x.PeerText...)
+		dst = put(dst, x.PeerText)
 	} else {
 		dst = x.PeerAddr.AppendTo(dst)
 	}
+	rest := "\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: "
 	if x.Scheme == "http" {
-		dst = append(dst, "\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: "...)
-	} else {
-		dst = append(dst, "\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: "...)
+		rest = "\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: "
 	}
-	dst = append(dst, x.ForwardedHost...)
-	dst = append(dst, "\r\nX-Forwarded-Port: "...)
-	dst = append(dst, x.ForwardedPort...)
-	return append(dst, "\r\n"...)
+	dst = put(putText(dst, rest), x.ForwardedHost)
+	dst = put(putText(dst, "\r\nX-Forwarded-Port: "), x.ForwardedPort)
+	return putText(dst, "\r\n")
 }
 
 // appendChain appends what a trusted proxy says of who was before it.
@@ -362,50 +368,46 @@ func parseHead(b []byte, h *responseHead) (n int, err error) {
 	http10 := b[7] == '0'
 	h.close = http10
 	at := 12 + valueLen(b[12:])
-	switch {
-	case at+1 >= len(b) && (at == len(b) || b[at] == '\r'):
-		return 0, nil
-	case at+1 >= len(b) || b[at] != '\r' || b[at+1] != '\n' || at > 12 && b[12] != ' ':
-		return 0, errStatusLine
+	if at+1 >= len(b) || b[at] != '\r' || b[at+1] != '\n' || at > 12 && b[12] != ' ' {
+		return 0, lineFault(b[at:], errStatusLine)
 	}
-	at += 2
-	for {
-		rest := b[at:]
-		colon := exchange.TokenLen(rest)
-		if colon == len(rest) {
-			return 0, nil
+	for at += 2; ; {
+		start := at
+		at += exchange.TokenLen(b[at:])
+		colon := at
+		if at > start && at < len(b) && b[at] == ':' {
+			at++
+			at += valueLen(b[at:])
 		}
-		if rest[colon] != ':' || colon == 0 {
-			if rest[0] != '\r' {
-				return 0, errFieldLine
-			}
+		if at+1 >= len(b) || b[at] != '\r' || b[at+1] != '\n' {
+			return 0, lineFault(b[at:], errFieldLine)
+		}
+		at += 2
+		if at == start+2 {
 			break
 		}
-		end := colon + 1 + valueLen(rest[colon+1:])
-		if end+1 >= len(rest) && (end == len(rest) || rest[end] == '\r') {
-			return 0, nil
-		}
-		if end+1 >= len(rest) || rest[end] != '\r' || rest[end+1] != '\n' {
+		if at == colon+2 {
 			return 0, errFieldLine
 		}
-		if peculiar>>colon&1 != 0 {
-			if err := h.note(rest[:colon], rest[colon+1:end], at, at+end+2, http10); err != nil {
+		if peculiar>>(colon-start)&1 != 0 {
+			if err := h.note(b[start:colon], b[colon+1:at-2], start, at, http10); err != nil {
 				return 0, err
 			}
 		}
-		at += end + 2
 	}
-	if at+1 == len(b) {
-		return 0, nil
-	}
-	if b[at+1] != '\n' {
-		return 0, errFieldLine
-	}
-	h.unframed = !h.framing.Chunked && h.framing.Length < 0
-	if h.framing.Chunked && h.framing.Length >= 0 {
+	if h.unframed = h.framing.Length < 0 && !h.framing.Chunked; h.framing.Chunked && h.framing.Length >= 0 {
 		return 0, errFraming
 	}
-	return at + 2, nil
+	return at, nil
+}
+
+// lineFault says what is wrong with a line that is as it has to be up to rest:
+// nothing if it goes on.
+func lineFault(rest []byte, fault error) error {
+	if len(rest) == 0 || len(rest) == 1 && rest[0] == '\r' {
+		return nil
+	}
+	return fault
 }
 
 // beginsHead reports what is wrong with the first bytes of a head.
@@ -481,10 +483,10 @@ func AppendResponseHead(dst, head []byte, h *responseHead) []byte {
 	}
 	version, at := len(dst)+len(protocol), 0
 	for i := range h.owns {
-		dst = append(dst, head[at:h.own[i].start]...)
+		dst = put(dst, head[at:h.own[i].start])
 		at = int(h.own[i].end)
 	}
-	dst = append(dst, head[at:len(head)-len("\r\n")]...)
+	dst = put(dst, head[at:len(head)-len("\r\n")])
 	dst[version] = '1'
 	return dst
 }

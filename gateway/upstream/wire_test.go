@@ -34,6 +34,28 @@ func TestParseResponseHeadSuccess(t *testing.T) {
 	f("HTTP/1.1 101 X\r\nUpgrade: a\r\n\r\n", responseHead{status: 101, framing: none, unframed: true, hop: true, upgrade: true})
 }
 
+// A head that is cut anywhere is one that goes on, or is refused for what has come.
+func TestParseResponseHeadInPieces(t *testing.T) {
+	head := "HTTP/1.1 200 OK\r\nA: b\tc\r\nContent-Length: 5\r\n:\r\n"
+	var h responseHead
+	for _, whole := range []string{head[:len(head)-3] + "\r\n", "HTTP/1.0 404\r\nConnection: a, keep-alive\r\n\r\n"} {
+		for i := range len(whole) {
+			if n, err := parseHead([]byte(whole[:i]), &h); n != 0 || err != nil {
+				t.Errorf("%q: %d, %v", whole[:i], n, err)
+			}
+		}
+		if n, err := parseHead([]byte(whole+"HTTP"), &h); n != len(whole) || err != nil {
+			t.Errorf("%q: %d, %v", whole, n, err)
+		}
+	}
+	for _, bad := range []string{head, "HTTQ", "HTTP/1.1 2x0 OK\r\n", "HTTP/1.1 200OK\r\n", "HTTP/1.1 200 OK\n", "HTTP/1.1 200 OK\rX", "HTTP/1.1 200 OK\r\nA b", "HTTP/1.1 200 OK\r\nA\r\n",
+		"HTTP/1.1 200 OK\r\nA: \x00", "HTTP/1.1 200 OK\r\nA: b\n", "HTTP/1.1 200 OK\r\n A: b", "HTTP/1.1 200 OK\r\n\rX"} {
+		if n, err := parseHead([]byte(bad), &h); n != 0 || err == nil {
+			t.Errorf("%q: %d, %v", bad, n, err)
+		}
+	}
+}
+
 func TestAppendResponseHead(t *testing.T) {
 	f := func(head, want string) {
 		t.Helper()
