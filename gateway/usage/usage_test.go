@@ -67,6 +67,35 @@ func TestCount(t *testing.T) {
 	}
 }
 
+// What is near each other is counted apart all the same.
+func TestNear(t *testing.T) {
+	c := NewCounter()
+	var all []*Sample
+	for _, s := range []Sample{
+		{}, {Route: "a"}, {Tenant: "a"}, {Version: "a"}, {Consumer: "a"}, {Consumer: "b"}, {Consumer: "subject"}, {Subject: []byte("a")}, {Subject: []byte("b")},
+		{Subject: []byte("1-with-the-same-end")}, {Subject: []byte("2-with-the-same-end")}, {Consumer: "1-with-the-same-end"},
+		{Subject: []byte("1-with-the-same-end"), Route: "a"}, {Subject: []byte("1-with-the-same-end"), Consumer: "c"},
+	} {
+		s.Status, s.Ended = 200, 1_800_000_000
+		all = append(all, &s)
+	}
+	for range 3 {
+		for _, s := range all {
+			c.Count(s)
+			c.Count(s)
+		}
+	}
+	got := sums(c.Collect())
+	for k, n := range got {
+		if n.Classes[2] != 6 {
+			t.Errorf("%+v: %d", k, n.Classes[2])
+		}
+	}
+	if len(got) != len(all) {
+		t.Errorf("%d keys, want %d: %v", len(got), len(all), got)
+	}
+}
+
 // Requests around the end of a minute count in their own, whenever it is that somebody collects.
 func TestMinutes(t *testing.T) {
 	c := NewCounter()
@@ -111,9 +140,15 @@ func TestBound(t *testing.T) {
 	for range idleRounds + 2 {
 		c.Collect()
 	}
-	c.Count(sample("new", 200, 0))
-	if got := sums(c.Collect()); got[Key{"", "new", "users", ""}].Classes[2] != 1 {
-		t.Error(got)
+	again := []string{"new", "c0", "c1", "c99"} // the last were there before
+	for _, name := range again {
+		c.Count(sample(name, 200, 0))
+	}
+	got := sums(c.Collect())
+	for _, name := range again {
+		if got[Key{"", name, "users", ""}].Classes[2] != 1 {
+			t.Error(name, got)
+		}
 	}
 }
 
