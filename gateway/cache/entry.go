@@ -12,7 +12,7 @@ import (
 type Entry struct {
 	// What a lookup reads comes first, on as few cache lines as may be. next and hits are the store's and are read without
 	// a lock.
-	head   []byte                // key, selecting fields, path, tags, header, in this order
+	head   []byte                // key, selecting fields, these as they were written, path, tags, header, in this order
 	next   atomic.Pointer[Entry] // the next older variant of the same key
 	hits   atomic.Uint32
 	inMain bool // under the lock of the shard
@@ -32,6 +32,7 @@ type Entry struct {
 // about is what a Recorder knows of an entry before its body.
 type about struct {
 	selecting       uint32 // where each part of head begins; the key is at 0
+	written         uint32
 	path            uint32
 	tags            uint32
 	header          uint32
@@ -111,7 +112,7 @@ func (e *Entry) Value(name []byte) []byte {
 
 // Selected tells whether the request's header selects this variant (RFC 9111 4.1). The key is not compared.
 func (e *Entry) Selected(sel Selector) bool {
-	return e.selecting == e.path || matches(e.head[e.selecting:e.path], sel)
+	return e.selecting == e.written || matches(e.head[e.selecting:e.written], e.head[e.written:e.path], sel)
 }
 
 // Tagged tells whether the origin gave it the tag, in Surrogate-Key or Cache-Tag.

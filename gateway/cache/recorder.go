@@ -65,6 +65,8 @@ func Record(d *Draft, sel Selector) *Recorder {
 	r.head = append(r.head[:0], d.Key...)
 	e.selecting = uint32(len(r.head))
 	r.head = appendSelecting(r.head, res, sel)
+	e.written = uint32(len(r.head))
+	r.head = appendWritten(r.head, r.head[e.selecting:e.written], sel)
 	e.path = uint32(len(r.head))
 	r.head = append(r.head, d.Path...)
 	e.tags = uint32(len(r.head))

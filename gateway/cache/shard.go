@@ -25,7 +25,7 @@ func (s *shard) put(e *Entry, purged *atomic.Uint64) (freed int64, over, ok bool
 	var same *Entry
 	variants := 0
 	for old := first; old != nil; old = old.next.Load() {
-		if same == nil && bytes.Equal(old.head[old.selecting:old.path], e.head[e.selecting:e.path]) {
+		if same == nil && bytes.Equal(old.head[old.selecting:old.written], e.head[e.selecting:e.written]) {
 			same = old
 		} else if variants++; variants == maxVariants {
 			freed += s.remove(old)

@@ -2,6 +2,8 @@ package cache
 
 import (
 	"bytes"
+	"reflect"
+	"strings"
 	"testing"
 	"time"
 )
@@ -116,9 +118,31 @@ func TestRequestFields(t *testing.T) {
 	f("If-Unmodified-Since: x", true, false, false)
 	f("Range: bytes=0-1\nIf-Range: \"a\"", false, true, false)
 	f("Cache-Control: only-if-cached", false, false, true)
-	r := request("Cache-Control: no-store\nIf-None-Match: *")
-	if r.Reset(); r.Control.Present != 0 || r.noneMatch.n != 0 {
-		t.Error("Reset left something")
+	r := request("Cache-Control: no-store\nIf-None-Match: *\nAuthorization: a\nAuthorization: b")
+	if string(r.Credential()) != "a" {
+		t.Errorf("the credential is %q", r.Credential())
+	}
+	r.Identified = true
+	if r.Reset(); !reflect.DeepEqual(*r, Request{}) {
+		t.Errorf("Reset left %+v", *r)
+	}
+}
+
+func TestPlainRequests(t *testing.T) {
+	f := func(text string, want bool) {
+		t.Helper()
+		if r := request(text); r.Plain() != want {
+			t.Errorf("%q: plain is %v", text, r.Plain())
+		}
+	}
+	f("", true)
+	f("Accept: */*\nCookie: a=b\nHost: h\nAuthorization: Bearer x\nX-Range: bytes=0-1\nIf-Any: x", true)
+	for _, asks := range []string{
+		"cache-control: max-age=0", "Pragma: no-cache", "Range: bytes=0-1", "If-Range: x", "If-Match: *", "If-None-Match: *",
+		"If-Modified-Since: x", "If-Unmodified-Since: x",
+	} {
+		f(asks, false)
+		f("Authorization: Bearer x\n"+asks+"\nAccept: a", false)
 	}
 }
 
@@ -132,7 +156,7 @@ func TestSelected(t *testing.T) {
 		}
 		// What selects it also says the same when it is stored, or replacing variants would not find it.
 		again := record(t, "k", selector(asked), 200, vary, "")
-		if same := bytes.Equal(e.head[e.selecting:e.path], again.head[again.selecting:again.path]); same != want {
+		if same := bytes.Equal(e.head[e.selecting:e.written], again.head[again.selecting:again.written]); same != want {
 			t.Errorf("%q: stored for %q and for %q: same is %v", vary, stored, asked, same)
 		}
 	}
@@ -148,6 +172,15 @@ func TestSelected(t *testing.T) {
 	f("Vary: Accept", "Accept: a", "", false)
 	f("Vary: Accept", "Accept:", "", false)
 	f("Vary: Accept", "Accept:", "Accept: ", true)
+	// A first line that is written alike is not all of a field.
+	f("Vary: Accept", "Accept: a", "Accept: a\nAccept: b", false)
+	f("Vary: Accept-Encoding", "Accept-Encoding: gzip, br", "Accept-Encoding: gzip, br", true)
+	f("Vary: Accept-Encoding", "Accept-Encoding: gzip, br", "Accept-Encoding: br,gzip", true)
+	f("Vary: Accept-Encoding", "Accept-Encoding: gzip", "Accept-Encoding: gzip\nAccept-Encoding: br", false)
+	f("Vary: Accept-Encoding, Accept", "Accept-Encoding: gzip", "Accept-Encoding: gzip\nAccept: a", false)
+	f("Vary: Accept-Encoding, Accept", "Accept-Encoding: gzip\nAccept: a", "Accept: a\nAccept-Encoding: gzip", true)
+	f("Vary: Accept, Accept-Encoding", "Accept: "+strings.Repeat("a", 300)+"\nAccept-Encoding: gzip",
+		"Accept: "+strings.Repeat("a", 300)+"\nAccept-Encoding: br", false)
 	// Spaces and lines do not matter, order and strings do.
 	f("Vary: Accept", "Accept: a,b", "Accept:  a ,\tb ", true)
 	f("Vary: Accept", "Accept: a,b", "Accept: a\nAccept: b", true)
@@ -172,17 +205,20 @@ func TestSelected(t *testing.T) {
 
 func FuzzSelected(f *testing.F) {
 	f.Add("a, b", "c", "a,b,c", "")
+	f.Add("a, b", "-", "a, b", "c")
+	f.Add("a, b", "-", "a, b", "-")
 	f.Add(`"a, b"`, "", `"a`, `b"`)
 	f.Fuzz(func(t *testing.T, stored1, stored2, asked1, asked2 string) {
 		two := func(a, b string) Selector {
-			return func(_ []byte, i int) ([]byte, bool) { return []byte([]string{a, b, ""}[i]), i < 2 }
+			return func(_ []byte, i int) ([]byte, bool) { return []byte([]string{a, b, ""}[i]), i == 0 || i == 1 && b != "-" }
 		}
 		res := response(200, "Vary: X-A")
 		one, other := appendSelecting(nil, res, two(stored1, stored2)), appendSelecting(nil, res, two(asked1, asked2))
-		if got := matches(one, two(asked1, asked2)); got != bytes.Equal(one, other) {
+		written := appendWritten(nil, one, two(stored1, stored2))
+		if got := matches(one, written, two(asked1, asked2)); got != bytes.Equal(one, other) {
 			t.Fatalf("matches says %v of %q and %q", got, one, other)
 		}
-		if !matches(one, two(stored1, stored2)) {
+		if !matches(one, written, two(stored1, stored2)) {
 			t.Fatalf("%q does not match itself", one)
 		}
 	})

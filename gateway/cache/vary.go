@@ -72,6 +72,47 @@ func appendSelecting(dst []byte, r *Response, sel Selector) []byte {
 	return dst
 }
 
+// notWritten stands in the place of the length of a field that matches remembers no line of.
+const notWritten = 255
+
+// appendWritten appends the selecting fields once more, each as the request has written it where it did so in one short line:
+// requests that write it the same need not be read.
+func appendWritten(dst, selecting []byte, sel Selector) []byte {
+	for len(selecting) > 0 {
+		var name []byte
+		name, _, _, selecting = cutSelecting(selecting)
+		if line, ok := onlyLine(name, sel); ok && len(line) < notWritten {
+			dst = append(append(dst, byte(len(line))), line...)
+		} else {
+			dst = append(dst, notWritten)
+		}
+	}
+	return dst
+}
+
+// onlyLine is the line of a field that the request has once.
+func onlyLine(name []byte, sel Selector) (line []byte, ok bool) {
+	if sel == nil {
+		return nil, false
+	}
+	if line, ok = sel(name, 0); ok {
+		_, more := sel(name, 1)
+		ok = !more
+	}
+	return line, ok
+}
+
+// cutSelecting cuts the first field off what appendSelecting wrote.
+func cutSelecting(selecting []byte) (name, stored []byte, present bool, rest []byte) {
+	n := 1 + int(selecting[0])
+	name, rest = selecting[1:n:n], selecting[n+4:]
+	size := int(binary.LittleEndian.Uint32(selecting[n:])) - 1
+	if size > 0 {
+		return name, rest[:size:size], true, rest[size:]
+	}
+	return name, nil, size == 0, rest
+}
+
 // appendMembers appends the members of a line separated by single commas: the forms of one list that RFC 9111 4.1 lets
 // match each other come out the same.
 func appendMembers(dst, line []byte, first bool) []byte {
@@ -90,48 +131,50 @@ func appendMembers(dst, line []byte, first bool) []byte {
 	return dst
 }
 
-// matches tells whether the request selects what was stored under these fields (RFC 9111 4.1).
-func matches(selecting []byte, sel Selector) bool {
+// matches tells whether the request selects what was stored under these fields (RFC 9111 4.1). written is what appendWritten
+// wrote of them.
+func matches(selecting, written []byte, sel Selector) bool {
 	for len(selecting) > 0 {
-		n := int(selecting[0])
-		name := selecting[1 : 1+n : 1+n]
-		selecting = selecting[1+n:]
-		size := int(binary.LittleEndian.Uint32(selecting)) - 1
-		selecting = selecting[4:]
-		var stored []byte
-		if size > 0 {
-			stored, selecting = selecting[:size:size], selecting[size:]
-		}
-		if sel == nil {
-			if size >= 0 {
-				return false
-			}
-			continue
-		}
-		if isPreference(name) {
-			var p preferences
-			if p.read(name, sel) {
-				if size < 0 || !p.equal(stored) {
-					return false
-				}
+		name, stored, present, rest := cutSelecting(selecting)
+		selecting = rest
+		if n := int(written[0]); n == notWritten {
+			written = written[1:]
+		} else {
+			line, ok := onlyLine(name, sel)
+			same := ok && bytes.Equal(line, written[1:1+n])
+			if written = written[1+n:]; same {
 				continue
 			}
 		}
-		i, first := 0, true
-		for ; ; i++ {
-			value, ok := sel(name, i)
-			if !ok {
-				break
-			}
-			if stored, first, ok = skipMembers(stored, value, first); !ok {
-				return false
-			}
-		}
-		if i == 0 != (size < 0) || len(stored) > 0 {
+		if !matchesField(name, stored, present, sel) {
 			return false
 		}
 	}
 	return true
+}
+
+// matchesField tells whether the request has a field as it is stored, or does not have it where present is false.
+func matchesField(name, stored []byte, present bool, sel Selector) bool {
+	if sel == nil {
+		return !present
+	}
+	if isPreference(name) {
+		var p preferences
+		if p.read(name, sel) {
+			return present && p.equal(stored)
+		}
+	}
+	i, first := 0, true
+	for ; ; i++ {
+		value, ok := sel(name, i)
+		if !ok {
+			break
+		}
+		if stored, first, ok = skipMembers(stored, value, first); !ok {
+			return false
+		}
+	}
+	return i > 0 == present && len(stored) == 0
 }
 
 // skipMembers takes the members of a line off the front of what appendMembers wrote.
