@@ -54,10 +54,10 @@ func (a *ahead) Read(p []byte) (int, error) {
 // BodyStream is the request body from its first byte on, also if HoldBody has
 // read some of it; nil without a body. It does not count what it reads in BytesIn.
 func (x *Exchange) BodyStream() io.Reader {
-	if len(x.ahead.buf) == 0 {
+	if x.ahead == nil || len(x.ahead.buf) == 0 {
 		return x.Request.BodyStream()
 	}
-	return &x.ahead
+	return x.ahead
 }
 
 // HasBody reports whether the request brings a body that is not empty as far as its head tells.
@@ -89,8 +89,10 @@ func (x *Exchange) HoldBody(limit int) (body []byte, whole bool, err error) {
 	if stream == nil {
 		return nil, true, nil
 	}
-	a := &x.ahead
-	a.x = x
+	if x.ahead == nil {
+		x.ahead = &ahead{x: x}
+	}
+	a := x.ahead
 	length := x.Request.Header.ContentLength()
 	for !a.ended && len(a.buf) < limit {
 		if len(a.buf) == cap(a.buf) {
@@ -140,5 +142,5 @@ func (a *ahead) reset() {
 	if cap(buf) > maxArena {
 		buf = nil
 	}
-	*a = ahead{buf: buf}
+	*a = ahead{x: a.x, buf: buf}
 }

@@ -3,6 +3,7 @@ package exchange
 import (
 	"sync/atomic"
 	"time"
+	_ "unsafe" // for go:linkname
 
 	"github.com/valyala/fasthttp"
 )
@@ -12,19 +13,24 @@ import (
 type Clock struct {
 	source func() time.Time // nil: the real time
 	base   time.Time
-	date   atomic.Pointer[date]
+	start  int64 // nanotime at base
+	second atomic.Pointer[second]
 }
 
-// date is a Date field as it stands in answers until Now returns until.
-type date struct {
+// second is a second of the wall clock. It is read anew when Now returns until, so
+// that a clock that is set shows in the next one.
+type second struct {
 	until int64
-	line  [len("Date: Mon, 02 Jan 2006 15:04:05 GMT\r\n")]byte
+	now   int64 // what Now returned at time
+	time  time.Time
+	date  [len("Date: Mon, 02 Jan 2006 15:04:05 GMT\r\n")]byte
 }
 
 // NewClock returns a clock over source, nil for the real time.
 func NewClock(source func() time.Time) *Clock {
 	c := &Clock{source: source}
 	c.base = c.Time().Add(-time.Second)
+	c.start = nanotime() - int64(time.Second)
 	return c
 }
 
@@ -39,24 +45,46 @@ func (c *Clock) Time() time.Time {
 // Now returns monotonic nanoseconds since shortly before the clock was made; it is never zero.
 func (c *Clock) Now() int64 {
 	if c.source != nil {
-		return int64(c.source().Sub(c.base))
+		return c.Since(c.source())
 	}
-	return int64(time.Since(c.base)) // reads one clock, where time.Now reads two
+	return nanotime() - c.start
 }
 
 // Since places t on the monotonic scale of Now.
 func (c *Clock) Since(t time.Time) int64 { return int64(t.Sub(c.base)) }
 
-// AppendDate appends the line of a Date field (RFC 9110, section 6.6.1) for now,
-// which Now has just returned. It is written once for each second, so that a
-// clock that is set shows in the next one.
-func (c *Clock) AppendDate(dst []byte, now int64) []byte {
-	d := c.date.Load()
-	if d == nil || now >= d.until {
-		t := c.Time()
-		d = &date{until: now + int64(time.Second) - int64(t.Nanosecond())}
-		_ = append(fasthttp.AppendHTTPDate(append(d.line[:0], "Date: "...), t), "\r\n"...)
-		c.date.Store(d)
-	}
-	return append(dst, d.line[:]...)
+// Read returns Now and the time. It reads one clock, where time.Now reads two.
+func (c *Clock) Read() (now int64, t time.Time) {
+	now = c.Now()
+	s := c.secondOf(now)
+	return now, s.time.Add(time.Duration(now - s.now))
 }
+
+// AppendDate appends the line of a Date field (RFC 9110, section 6.6.1) for now,
+// which Now has just returned.
+func (c *Clock) AppendDate(dst []byte, now int64) []byte {
+	return append(dst, c.secondOf(now).date[:]...)
+}
+
+func (c *Clock) secondOf(now int64) *second {
+	if s := c.second.Load(); s != nil && now < s.until {
+		return s
+	}
+	return c.nextSecond()
+}
+
+//go:noinline
+func (c *Clock) nextSecond() *second {
+	t := c.Time()
+	now := c.Now()
+	s := &second{until: now + int64(time.Second) - int64(t.Nanosecond()), now: now, time: t}
+	_ = append(fasthttp.AppendHTTPDate(append(s.date[:0], "Date: "...), t), "\r\n"...)
+	c.second.Store(s)
+	return s
+}
+
+// nanotime is the monotonic clock of the runtime, which keeps it for packages
+// outside of it (go.dev/issue/67401). time.Since goes a longer way to it.
+//
+//go:linkname nanotime runtime.nanotime
+func nanotime() int64

@@ -8,7 +8,6 @@ package exchange
 import (
 	"crypto/tls"
 	"iter"
-	"math/bits"
 	"net"
 	"net/netip"
 	"sync"
@@ -40,7 +39,46 @@ const (
 // Exchange is one request and its response. It comes from a Pool, belongs to
 // one goroutine at a time, and is invalid after Close. Byte slices in it are
 // borrowed: they live as long as the Exchange unless their field says less.
+//
+// Between a request and its answer many others have their turn, so each line of
+// memory that a request touches has to be fetched again. That decides the order of
+// fields here and in facts: what every request touches lies together.
 type Exchange struct {
+	pool  *Pool
+	done  func(*Exchange)
+	open  bool
+	inUse uint64 // a bit for each slot whose state was used
+	slots []slot
+
+	// Clock tells the time of this gateway.
+	Clock *Clock
+	// Aborted is set when the client went away before it had its answer.
+	Aborted atomic.Bool
+
+	arena     []byte
+	ahead     *ahead // of bodies that HoldBody has read; made when the first is
+	bodyHooks []BodyHook
+	values    [][]byte // of PeekAll
+	// Fields are the header fields of the request in the order and spelling of
+	// the wire, checked by the engine. What goes to the backend is built from them.
+	Fields []Field
+	// ToClient collects headers for the client; they are applied when the response is complete, over whatever a backend sent.
+	ToClient HeaderEdits
+	// ToBackend collects changes to the headers of the request on its way to the backend.
+	ToBackend HeaderEdits
+	// Idle is an Observer that stays here from one exchange to the next, for who made it to use it again.
+	Idle Observer
+
+	facts
+
+	// Params are the values of ParamNames in the same order.
+	Params [MaxParams][]byte
+}
+
+// facts are what the request is, what was found out about it and what became of
+// it. They are zeroed as one when it has ended: nothing of one request is to be
+// seen by the next.
+type facts struct {
 	// Request is the client's request: its request line, its host, and what
 	// frames its body, but no other field for certain; those are in Fields. Hooks
 	// read it and never change it: changes for the backend go through ToBackend.
@@ -49,9 +87,13 @@ type Exchange struct {
 	// headers that the gateway adds go through ToClient.
 	Response *fasthttp.Response
 
-	// Fields are the header fields of the request in the order and spelling of
-	// the wire, checked by the engine. What goes to the backend is built from them.
-	Fields []Field
+	// Start is when the head was complete, on the monotonic clock in nanoseconds.
+	Start int64
+	// Ended is when the exchange ended, on the same clock; 0 before its done hooks run.
+	Ended int64
+	// Arrived is the wall-clock time of Start.
+	Arrived time.Time
+
 	// Path is the canonical path: decoded and normalised once. Routing,
 	// policies, cache key and backend use this form alone.
 	Path []byte
@@ -59,21 +101,17 @@ type Exchange struct {
 	Query []byte
 	// Host is the normalised host: lower case, without port.
 	Host []byte
-	// Scheme is "http" or "https", as the client spoke it to the gateway or to a trusted proxy.
-	Scheme string
-	// Protocol is the version that the client speaks, as HTTP/2.0, where it is not the one in the request's head; "" where it is.
-	Protocol string
 	// ForwardedHost and ForwardedPort are what X-Forwarded-Host and X-Forwarded-Port tell the backend.
 	ForwardedHost []byte
 	ForwardedPort []byte
-	// ClientAddr is the client's address: the peer's, or the one a trusted proxy vouches for.
-	ClientAddr netip.Addr
+	// Scheme is "http" or "https", as the client spoke it to the gateway or to a trusted proxy.
+	Scheme string
 	// PeerAddr is the address of the other end of the connection.
 	PeerAddr netip.Addr
 	// PeerText is PeerAddr as text, nil where nobody has it at hand.
 	PeerText []byte
-	// TrustedPeer reports whether the peer is one of trusted_proxies.
-	TrustedPeer bool
+	// ClientAddr is the client's address: the peer's, or the one a trusted proxy vouches for.
+	ClientAddr netip.Addr
 	// Listener is the name of the listener in the configuration.
 	Listener string
 	// TLS is the state of the client's TLS connection, nil without TLS.
@@ -84,69 +122,43 @@ type Exchange struct {
 	// that the client went away.
 	Client ClientConn
 
-	// Arrived is the wall-clock time at which the head was complete.
-	Arrived time.Time
-	// Start is the same moment on the monotonic clock, in nanoseconds.
-	Start int64
-	// Ended is when the exchange ended, on the same clock; 0 before its done hooks run.
-	Ended int64
-	// Clock tells the time of this gateway.
-	Clock *Clock
-
+	// Steps is how many request steps of the program were reached, First the first of them that is this exchange's, which
+	// is not 0 for a repetition; the program's own.
+	Steps, First int
 	// Route is the matched route, nil before routing and when nothing matched.
 	Route *Route
 	// Member is the number of the service that a split has chosen, 0 without one.
 	Member int
-	// ParamNames are the names in the path pattern that matched, Params their values in the same order.
-	ParamNames []string
-	Params     [MaxParams][]byte
 	// Pattern is the path pattern of the route that matched, as the configuration has it; "" where it has none.
 	Pattern string
+	// ParamNames are the names in the path pattern that matched.
+	ParamNames []string
 	// MatchedPrefix is the length of the part of Path that the route's prefix covers.
 	MatchedPrefix int
+	// CutFrom and CutTo are the part of Path that is not for the backend, with the slash before it; none if they are equal.
+	CutFrom, CutTo int
+	// UpstreamPath and UpstreamQuery, below, replace path and query towards the backend when set (decoded path, raw query).
+	UpstreamPath []byte
 
-	// Tenant is whose request it is: the tenant of its host until the caller is
-	// known, then that of its consumer if it has one. Nil for nobody's.
-	Tenant *Tenant
-	// Identity is what authentication found.
-	Identity Identity
-	// AuthFailure is why the last credential was refused, "" if none was. It is for logs and metrics, never for the client.
-	AuthFailure string
-
-	// RequestID is the correlation id: for logs, error bodies and the backend.
-	RequestID []byte
-	// TraceID is the id of the trace that the request belongs to, 32 hexadecimal digits; nil where requests are not traced.
-	TraceID []byte
-	// Observer is told of what is asked of others for this request, nil where nobody wants to know.
-	Observer Observer
-	// Idle is an Observer that stays here from one exchange to the next, for who made it to use it again.
-	Idle Observer
-	// ToBackend collects changes to the headers of the request on its way to the backend.
-	ToBackend HeaderEdits
-	// ToClient collects headers for the client; they are applied when the response is complete, over whatever a backend sent.
-	ToClient HeaderEdits
-	// UpstreamPath and UpstreamQuery replace path and query towards the backend when set (decoded path, raw query).
-	UpstreamPath  []byte
-	UpstreamQuery []byte
-	queryReplaced bool
+	// BodyLimit bounds the request body in bytes; 0 is no bound.
+	BodyLimit int64
 	// Body is the request body once it is held; nil while it is not, or there is none.
 	Body []byte
+	// Until is the reading of the clock after which nobody has a use for a backend's answer, 0 for none: a call that is not over then is given up.
+	Until int64
+
+	// TrustedPeer reports whether the peer is one of trusted_proxies.
+	TrustedPeer bool
+	// Unread says that the head could not be read: method and target are unknown.
+	Unread        bool
+	queryReplaced bool
 	// BodyLater is set by the engine while the client waits to be asked for the
 	// body, Paused by HoldBody when a hook needs it before it can decide.
 	BodyLater, Paused bool
-	// BodyLimit bounds the request body in bytes; 0 is no bound.
-	BodyLimit int64
 	// Replayable says that the request may be sent twice although its method is not idempotent.
 	Replayable bool
 	// OutlivesClient says that the backend's answer is waited for although the client has gone: somebody else has a use for it.
 	OutlivesClient bool
-	// Until is the reading of the clock after which nobody has a use for a backend's answer, 0 for none: a call that is not over then is given up.
-	Until int64
-	// APIVersion is the version of the API that the request speaks, "" where no policy tells versions apart. It is a string of the configuration.
-	APIVersion string
-	// CutFrom and CutTo are the part of Path that is not for the backend, with the slash before it; none if they are equal.
-	CutFrom, CutTo int
-
 	// Verbatim is set by an engine that sends a head as it came, and stays set while
 	// nobody needs it parsed. Then Head may be it: status line and fields, without
 	// those of the connection and the framing, each line with its end. Status and
@@ -154,27 +166,21 @@ type Exchange struct {
 	//
 	// Of a stored answer Head has the framing and Via too, and Tail what is told of it
 	// at this moment, Age above all, in whole lines.
-	Verbatim   bool
-	Head, Tail []byte
-
-	// Problem writes a Reject into the response in another form than RFC 9457's; nil for that. The response is empty then.
-	Problem func(x *Exchange, r *Reject)
-
-	// Unread says that the head could not be read: method and target are unknown.
-	Unread bool
+	Verbatim bool
 	// Answer tells who answered, Status with what: it is set once the response is complete.
 	Answer Answer
-	Status int
+	// RPCStatus is the status of gRPC that the client is told plus one; 0 where the call was none.
+	RPCStatus uint8
+	// ResizesBody says that a body hook changes the length of the response body.
+	ResizesBody bool
+	// Begun says that a part of an answer that streams is with the client.
+	Begun      bool
+	Status     int
+	Head, Tail []byte
 	// Reject is the rejection that ended the request, nil otherwise.
 	Reject *Reject
 	// Reply is the answer given with Replied, nil otherwise.
 	Reply *Reply
-	// RPCStatus is the status of gRPC that the client is told plus one; 0 where the call was none.
-	RPCStatus uint8
-	// Operation is the name of the operation that a request of GraphQL asks for, "" where it has none.
-	Operation string
-	// CacheResult is "" where no cache was asked, else hit, miss, stale, bypass or revalidated.
-	CacheResult string
 	// Service and Endpoint name the backend that answered last.
 	Service  string
 	Endpoint string
@@ -189,33 +195,40 @@ type Exchange struct {
 	// BytesIn and BytesOut count body bytes from and to the client.
 	BytesIn  int64
 	BytesOut int64
-	// ResizesBody says that a body hook changes the length of the response body.
-	ResizesBody bool
+	// Reason says in one word why a request did not pass, or what a policy
+	// that only watches found; for logs and metrics.
+	Reason string
+	// Observer is told of what is asked of others for this request, nil where nobody wants to know.
+	Observer Observer
+	// APIVersion is the version of the API that the request speaks, "" where no policy tells versions apart. It is a string of the configuration.
+	APIVersion string
+	// AuthFailure is why the last credential was refused, "" if none was. It is for logs and metrics, never for the client.
+	AuthFailure string
+	// Tenant is whose request it is: the tenant of its host until the caller is
+	// known, then that of its consumer if it has one. Nil for nobody's.
+	Tenant *Tenant
+	// Identity is what authentication found.
+	Identity Identity
+
+	// From here on few requests come by.
+
+	// RequestID is the correlation id: for logs, error bodies and the backend.
+	RequestID []byte
+	// TraceID is the id of the trace that the request belongs to, 32 hexadecimal digits; nil where requests are not traced.
+	TraceID       []byte
+	UpstreamQuery []byte
+	// Protocol is the version that the client speaks, as HTTP/2.0, where it is not the one in the request's head; "" where it is.
+	Protocol string
+	// CacheResult is "" where no cache was asked, else hit, miss, stale, bypass or revalidated.
+	CacheResult string
+	// Operation is the name of the operation that a request of GraphQL asks for, "" where it has none.
+	Operation string
+	// Problem writes a Reject into the response in another form than RFC 9457's; nil for that. The response is empty then.
+	Problem func(x *Exchange, r *Reject)
 	// Tunnel has the connection after a 101 answer; the engine runs it.
 	Tunnel Tunneler
 	// Sockets bounds what the client may do over a WebSocket; nil where nothing does.
 	Sockets *SocketLimits
-	// Reason says in one word why a request did not pass, or what a policy
-	// that only watches found; for logs and metrics.
-	Reason string
-	// Aborted is set when the client went away before it had its answer.
-	Aborted atomic.Bool
-	// Begun says that a part of an answer that streams is with the client.
-	Begun bool
-
-	// Steps is how many request steps of the program were reached, First the first of them that is this exchange's, which
-	// is not 0 for a repetition; the program's own.
-	Steps, First int
-
-	ahead     ahead
-	arena     []byte
-	values    [][]byte // of PeekAll
-	slots     []any
-	inUse     uint64 // a bit for each slot whose state was used
-	bodyHooks []BodyHook
-	done      func(*Exchange)
-	open      bool
-	pool      *Pool
 }
 
 // MaxParams bounds the parameters of a path template.
@@ -267,8 +280,7 @@ func (p *Pool) Get(req *fasthttp.Request, res *fasthttp.Response, done func(*Exc
 		x = &Exchange{pool: p, Clock: p.clock, arena: make([]byte, 0, 512)}
 	}
 	x.Request, x.Response, x.done, x.open = req, res, done, true
-	x.Arrived = p.clock.Time()
-	x.Start = p.clock.Since(x.Arrived)
+	x.Start, x.Arrived = p.clock.Read()
 	return x
 }
 
@@ -298,46 +310,30 @@ func (x *Exchange) Discard() {
 const maxKeptFields = 256
 
 func (x *Exchange) reset() {
-	for ; x.inUse != 0; x.inUse &= x.inUse - 1 {
-		i := bits.TrailingZeros64(x.inUse)
-		slotResets[i](x.slots[i])
+	if x.inUse != 0 {
+		x.resetSlots()
 	}
-	x.Request, x.Response, x.done = nil, nil, nil
+	clear(x.Params[:len(x.ParamNames)])
+	x.facts = facts{}
+	if x.Aborted.Load() {
+		x.Aborted.Store(false)
+	}
 	if x.Fields = x.Fields[:0]; cap(x.Fields) > maxKeptFields {
 		// One head of thousands of empty fields must not be paid for ever after.
 		x.Fields, x.values = nil, nil
 	}
-	x.Path, x.Query, x.Host, x.Scheme = nil, nil, nil, ""
-	x.ForwardedHost, x.ForwardedPort = nil, nil
-	x.ClientAddr, x.PeerAddr, x.PeerText, x.TrustedPeer = netip.Addr{}, netip.Addr{}, nil, false
-	x.Listener, x.TLS, x.ConnID, x.Client, x.Protocol = "", nil, 0, nil, ""
-	clear(x.Params[:len(x.ParamNames)])
-	x.ParamNames = nil
-	x.Route, x.Member, x.MatchedPrefix, x.Pattern = nil, 0, 0, ""
-	x.Identity, x.Tenant = Identity{}, nil
-	x.AuthFailure = ""
-	x.RequestID, x.TraceID, x.Observer = nil, nil, nil
-	x.ToBackend.reset()
 	x.ToClient.reset()
-	x.UpstreamPath, x.UpstreamQuery, x.queryReplaced, x.Body = nil, nil, false, nil
-	x.BodyLater, x.Paused = false, false
-	x.ahead.reset()
-	x.Unread, x.Status, x.Verbatim, x.Head, x.Tail, x.Problem, x.RPCStatus = false, 0, false, nil, nil, nil, 0
-	x.BodyLimit, x.Replayable, x.ResizesBody, x.Tunnel, x.Sockets = 0, false, false, nil, nil
-	x.Operation, x.TunnelTime = "", 0
-	x.OutlivesClient, x.Until, x.APIVersion, x.CutFrom, x.CutTo = false, 0, "", 0, 0
-	x.Answer, x.Reject, x.Reply, x.CacheResult = Unanswered, nil, nil, ""
-	x.Service, x.Endpoint, x.Attempts, x.UpstreamStatus, x.UpstreamTime = "", "", 0, 0, 0
-	x.BytesIn, x.BytesOut, x.Reason = 0, 0, ""
-	x.Aborted.Store(false)
-	x.Begun = false
-	x.Steps, x.First, x.Ended = 0, 0, 0
-	clear(x.bodyHooks)
-	x.bodyHooks = x.bodyHooks[:0]
-	if cap(x.arena) > maxArena {
+	x.ToBackend.reset()
+	if len(x.bodyHooks) > 0 {
+		clear(x.bodyHooks)
+		x.bodyHooks = x.bodyHooks[:0]
+	}
+	if x.ahead != nil {
+		x.ahead.reset()
+	}
+	if x.arena = x.arena[:0]; cap(x.arena) > maxArena {
 		x.arena = make([]byte, 0, 512)
 	}
-	x.arena = x.arena[:0]
 }
 
 // maxArena is how much scratch memory an idle Exchange may keep.

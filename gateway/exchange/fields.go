@@ -42,9 +42,28 @@ type Field struct {
 // KindOf classes a field name. Underscores count as hyphens for identity
 // fields: many backends fold the two (CGI, RFC 3875, section 4.1.18).
 func KindOf(name []byte) Kind {
-	if len(name) == 0 {
+	if len(name) == 0 || initials[len(name)&31]>>(name[0]&31)&1 == 0 {
 		return KindOther
 	}
+	return kindOf(name)
+}
+
+// initials has for each length, all below 32, the first letters of the names that
+// kindOf knows, a bit for each. Nearly all fields of a request are none of them.
+var initials = func() (set [32]uint32) {
+	for _, name := range [...]string{
+		"connection", "content-length", "expect", "forwarded", "host", "keep-alive", "proxy-connection", "proxy-authenticate",
+		"proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade", "via",
+	} {
+		set[len(name)] |= 1 << (name[0] & 31)
+	}
+	for n := range set {
+		set[n] |= 1 << ('x' & 31)
+	}
+	return set
+}()
+
+func kindOf(name []byte) Kind {
 	switch name[0] | 0x20 {
 	case 'c':
 		switch len(name) {

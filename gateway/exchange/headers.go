@@ -117,8 +117,10 @@ func (h *HeaderEdits) drop(name string) {
 }
 
 func (h *HeaderEdits) reset() {
-	clear(h.list)
-	h.list = h.list[:0]
+	if len(h.list) > 0 {
+		clear(h.list)
+		h.list = h.list[:0]
+	}
 }
 
 // Apply carries the edits out on a response.

@@ -6,6 +6,8 @@ type Identity struct {
 	// Authenticated is true once a credential was verified; also for an
 	// anonymous consumer it stays false.
 	Authenticated bool
+	// Consumer is the configured consumer, nil where the subject is not one.
+	Consumer *Consumer
 	// Method is the policy that verified it, such as "jwt".
 	Method string
 	// Subject is the caller's name by its credential: a token's sub, a user
@@ -13,8 +15,6 @@ type Identity struct {
 	Subject []byte
 	// Claims are the verified statements of a token, nil without one.
 	Claims Claims
-	// Consumer is the configured consumer, nil where the subject is not one.
-	Consumer *Consumer
 	// Credential is the id of the credential, nil where it has none of its own.
 	Credential []byte
 }
