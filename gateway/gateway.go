@@ -456,13 +456,17 @@ func (g *Gateway) watchConnections(gen *generation, l *listener.Listener) {
 
 // Decide implements listener.Handler.
 func (g *Gateway) Decide(x *exchange.Exchange) (err error) {
-	defer g.survive(x, &err)
-	if x.Paused {
+	defer func() {
+		if fault := recover(); fault != nil {
+			err = g.survive(x, fault)
+		}
+	}()
+	gen := g.current.Load()
+	switch {
+	case x.Paused:
 		x.Paused = false
 		return snapshot.Of(x).Resume(x)
-	}
-	gen := g.current.Load()
-	if gen.asked != nil && x.TLS == nil {
+	case gen.asked != nil && x.TLS == nil:
 		if reply := gen.answerChallenge(x); reply != nil {
 			return gen.Preempt(x, reply)
 		}
@@ -472,28 +476,23 @@ func (g *Gateway) Decide(x *exchange.Exchange) (err error) {
 
 // Answer implements listener.Handler.
 func (g *Gateway) Answer(x *exchange.Exchange, err error) {
-	var broken error
 	defer func() {
-		if broken != nil {
-			x.Render(broken)
+		if fault := recover(); fault != nil {
+			x.Render(g.survive(x, fault))
 			x.Status = x.Response.StatusCode()
 		}
 	}()
-	defer g.survive(x, &broken)
-	s := snapshot.Of(x)
-	if s == nil {
-		s = g.current.Load().Snapshot
-	}
-	s.Answer(x, err)
+	g.current.Load().Answer(x, err)
 }
 
 // Done implements listener.Handler.
 func (g *Gateway) Done(x *exchange.Exchange) {
-	var err error
-	defer g.survive(x, &err)
-	if s := snapshot.Of(x); s != nil {
-		s.Done(x)
-	}
+	defer func() {
+		if fault := recover(); fault != nil {
+			_ = g.survive(x, fault)
+		}
+	}()
+	snapshot.Done(x)
 }
 
 // rejectPanic ends the one request that met a fault of the gateway's own.
@@ -503,20 +502,16 @@ var rejectPanic = func() *exchange.Reject {
 	return r
 }()
 
-// survive, deferred, turns a panic into an error: a fault in handling one
-// request must not end all others.
-func (g *Gateway) survive(x *exchange.Exchange, err *error) {
-	fault := recover()
-	if fault == nil {
-		return
-	}
-	*err = rejectPanic
+// survive turns a panic into an error: a fault in handling one request must not
+// end all others.
+func (g *Gateway) survive(x *exchange.Exchange, fault any) error {
 	route := ""
 	if x.Route != nil {
 		route = x.Route.Name
 	}
 	g.faults.Log(slog.LevelError, "panic", "a request met a fault of the gateway; please report it",
 		"route", route, "request_id", string(x.RequestID), "trace_id", string(x.TraceID), "fault", fmt.Sprint(fault), "stack", string(debug.Stack()))
+	return rejectPanic
 }
 
 // upkeep does what living state wants done now and then.

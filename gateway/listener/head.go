@@ -34,10 +34,9 @@ func refuse(status int, reason, detail string) *exchange.Reject {
 func readHead(x *exchange.Exchange, h *fasthttp.RequestHeader) *exchange.Reject {
 	readFields(x, h.RawHeaders())
 	host := h.Host()
-	if !validHost(host) {
+	if !readHost(x, host) {
 		return rejectHost
 	}
-	x.ForwardedHost = host
 	return readTarget(x, h, host)
 }
 
@@ -105,41 +104,82 @@ func cutScheme(target []byte) (rest []byte, ok bool) {
 	return target[i+3:], true
 }
 
-// validHost accepts uri-host [":" port] (RFC 9110, section 7.2) without
-// userinfo, and the empty host of HTTP/1.0.
-func validHost(host []byte) bool {
-	name, port := host, []byte(nil)
-	if len(host) > 0 && host[0] == '[' {
-		end := bytes.IndexByte(host, ']')
-		if end < len("[::") {
-			return false
-		}
-		for _, c := range host[1:end] {
-			if unhex[c] == 0 && c != ':' && c != '.' {
-				return false
-			}
-		}
-		if name, port = nil, host[end+1:]; len(port) > 0 && port[0] != ':' {
-			return false
-		}
-	} else if i := bytes.IndexByte(host, ':'); i >= 0 {
-		name, port = host[:i], host[i:]
+// readHost reads the host that the request names, once for routing, policies and
+// backends. It reports whether that is one, see cutHost.
+func readHost(x *exchange.Exchange, host []byte) bool {
+	name, port, ok := cutHost(host)
+	x.ForwardedHost, x.ForwardedPort = host, port
+	if n := len(name); n > 1 && name[n-1] == '.' {
+		name = name[:n-1]
 	}
 	for _, c := range name {
-		if !hostBytes[c] {
-			return false
+		if 'A' <= c && c <= 'Z' {
+			name = x.Copy(name)
+			lowerASCII(name)
+			break
 		}
 	}
-	if len(port) == 0 {
-		return true
+	x.Host = name
+	return ok
+}
+
+func lowerASCII(b []byte) {
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] = c | 0x20
+		}
 	}
+}
+
+func validHost(host []byte) bool {
+	_, _, ok := cutHost(host)
+	return ok
+}
+
+// cutHost accepts uri-host [":" port] (RFC 9110, section 7.2) without userinfo,
+// and the empty host of HTTP/1.0. The name has no brackets.
+func cutHost(host []byte) (name, port []byte, ok bool) {
+	end := 0
+	if len(host) > 0 && host[0] == '[' {
+		if name = cutLiteral(host); name == nil {
+			return nil, nil, false
+		}
+		end = len(name) + len("[]")
+	} else {
+		for end < len(host) && hostBytes[host[end]] {
+			end++
+		}
+		name = host[:end]
+	}
+	if end == len(host) {
+		return name, nil, true
+	}
+	if host[end] != ':' || end == 0 {
+		return nil, nil, false
+	}
+	port = host[end+1:]
 	n := 0
-	for _, c := range port[1:] {
+	for _, c := range port {
 		if n = n*10 + int(c-'0'); c < '0' || c > '9' || n > 65535 {
-			return false
+			return nil, nil, false
 		}
 	}
-	return len(name) > 0 || host[0] == '['
+	return name, port, true
+}
+
+// cutLiteral returns the address between the brackets that host starts with, nil
+// for none.
+func cutLiteral(host []byte) []byte {
+	end := bytes.IndexByte(host, ']')
+	if end < len("[::") {
+		return nil
+	}
+	for _, c := range host[1:end] {
+		if unhex[c] == 0 && c != ':' && c != '.' {
+			return nil
+		}
+	}
+	return host[1:end]
 }
 
 var hostBytes = func() (t [256]bool) {

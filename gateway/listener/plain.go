@@ -83,10 +83,7 @@ func readPlain(x *exchange.Exchange, b []byte) (r plain) {
 func (r *plain) take(x *exchange.Exchange, kind exchange.Kind, name, value []byte) bool {
 	switch kind {
 	case exchange.KindHost:
-		if x.ForwardedHost != nil || !ordinaryHost(value) {
-			return false
-		}
-		x.ForwardedHost = value
+		return x.ForwardedHost == nil && len(value) > 0 && ordinary[value[0]] && readHost(x, value)
 	case exchange.KindContentLength:
 		// A length of 0 is left to the engine, so that none has been given where r.length is 0.
 		if r.length > 0 || len(value) > maxDigits {
@@ -109,16 +106,7 @@ func (r *plain) take(x *exchange.Exchange, kind exchange.Kind, name, value []byt
 	return true
 }
 
-// ordinaryHost accepts a name or an address of IPv4, with or without a port.
-func ordinaryHost(host []byte) bool {
-	i := 0
-	for i < len(host) && ordinary[host[i]] {
-		i++
-	}
-	return i > 0 && (i == len(host) || validHost(host))
-}
-
-// ordinary are the bytes of nearly all hosts.
+// ordinary are the bytes that nearly all hosts begin with.
 var ordinary = func() (t [256]bool) {
 	for _, c := range "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-._" {
 		t[c] = true

@@ -34,11 +34,27 @@ type Program struct {
 	anonymous *exchange.Consumer
 	missing   *exchange.Reject
 	all       bool // every policy of the stage Authenticate has to succeed
-	done      []int
-	response  []int
-	ahead     []int
+	// The hooks that there are, in the order in which they run: entering up to
+	// authentication, passing behind it.
+	entering, passing []hook
+	credentials       []func(*exchange.Exchange) error
+	ahead             []hook
+	response          []hook
+	done              []finisher
 	// readsStored: a response hook has to do with answers of the cache too.
 	readsStored bool
+}
+
+// hook is a hook of steps[step]. Hooks lie side by side, where steps are far apart in memory.
+type hook struct {
+	step int
+	run  func(*exchange.Exchange) error
+}
+
+// finisher is a Done hook.
+type finisher struct {
+	step int
+	run  func(*exchange.Exchange)
 }
 
 // missing refuses a request without a credential where no policy says how to bring one.
@@ -52,19 +68,23 @@ func NewProgramIn(order []Place, steps []Step) *Program {
 	slices.SortStableFunc(steps, func(a, b Step) int { return PlaceIn(order, a.Name) - PlaceIn(order, b.Name) })
 	p := &Program{steps: steps, auth: len(steps), open: len(steps), missing: missing}
 	var challenges []exchange.HeaderEdit
+	var requests []hook
 	for i := range steps {
 		h := &steps[i].Hooks
 		if h.Done != nil {
-			p.done = append(p.done, i)
+			p.done = append(p.done, finisher{i, h.Done})
 		}
 		if h.Response != nil {
-			p.response = append(p.response, i)
+			p.response = append(p.response, hook{i, h.Response})
 			p.readsStored = p.readsStored || !h.OnlyFetched
 		}
 		if h.Ahead != nil {
-			p.ahead = append(p.ahead, i)
+			p.ahead = append(p.ahead, hook{i, h.Ahead})
 		}
 		stage := order[PlaceIn(order, steps[i].Name)].Stage
+		if h.Request != nil {
+			requests = append(requests, hook{i, h.Request})
+		}
 		if stage <= Edge {
 			p.preface = i + 1
 		}
@@ -83,6 +103,14 @@ func NewProgramIn(order []Place, steps []Step) *Program {
 		if h.Challenge != "" {
 			challenges = append(challenges, exchange.HeaderEdit{Name: "WWW-Authenticate", Value: []byte(h.Challenge), Op: exchange.EditAdd})
 		}
+	}
+	entering := 0
+	for entering < len(requests) && requests[entering].step < p.open {
+		entering++
+	}
+	p.entering, p.passing = requests[:entering], requests[entering:]
+	for i := p.auth; i < p.open; i++ {
+		p.credentials = append(p.credentials, steps[i].Hooks.Authenticate)
 	}
 	slices.Reverse(p.response)
 	if len(challenges) > 0 {
@@ -107,16 +135,18 @@ func (p *Program) Has(name string) bool {
 
 // Enter runs the request hooks up to and including authentication.
 func (p *Program) Enter(x *exchange.Exchange) error {
-	for i := range p.steps[:p.open] {
-		x.Steps = i + 1
-		if f := p.steps[i].Hooks.Request; f != nil {
-			if err := f(x); err != nil {
-				return err
-			}
-		}
+	if p.open == 0 {
+		return nil
+	}
+	return p.enter(x)
+}
+
+func (p *Program) enter(x *exchange.Exchange) error {
+	if err := run(x, p.entering); err != nil {
+		return err
 	}
 	x.Steps = p.open
-	if p.auth == p.open {
+	if len(p.credentials) == 0 {
 		return nil
 	}
 	return p.authenticate(x)
@@ -125,12 +155,25 @@ func (p *Program) Enter(x *exchange.Exchange) error {
 // Preface runs the request hooks of the stages Observe and Edge: for a request
 // that is refused before all others have their say.
 func (p *Program) Preface(x *exchange.Exchange) error {
-	for i := range p.steps[:p.preface] {
-		x.Steps = i + 1
-		if f := p.steps[i].Hooks.Request; f != nil {
-			if err := f(x); err != nil {
-				return err
-			}
+	for _, h := range p.entering {
+		if h.step >= p.preface {
+			break
+		}
+		x.Steps = h.step + 1
+		if err := h.run(x); err != nil {
+			return err
+		}
+	}
+	x.Steps = p.preface
+	return nil
+}
+
+// run runs hooks until one ends the request.
+func run(x *exchange.Exchange, hooks []hook) error {
+	for i := range hooks {
+		x.Steps = hooks[i].step + 1
+		if err := hooks[i].run(x); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -144,8 +187,8 @@ func (p *Program) authenticate(x *exchange.Exchange) error {
 		return p.authenticateAll(x)
 	}
 	var refused error
-	for i := p.auth; i < p.open; i++ {
-		err := p.steps[i].Hooks.Authenticate(x)
+	for _, verify := range p.credentials {
+		err := verify(x)
 		if err == nil {
 			x.AuthFailure = ""
 			return nil
@@ -171,9 +214,9 @@ func (p *Program) authenticate(x *exchange.Exchange) error {
 
 // authenticateAll wants each kind of credential. The last one says who calls.
 func (p *Program) authenticateAll(x *exchange.Exchange) error {
-	for i := p.auth; i < p.open; i++ {
+	for _, verify := range p.credentials {
 		x.Identity = exchange.Identity{}
-		switch err := p.steps[i].Hooks.Authenticate(x); err {
+		switch err := verify(x); err {
 		case nil:
 		case exchange.ErrBodyLater:
 			return err
@@ -191,12 +234,27 @@ func (p *Program) authenticateAll(x *exchange.Exchange) error {
 
 // Continue runs the request hooks after authentication.
 func (p *Program) Continue(x *exchange.Exchange) error {
-	for _, i := range p.ahead {
-		if err := p.steps[i].Hooks.Ahead(x); err != nil {
+	if p.open == len(p.steps) && len(p.ahead) == 0 {
+		return nil
+	}
+	return p.proceed(x)
+}
+
+func (p *Program) proceed(x *exchange.Exchange) error {
+	for i := range p.ahead {
+		if err := p.ahead[i].run(x); err != nil {
 			return err
 		}
 	}
-	return p.run(x, p.open)
+	return p.pass(x, p.passing)
+}
+
+func (p *Program) pass(x *exchange.Exchange, hooks []hook) error {
+	if err := run(x, hooks); err != nil {
+		return err
+	}
+	x.Steps = len(p.steps)
+	return nil
 }
 
 // Reenter goes on with an exchange that a hook has paused, if that was before
@@ -209,21 +267,18 @@ func (p *Program) Reenter(x *exchange.Exchange) (entered bool, err error) {
 }
 
 // Behind runs the request hooks behind the last one that was reached.
-func (p *Program) Behind(x *exchange.Exchange) error { return p.run(x, x.Steps) }
+func (p *Program) Behind(x *exchange.Exchange) error { return p.pass(x, p.from(x.Steps)) }
 
 // Resume goes on with the hook that has paused the exchange in Continue.
-func (p *Program) Resume(x *exchange.Exchange) error { return p.run(x, x.Steps-1) }
+func (p *Program) Resume(x *exchange.Exchange) error { return p.pass(x, p.from(x.Steps-1)) }
 
-func (p *Program) run(x *exchange.Exchange, from int) error {
-	for i := from; i < len(p.steps); i++ {
-		x.Steps = i + 1
-		if f := p.steps[i].Hooks.Request; f != nil {
-			if err := f(x); err != nil {
-				return err
-			}
-		}
+// from are the hooks of a step behind authentication and of all that follow.
+func (p *Program) from(step int) []hook {
+	i := 0
+	for i < len(p.passing) && p.passing[i].step < step {
+		i++
 	}
-	return nil
+	return p.passing[i:]
 }
 
 // ReadsResponse reports whether a response hook may look at an answer of this
@@ -238,9 +293,15 @@ func (p *Program) ReadsResponse(a exchange.Answer) bool {
 // Response runs the response hooks of the steps that were reached, in reverse.
 // An error becomes the answer; hooks further out see it as such.
 func (p *Program) Response(x *exchange.Exchange) {
-	for _, i := range p.response {
-		if i < x.Steps && i >= x.First {
-			if err := p.steps[i].Hooks.Response(x); err != nil {
+	if len(p.response) > 0 {
+		p.respond(x)
+	}
+}
+
+func (p *Program) respond(x *exchange.Exchange) {
+	for i := range p.response {
+		if h := &p.response[i]; h.step < x.Steps && h.step >= x.First {
+			if err := h.run(x); err != nil {
 				x.Render(err)
 			}
 		}
@@ -249,9 +310,15 @@ func (p *Program) Response(x *exchange.Exchange) {
 
 // Done runs the done hooks of the steps that were reached.
 func (p *Program) Done(x *exchange.Exchange) {
-	for _, i := range p.done {
-		if i < x.Steps && i >= x.First {
-			p.steps[i].Hooks.Done(x)
+	if len(p.done) > 0 {
+		p.finish(x)
+	}
+}
+
+func (p *Program) finish(x *exchange.Exchange) {
+	for i := range p.done {
+		if h := &p.done[i]; h.step < x.Steps && h.step >= x.First {
+			h.run(x)
 		}
 	}
 }

@@ -91,8 +91,8 @@ func (c *condition) acceptsQuery(req *Request) bool {
 			continue
 		}
 		if bytes.IndexByte(value, '%') >= 0 || bytes.IndexByte(value, '+') >= 0 {
-			req.scratch = appendDecoded(req.scratch[:0], value)
-			value = req.scratch
+			req.Scratch = appendDecoded(req.Scratch[:0], value)
+			value = req.Scratch
 		}
 		if c.accepts(value) {
 			return true

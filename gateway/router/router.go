@@ -70,8 +70,7 @@ type Headers interface {
 	PeekAll(name string) [][]byte
 }
 
-// Request is what Match looks at. The caller fills and owns it and all its bytes; it
-// is to be kept and filled anew rather than made for each request.
+// Request is what Match looks at. The caller fills and owns it and all its bytes.
 type Request struct {
 	Host     []byte // from NormalizeHost
 	Path     []byte // from Canonical
@@ -82,7 +81,7 @@ type Request struct {
 	Scheme   string // http or https
 	SNI      string // from NormalizeHost; empty without TLS
 
-	scratch []byte // of a decoded query value
+	Scratch []byte // room for a decoded query value, written over from its start; one that does not fit is allocated
 }
 
 // MaxParams bounds the parameters of a path template.
@@ -103,9 +102,8 @@ type Result struct {
 	Prefix int
 
 	Params int // how many of Spans are set; PathParams names them
+	allow  uint64
 	Spans  [MaxParams]Span
-
-	allow uint64
 }
 
 // Param returns the value of parameter i in path, the Request.Path of the match.
@@ -263,17 +261,22 @@ func (t *Table) Match(req *Request, res *Result) Outcome {
 
 // match also counts the places it looked at, so that tests can bound them.
 func (t *Table) match(req *Request, res *Result) (Outcome, int) {
-	w := walk{t: t, req: req, res: res, path: req.Path, method: t.methodBit(req.Method)}
+	w := walk{t: t, req: req, res: res, method: t.methodBit(req.Method)}
 	if w.hosts(req.Host) {
 		return Found, w.steps
 	}
-	res.ID, res.Path, res.Prefix, res.Params, res.allow = -1, -1, 0, 0, 0
+	return w.unmatched()
+}
+
+// unmatched tells what was missing.
+func (w *walk) unmatched() (Outcome, int) {
+	*w.res = Result{ID: -1, Path: -1}
 	if !w.missed {
 		return NotFound, w.steps
 	}
 	w.collect = true
-	w.hosts(req.Host)
-	if res.allow = w.allow; w.allow == 0 {
+	w.hosts(w.req.Host)
+	if w.res.allow = w.allow; w.allow == 0 {
 		return NotFound, w.steps
 	}
 	return MethodNotAllowed, w.steps
@@ -285,7 +288,6 @@ type walk struct {
 	t       *Table
 	req     *Request
 	res     *Result
-	path    []byte
 	method  uint64
 	allow   uint64
 	steps   int
@@ -293,7 +295,17 @@ type walk struct {
 	collect bool
 }
 
+// hosts tries the trees of the host, the most specific first.
 func (w *walk) hosts(host []byte) bool {
+	t := w.t
+	if len(t.exact)+len(t.wild) > 0 && w.named(host) {
+		return true
+	}
+	return t.noHost >= 0 && w.tree(&t.trees[t.noHost])
+}
+
+// named tries the trees of routes with hosts.
+func (w *walk) named(host []byte) bool {
 	t := w.t
 	if len(t.exact) > 0 {
 		w.steps++
@@ -313,19 +325,28 @@ func (w *walk) hosts(host []byte) bool {
 			}
 		}
 	}
-	return t.noHost >= 0 && w.tree(&t.trees[t.noHost])
+	return false
 }
 
 func (w *walk) tree(tr *tree) bool {
-	p := w.path
+	p := w.req.Path
 	if len(p) == 0 || p[0] != '/' {
 		return w.try(&tr.anyPath, 0)
 	}
 	if tr.root != 0 && w.segments(tr.root) {
 		return true
 	}
-	for i := range tr.patterns {
-		pt := &tr.patterns[i]
+	if len(tr.patterns) > 0 && w.patterns(tr.patterns) {
+		return true
+	}
+	return w.try(&tr.anyPath, 0)
+}
+
+// patterns tries regular expressions.
+func (w *walk) patterns(all []pattern) bool {
+	p := w.req.Path
+	for i := range all {
+		pt := &all[i]
 		w.steps++
 		if len(p) >= len(pt.lead) && string(p[:len(pt.lead)]) == pt.lead && pt.re.Match(p) {
 			if c := &w.t.cands[pt.cand]; w.takes(c) {
@@ -333,15 +354,18 @@ func (w *walk) tree(tr *tree) bool {
 			}
 		}
 	}
-	return w.try(&tr.anyPath, 0)
+	return false
 }
 
 // segments tries exact paths, templates, and prefixes from the longest.
 func (w *walk) segments(root int32) bool {
-	t, p := w.t, w.path
+	t, p := w.t, w.req.Path
 	n, at := root, 0 // p[:at] leads to n
 	for at < len(p) {
 		w.steps++
+		if nd := &t.nodes[n]; nd.sole == 0 && !nd.many {
+			break
+		}
 		kid, end := t.step(n, p, at)
 		if kid == 0 {
 			break
@@ -349,23 +373,22 @@ func (w *walk) segments(root int32) bool {
 		n, at = kid, end
 	}
 	nd := &t.nodes[n]
-	if nd.ends != 0 {
-		if at == len(p) {
-			if w.try(&t.ends[nd.ends][whole], at) {
-				return true
-			}
-		} else if at == len(p)-1 && w.try(&t.ends[nd.ends][wholeSlash], at+1) {
+	e := &t.ends[nd.ends] // ends[0] is empty
+	switch len(p) - at {
+	case 0:
+		if w.try(&e[whole], at) {
+			return true
+		}
+	case 1:
+		if w.try(&e[wholeSlash], at+1) {
 			return true
 		}
 	}
 	if t.nodes[root].below && w.templates(root, 0, 0) {
 		return true
 	}
-	if nd.ends != 0 {
-		e := &t.ends[nd.ends]
-		if at < len(p) && w.try(&e[under], at) || w.try(&e[prefix], at) {
-			return true
-		}
+	if at < len(p) && w.try(&e[under], at) || w.try(&e[prefix], at) {
+		return true
 	}
 	for n = nd.shorter; n != 0; n = nd.shorter {
 		nd = &t.nodes[n]
@@ -381,7 +404,7 @@ func (w *walk) segments(root int32) bool {
 // templates tries the templates at and below node n, to which path[:at] leads with k
 // parameters, literals before parameters. It visits a node once at most.
 func (w *walk) templates(n int32, at, k int) bool {
-	t, p := w.t, w.path
+	t, p := w.t, w.req.Path
 	nd := &t.nodes[n]
 	e := &t.ends[nd.ends]
 	w.steps++
@@ -443,9 +466,10 @@ func (t *Table) step(n int32, p []byte, at int) (kid int32, end int) {
 
 // try offers the request to a list; size becomes Result.Prefix.
 func (w *walk) try(l *list, size int) bool {
-	if l.n == 0 {
-		return false
-	}
+	return l.n > 0 && w.offer(l, size)
+}
+
+func (w *walk) offer(l *list, size int) bool {
 	cands := w.t.cands[l.off : l.off+l.n]
 	if l.index != nil {
 		if c, ok := w.lookup(cands, l.index); ok {
@@ -453,8 +477,8 @@ func (w *walk) try(l *list, size int) bool {
 		}
 	}
 	for i := range cands {
-		if w.takes(&cands[i]) {
-			return w.won(&cands[i], size)
+		if c := &cands[i]; w.takes(c) {
+			return w.won(c, size)
 		}
 	}
 	return false
@@ -497,13 +521,13 @@ func (w *walk) first(cands []candidate, offsets []uint32, bound int) int {
 
 func (w *walk) takes(c *candidate) bool {
 	w.steps++
-	if w.collect {
+	switch {
+	case w.collect:
 		if w.t.routes[c.route].accepts(w.req) {
 			w.allow |= c.methods
 		}
 		return false
-	}
-	if c.methods&w.method == 0 {
+	case c.methods&w.method == 0:
 		w.missed = true
 		return false
 	}

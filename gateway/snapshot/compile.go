@@ -410,7 +410,10 @@ func lists(m map[string]config.StringList) map[string][]string {
 }
 
 func (c *compiler) compileRoute(id int, name string, rc *config.Route) *route {
-	r := &route{Route: &exchange.Route{ID: id, Name: name}, config: rc, maxBody: c.maxBody, traces: slices.Contains(rc.Match.Methods, "TRACE")}
+	r := &route{
+		Route: &exchange.Route{ID: id, Name: name}, config: rc, maxBody: c.maxBody,
+		traces: slices.Contains(rc.Match.Methods, "TRACE"), timing: rc.Timing, aims: c.kong || rc.Rewrite != "" || rc.StripPrefix,
+	}
 	if rc.Streaming {
 		r.maxBody = 0
 	}
@@ -419,12 +422,12 @@ func (c *compiler) compileRoute(id int, name string, rc *config.Route) *route {
 		if c.kong {
 			params = router.KongParams
 		}
-		r.params = append(r.params, params(p))
+		r.patterns = append(r.patterns, pathPattern{text: p, params: params(p)})
 	}
 	path := config.Path("routes", name)
 	if rc.Rewrite != "" {
 		var err error
-		if r.rewrite, err = compileRewrite(rc.Rewrite, r.params); err != nil {
+		if r.rewrite, err = compileRewrite(rc.Rewrite, r.patterns); err != nil {
 			c.fail(path+".rewrite", "%s", err.Error())
 		}
 		if rc.StripPrefix {

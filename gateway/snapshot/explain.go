@@ -298,7 +298,7 @@ func hideConditions(candidates []router.Candidate) []router.Candidate {
 func (s *Snapshot) explainRoute(e *Explanation, x *exchange.Exchange, r *route, found *router.Result, consumer string) {
 	e.Route, e.Source = r.Name, s.source("routes", r.Name)
 	if found.Path >= 0 {
-		x.MatchedPrefix, x.ParamNames = found.Prefix, r.params[found.Path]
+		x.MatchedPrefix, x.ParamNames = found.Prefix, r.patterns[found.Path].params
 		for i := range found.Params {
 			x.Params[i] = found.Param(x.Path, i)
 		}

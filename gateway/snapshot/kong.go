@@ -36,19 +36,13 @@ func (c *compiler) kongRoute(r *route, rc *config.Route) *kong.Route {
 
 // decideKong is Decide from the routing on, in compatibility with Kong: what has no route is told nothing else, not even
 // that its method is the reason.
-func (s *Snapshot) decideKong(x *exchange.Exchange, st *state) error {
-	if s.kong.Match(&st.request, &st.result) != router.Found {
-		if err := s.enterUnrouted(x, st); err != nil {
-			return err
-		}
-		return rejectNoRoute
+func (s *Snapshot) decideKong(x *exchange.Exchange, st *state, req *router.Request) error {
+	if s.kong.Match(req, &st.found) != router.Found {
+		return s.refuse(x, st, rejectNoRoute)
 	}
-	r := s.routes[st.result.ID]
+	r := s.routes[st.found.ID]
 	if !r.traces && x.Request.Header.IsTrace() {
-		if err := s.enterUnrouted(x, st); err != nil {
-			return err
-		}
-		return rejectTrace
+		return s.refuse(x, st, rejectTrace)
 	}
 	if err := r.kong.Matched(x); err != nil {
 		if unrouted := s.enterUnrouted(x, st); unrouted != nil {

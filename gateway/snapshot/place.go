@@ -11,11 +11,17 @@ import (
 // counts only if its peer is a trusted proxy.
 func (s *Snapshot) place(x *exchange.Exchange) {
 	x.ClientAddr = x.PeerAddr
-	x.TrustedPeer = s.isTrusted(x.PeerAddr)
-	if !x.TrustedPeer {
-		x.ForwardedPort = portOf(x.ForwardedHost, x.Scheme)
-		return
+	if len(s.trusted) > 0 && s.isTrusted(x.PeerAddr) {
+		s.placeTrusted(x)
+	} else if len(x.ForwardedPort) == 0 {
+		x.ForwardedPort = portOf(x.Scheme)
 	}
+}
+
+// placeTrusted believes what the request says.
+func (s *Snapshot) placeTrusted(x *exchange.Exchange) {
+	x.TrustedPeer = true
+	host, port := x.ForwardedHost, []byte(nil)
 	var forwarded, chain []byte
 	for i := range x.Fields {
 		f := &x.Fields[i]
@@ -34,9 +40,9 @@ func (s *Snapshot) place(x *exchange.Exchange) {
 				x.Scheme = "http"
 			}
 		case exchange.EqualFold(f.Name, "x-forwarded-host"):
-			x.ForwardedHost = f.Value
+			host = f.Value
 		case exchange.EqualFold(f.Name, "x-forwarded-port"):
-			x.ForwardedPort = f.Value
+			port = f.Value
 		}
 	}
 	switch {
@@ -45,9 +51,13 @@ func (s *Snapshot) place(x *exchange.Exchange) {
 	case forwarded != nil:
 		x.ClientAddr = s.clientOf(forwarded, x.PeerAddr, parseForwarded)
 	}
-	if x.ForwardedPort == nil {
-		x.ForwardedPort = portOf(x.ForwardedHost, x.Scheme)
+	if port == nil {
+		port = portIn(host)
 	}
+	if port == nil {
+		port = portOf(x.Scheme)
+	}
+	x.ForwardedHost, x.ForwardedPort = host, port
 }
 
 func (s *Snapshot) isTrusted(a netip.Addr) bool {
@@ -127,11 +137,16 @@ func lastElement(list []byte) []byte {
 
 var port80, port443 = []byte("80"), []byte("443")
 
-// portOf returns the port that Host names, or the scheme's own.
-func portOf(host []byte, scheme string) []byte {
+// portIn returns the port that a host names, nil for none.
+func portIn(host []byte) []byte {
 	if i := bytes.LastIndexByte(host, ':'); i >= 0 && i < len(host)-1 && bytes.IndexByte(host[i:], ']') < 0 {
 		return host[i+1:]
 	}
+	return nil
+}
+
+// portOf returns the port of a scheme.
+func portOf(scheme string) []byte {
 	if scheme == "https" {
 		return port443
 	}

@@ -23,7 +23,7 @@ type rewritePart struct {
 
 // compileRewrite reads "/internal/{path}". {path} is what follows the matched
 // prefix, without its slash; {name} is a parameter that every path of the route has.
-func compileRewrite(text string, params [][]string) (*rewrite, error) {
+func compileRewrite(text string, patterns []pathPattern) (*rewrite, error) {
 	if !strings.HasPrefix(text, "/") {
 		return nil, fmt.Errorf("must start with a slash, as /internal/{path}")
 	}
@@ -45,12 +45,12 @@ func compileRewrite(text string, params [][]string) (*rewrite, error) {
 			r.parts = append(r.parts, rewritePart{rest: true})
 			continue
 		}
-		for _, p := range params {
-			if !slices.Contains(p, name) {
+		for i := range patterns {
+			if !slices.Contains(patterns[i].params, name) {
 				return nil, fmt.Errorf("{%s} is no parameter of every path of this route; {path} is what follows the matched prefix", name)
 			}
 		}
-		if len(params) == 0 {
+		if len(patterns) == 0 {
 			return nil, fmt.Errorf("{%s} is no parameter: the route has no paths", name)
 		}
 		r.parts = append(r.parts, rewritePart{param: name})

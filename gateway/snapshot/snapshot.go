@@ -57,15 +57,23 @@ type route struct {
 	// Route is apart, so that living state which remembers it does not keep the
 	// whole generation.
 	*exchange.Route
-	config  *config.Route
-	action  *action.Action
-	members []member
-	params  [][]string // by path pattern
-	rewrite *rewrite
-	pages   map[int]*page
-	maxBody int64
-	traces  bool // its methods name TRACE
-	kong    *kong.Route
+	action   *action.Action
+	members  []member
+	patterns []pathPattern
+	maxBody  int64
+	traces   bool // its methods name TRACE
+	timing   bool // the client is told how long it took
+	aims     bool // the path for the backend is made from that of the request
+	kong     *kong.Route
+	rewrite  *rewrite
+	pages    map[int]*page
+	config   *config.Route
+}
+
+// pathPattern is a pattern of match.paths and the names of its parameters.
+type pathPattern struct {
+	text   string
+	params []string
 }
 
 // member is a service of a route, or the one place of a route without.
@@ -92,15 +100,11 @@ type state struct {
 	route    *route
 	program  *policy.Program
 	metrics  *telemetry.RouteMetrics
-	request  router.Request
-	result   router.Result
+	found    router.Result // valid while the request is decided
 }
 
-// Reset keeps the buffers of request.
-func (s *state) Reset() {
-	r := s.request
-	*s = state{request: r}
-}
+// Reset leaves what the next match fills.
+func (s *state) Reset() { s.snapshot, s.route, s.program, s.metrics = nil, nil, nil, nil }
 
 var states = exchange.NewSlot[state]()
 
@@ -121,74 +125,81 @@ func init() { rejectTooLarge.Close = true }
 
 // Decide routes the request and runs its policies up to the action.
 func (s *Snapshot) Decide(x *exchange.Exchange) error {
+	st := s.begin(x)
+	path, err := router.Canonical(x.Scratch(), x.Path)
+	if err != nil {
+		return s.decideUnrooted(x, st)
+	}
+	if len(path) > 0 && &path[0] != &x.Path[0] {
+		path = x.Keep(path)
+	}
+	x.Path = path
+	if s.callers.tenants != nil {
+		x.Tenant = s.callers.ofHost(x.Host)
+	}
+	req := router.Request{
+		Host: x.Host, Path: path, RawQuery: x.Query, Method: x.Method(),
+		Headers: x, Listener: x.Listener, Scheme: x.Scheme, Scratch: x.Scratch(),
+	}
+	if x.TLS != nil {
+		req.SNI = x.TLS.ServerName
+	}
+	if s.kong != nil {
+		return s.decideKong(x, st, &req)
+	}
+	if outcome := s.table.Match(&req, &st.found); outcome != router.Found {
+		return s.decideUnmatched(x, st, &req, outcome)
+	}
+	r := s.routes[st.found.ID]
+	if !r.traces && x.Request.Header.IsTrace() {
+		return s.refuse(x, st, rejectTrace)
+	}
+	return s.enter(x, st, r)
+}
+
+// begin makes an exchange one of this snapshot.
+func (s *Snapshot) begin(x *exchange.Exchange) *state {
 	st := states.Of(x)
 	st.snapshot = s
 	if s.kong != nil {
 		kong.Begin(x)
 	}
 	s.place(x)
-	if len(x.Path) == 1 && x.Path[0] == '*' {
-		if err := s.enterUnrouted(x, st); err != nil {
-			return err
-		}
-		x.Reply = optionsReply
-		return exchange.Replied
-	}
-	path, err := router.Canonical(x.Scratch(), x.Path)
-	if err != nil {
-		x.Path = nil
-		if err := s.enterUnrouted(x, st); err != nil {
-			return err
-		}
-		return rejectPath
-	}
-	if len(path) > 0 && (len(x.Path) == 0 || &path[0] != &x.Path[0]) {
-		path = x.Keep(path)
-	}
-	x.Path = path
-	s.readHost(x)
+	return st
+}
 
-	req := &st.request
-	req.Host, req.Path, req.RawQuery, req.Method = x.Host, x.Path, x.Query, x.Method()
-	req.Headers, req.Listener, req.Scheme, req.SNI = x, x.Listener, x.Scheme, ""
-	if x.TLS != nil {
-		req.SNI = x.TLS.ServerName
+// decideUnrooted decides on a request whose path is none: OPTIONS for the
+// gateway as such, or one that is not acceptable.
+func (s *Snapshot) decideUnrooted(x *exchange.Exchange, st *state) error {
+	if string(x.Path) != "*" {
+		x.Path = nil
+		return s.refuse(x, st, rejectPath)
 	}
-	if s.kong != nil {
-		return s.decideKong(x, st)
+	if err := s.enterUnrouted(x, st); err != nil {
+		return err
 	}
-	outcome := s.table.Match(req, &st.result)
-	if outcome != router.Found {
-		if r := s.preflighted(x, st); r != nil {
-			return s.enter(x, st, r)
-		}
+	x.Reply = optionsReply
+	return exchange.Replied
+}
+
+// decideUnmatched decides on a request that no route takes.
+func (s *Snapshot) decideUnmatched(x *exchange.Exchange, st *state, req *router.Request, outcome router.Outcome) error {
+	if r := s.preflighted(x, st, req); r != nil {
+		return s.enter(x, st, r)
 	}
-	switch outcome {
-	case router.NotFound:
-		if err := s.enterUnrouted(x, st); err != nil {
-			return err
-		}
-		return rejectNoRoute
-	case router.MethodNotAllowed:
-		if err := s.enterUnrouted(x, st); err != nil {
-			return err
-		}
-		x.ToClient.Set("Allow", x.Keep(s.table.AppendAllow(x.Scratch(), &st.result)))
-		return rejectMethod
+	if outcome == router.NotFound {
+		return s.refuse(x, st, rejectNoRoute)
 	}
-	r := s.routes[st.result.ID]
-	if !r.traces && x.Request.Header.IsTrace() {
-		if err := s.enterUnrouted(x, st); err != nil {
-			return err
-		}
-		return rejectTrace
+	if err := s.enterUnrouted(x, st); err != nil {
+		return err
 	}
-	return s.enter(x, st, r)
+	x.ToClient.Set("Allow", x.Keep(s.table.AppendAllow(x.Scratch(), &st.found)))
+	return rejectMethod
 }
 
 // preflighted returns the route that a CORS preflight asks about: one for the
 // method that the browser wants to use, whose cors policy answers.
-func (s *Snapshot) preflighted(x *exchange.Exchange, st *state) *route {
+func (s *Snapshot) preflighted(x *exchange.Exchange, st *state, req *router.Request) *route {
 	if !x.Request.Header.IsOptions() || x.RequestHeader("Origin") == nil {
 		return nil
 	}
@@ -196,38 +207,24 @@ func (s *Snapshot) preflighted(x *exchange.Exchange, st *state) *route {
 	if method == nil {
 		return nil
 	}
-	refused := st.result
-	st.request.Method = method
-	if s.table.Match(&st.request, &st.result) == router.Found {
-		if r := s.routes[st.result.ID]; r.members[0].program.Has("cors") {
+	refused := st.found
+	req.Method = method
+	if s.table.Match(req, &st.found) == router.Found {
+		if r := s.routes[st.found.ID]; r.members[0].program.Has("cors") {
 			return r
 		}
 	}
-	st.result = refused
+	st.found = refused
 	return nil
-}
-
-func (s *Snapshot) readHost(x *exchange.Exchange) {
-	host := x.Request.Header.Host()
-	x.Host = router.NormalizeHost(x.Scratch(), host)
-	if len(x.Host) > 0 && &x.Host[0] != &host[0] {
-		x.Host = x.Keep(x.Host)
-	}
-	if s.callers.tenants != nil {
-		x.Tenant = s.callers.ofHost(x.Host)
-	}
 }
 
 // Preempt answers a request before it is routed: what sees every request sees
 // this one, nothing may refuse it. For gateways that obtain certificates.
 func (s *Snapshot) Preempt(x *exchange.Exchange, reply *exchange.Reply) error {
-	st := states.Of(x)
-	st.snapshot = s
-	if s.kong != nil {
-		kong.Begin(x)
+	st := s.begin(x)
+	if s.callers.tenants != nil {
+		x.Tenant = s.callers.ofHost(x.Host)
 	}
-	s.place(x)
-	s.readHost(x)
 	st.program, st.metrics = s.watching, s.nowhere
 	st.metrics.Begin()
 	if err := st.program.Enter(x); err != nil {
@@ -247,15 +244,22 @@ func (s *Snapshot) enterUnrouted(x *exchange.Exchange, st *state) error {
 	return st.program.Enter(x)
 }
 
+// refuse ends a request that no route took, unless a global policy has something else to say.
+func (s *Snapshot) refuse(x *exchange.Exchange, st *state, with *exchange.Reject) error {
+	if err := s.enterUnrouted(x, st); err != nil {
+		return err
+	}
+	return with
+}
+
 // enter runs the route's program up to its end.
 func (s *Snapshot) enter(x *exchange.Exchange, st *state, r *route) error {
 	x.Route, st.route = r.Route, r
-	if st.result.Path >= 0 {
-		x.MatchedPrefix = st.result.Prefix
-		x.ParamNames = r.params[st.result.Path]
-		x.Pattern = r.config.Match.Paths[st.result.Path]
-		for i := range st.result.Params {
-			x.Params[i] = st.result.Param(x.Path, i)
+	if found := &st.found; found.Path >= 0 {
+		p := &r.patterns[found.Path]
+		x.Pattern, x.ParamNames, x.MatchedPrefix = p.text, p.params, found.Prefix
+		for i := range found.Params {
+			x.Params[i] = found.Param(x.Path, i)
 		}
 	}
 	m := &r.members[0]
@@ -329,16 +333,16 @@ func (m *member) forSet(set, count int) (*policy.Program, error) {
 	return p, err
 }
 
-// Answer carries out the action, unless err ended the request, and completes the response.
+// Answer carries out the action, unless err ended the request, and completes the response. It does so by the
+// snapshot that the exchange started with; s is for those that have not.
 func (s *Snapshot) Answer(x *exchange.Exchange, err error) {
 	st := states.Of(x)
+	if st.snapshot != nil {
+		s = st.snapshot
+	}
 	if st.program == nil {
 		// The head was refused before anything was decided.
-		st.snapshot = s
-		if s.kong != nil {
-			kong.Begin(x)
-		}
-		s.place(x)
+		s.begin(x)
 		x.Path = nil
 		_ = s.enterUnrouted(x, st)
 	}
@@ -351,19 +355,41 @@ func (s *Snapshot) Answer(x *exchange.Exchange, err error) {
 		x.Verbatim = !st.program.ReadsResponse(maker)
 	}
 	if err == nil {
-		s.aim(x, r)
+		if r.aims || x.CutTo > x.CutFrom {
+			s.aim(x, r)
+		}
 		err = r.action.Serve(x)
 	}
-	x.Render(err)
-	if x.Head != nil && x.Answer == exchange.Stored && s.kong == nil && !r.config.Timing {
+	if err != nil {
+		x.Render(err)
+	}
+	if x.Head != nil && x.Answer == exchange.Stored && s.kong == nil && !r.timing {
 		// It goes out as it is stored, and no hook has to do with it.
 		x.Status, x.BytesOut = x.Response.StatusCode(), int64(len(x.Response.Body()))
 		return
 	}
 	st.program.Response(x)
+	if !x.Response.IsBodyStream() { // else hooks see the chunks as they pass
+		s.completeBody(x, r)
+	}
+	if r != nil && r.timing {
+		tellTimes(x)
+	}
+	if s.kong != nil {
+		kong.Finish(x)
+	}
+	if x.Answer == exchange.Proxied || x.Answer == exchange.Stored && x.Head == nil {
+		x.ToClient.Add("Via", via)
+	}
+	if x.Head == nil {
+		x.ToClient.Apply(&x.Response.Header)
+	}
+	x.Status = x.Response.StatusCode()
+}
+
+// completeBody has the hooks see a body that is held, or puts the route's own page in the place of an error.
+func (s *Snapshot) completeBody(x *exchange.Exchange, r *route) {
 	switch {
-	case x.Response.IsBodyStream():
-		// Hooks see the chunks as they pass.
 	case x.HasBodyHooks() && x.HasResponseBody():
 		if body, err := x.PushWhole(x.Response.Body()); err != nil {
 			x.Render(err)
@@ -376,24 +402,16 @@ func (s *Snapshot) Answer(x *exchange.Exchange, err error) {
 			x.Response.SetBodyRaw(p.body)
 		}
 	}
-	if !x.Response.IsBodyStream() && !x.Request.Header.IsHead() && !x.Response.SkipBody {
+	if !x.Response.SkipBody && !x.Request.Header.IsHead() {
 		x.BytesOut = int64(len(x.Response.Body()))
 	}
-	if r != nil && r.config.Timing {
-		took := x.Clock.Now() - x.Start
-		x.ToClient.Set("X-Response-Time", x.Keep(appendMillis(x.Scratch(), took)))
-		x.ToClient.Add("Server-Timing", x.Keep(appendServerTiming(x.Scratch(), took, x.UpstreamTime)))
-	}
-	if s.kong != nil {
-		kong.Finish(x)
-	}
-	if x.Answer == exchange.Proxied || x.Answer == exchange.Stored && x.Head == nil {
-		x.ToClient.Add("Via", via)
-	}
-	if x.Head == nil {
-		x.ToClient.Apply(&x.Response.Header)
-	}
-	x.Status = x.Response.StatusCode()
+}
+
+// tellTimes tells the client how long it took.
+func tellTimes(x *exchange.Exchange) {
+	took := x.Clock.Now() - x.Start
+	x.ToClient.Set("X-Response-Time", x.Keep(appendMillis(x.Scratch(), took)))
+	x.ToClient.Add("Server-Timing", x.Keep(appendServerTiming(x.Scratch(), took, x.UpstreamTime)))
 }
 
 var via = []byte(exchange.Via)
@@ -434,8 +452,9 @@ func behind(x *exchange.Exchange, from int) []byte {
 const statusClientGone = 499
 
 // Done sees the exchange when it has ended.
-func (s *Snapshot) Done(x *exchange.Exchange) {
+func Done(x *exchange.Exchange) {
 	st := states.Of(x)
+	s := st.snapshot
 	if st.program == nil {
 		return
 	}
@@ -449,26 +468,26 @@ func (s *Snapshot) Done(x *exchange.Exchange) {
 	}
 	x.Ended = x.Clock.Now()
 	st.program.Done(x)
-	if x.AuthFailure != "" && st.route != nil {
-		st.metrics.AuthFailed(x.AuthFailure)
-	}
 	duration := x.Ended - x.Start
 	st.metrics.Done(&telemetry.Sample{
 		Method:   telemetry.MethodOf(x.Method()),
 		Code:     x.Status,
 		Duration: time.Duration(duration),
-		Overhead: time.Duration(max(duration-x.UpstreamTime-x.TunnelTime, 0)),
+		Overhead: time.Duration(duration - x.UpstreamTime - x.TunnelTime),
 		BytesIn:  x.BytesIn,
 		BytesOut: x.BytesOut,
 	})
+	if x.AuthFailure != "" && st.route != nil {
+		st.metrics.AuthFailed(x.AuthFailure)
+	}
+	if x.RPCStatus != 0 {
+		st.metrics.RPC(x.RPCStatus - 1)
+	}
 	if x.Tenant != nil {
 		s.callers.done(x)
 	}
 	if s.world.Usage != nil {
 		countUsage(s.world.Usage, x)
-	}
-	if x.RPCStatus != 0 {
-		st.metrics.RPC(x.RPCStatus - 1)
 	}
 }
 
