@@ -1,13 +1,13 @@
 package telemetry
 
 import (
-	"bytes"
 	"fmt"
 	"net/netip"
-	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
+	"unsafe"
 )
 
 // Record is what the access log tells about one request. Its bytes are borrowed during the call that appends it.
@@ -43,12 +43,20 @@ const maxField = 4 << 10
 
 const redacted = "[redacted]"
 
-// Format renders a Record as one line. It is immutable.
+// Format renders a Record as one line. It never changes, and may be used concurrently.
 type Format struct {
 	combined bool // else JSON; a function value would move every Record to the heap
 	extended bool // combined, and behind it the other fields of JSON
 	stamped  bool
 	hide     fields
+	second   atomic.Pointer[second]
+}
+
+// second is a second as lines of the format have it: most requests arrive in the one in which the last has.
+type second struct {
+	unix int64
+	text [32]byte
+	n    int
 }
 
 // fields is a set of fields that clients or backends fill with text.
@@ -102,19 +110,17 @@ func (f *Format) Append(dst []byte, r *Record) []byte {
 	}
 	switch {
 	case f.extended:
-		return append(appendExtended(appendCombined(dst, r, f.hide), r, f.hide), '\n')
+		return append(appendExtended(f.appendCombined(dst, r), r, f.hide), '\n')
 	case f.combined:
-		return append(appendCombined(dst, r, f.hide), '\n')
+		return append(f.appendCombined(dst, r), '\n')
 	}
-	return appendJSON(dst, r, f.hide)
+	return f.appendJSON(dst, r)
 }
 
 // Stamped returns the same format with a stamp before each line, for outputs that want to know when and with which status a request was
 // without reading the line: CutStamp reads it.
 func (f *Format) Stamped() *Format {
-	made := *f
-	made.stamped = true
-	return &made
+	return &Format{combined: f.combined, extended: f.extended, hide: f.hide, stamped: true}
 }
 
 // A stamp is the status, 0 to 999, and the time in nanoseconds since 1970, in hexadecimal digits.
@@ -156,56 +162,70 @@ func CutStamp(line []byte) (at time.Time, status int, rest []byte) {
 // maxLine is the most that Append appends for r.
 func maxLine(r *Record) int {
 	const fixed = 1280 // stamp, names, numbers, times, address, marks of cut fields
-	text := 0
+	text := len(r.RequestID) + len(r.Method) + len(r.Host) + len(r.Path) + len(r.Protocol) + len(r.Route) + len(r.Service) +
+		len(r.Endpoint) + len(r.Consumer) + len(r.Tenant) + len(r.Reason) + len(r.Operation) + len(r.TraceID) + len(r.Referer) + len(r.UserAgent)
+	if text > maxField {
+		text = cutText(r)
+	}
+	return fixed + 6*text // a byte becomes \u00xx at worst
+}
+
+// cutText is how much of the texts of r is logged.
+func cutText(r *Record) (text int) {
 	for _, n := range [...]int{
 		len(r.RequestID), len(r.Method), len(r.Host), len(r.Path), len(r.Protocol), len(r.Route), len(r.Service),
 		len(r.Endpoint), len(r.Consumer), len(r.Tenant), len(r.Reason), len(r.Operation), len(r.TraceID), len(r.Referer), len(r.UserAgent),
 	} {
 		text += min(n, maxField)
 	}
-	return fixed + 6*text // a byte becomes \u00xx at worst
+	return text
 }
 
 // appendJSON writes an object with the same keys in the same order always; behind them stand grpc_status for calls of gRPC, operation for
 // requests of GraphQL that name theirs, and trace_id where requests are traced. Text that is not UTF-8 has \ufffd in its place, and what a terminal could take for a command
 // is escaped.
-func appendJSON(dst []byte, r *Record, hide fields) []byte {
+func (f *Format) appendJSON(dst []byte, r *Record) []byte {
+	hide := f.hide
 	dst = append(dst, `{"time":"`...)
-	dst = appendTimestamp(dst, r.Time)
-	dst = appendJSONField(dst, `","request_id":"`, r.RequestID, hide&fieldRequestID)
+	dst = f.appendTime(dst, r.Time)
+	ms := r.Time.Nanosecond() / 1e6
+	dst = append(dst, digit(ms/100), digit(ms/10), digit(ms), 'Z')
+	dst = appendJSONField(dst, `","request_id":"`, view(r.RequestID), hide&fieldRequestID)
 	dst = append(dst, `","client_ip":"`...)
 	dst = appendAddr(dst, r.ClientIP, hide&fieldClientIP, "")
-	dst = appendJSONField(dst, `","method":"`, r.Method, 0)
-	dst = appendJSONField(dst, `","host":"`, r.Host, hide&fieldHost)
-	dst = appendJSONField(dst, `","path":"`, r.Path, hide&fieldPath)
-	dst = append(dst, `","status":`...)
-	dst = strconv.AppendInt(dst, int64(r.Status), 10)
-	dst = append(dst, `,"bytes_in":`...)
-	dst = strconv.AppendInt(dst, r.BytesIn, 10)
-	dst = append(dst, `,"bytes_out":`...)
-	dst = strconv.AppendInt(dst, r.BytesOut, 10)
-	dst = append(dst, `,"duration_ms":`...)
-	dst = appendMilliseconds(dst, max(0, r.Duration))
-	dst = append(dst, `,"upstream_ms":`...)
+	dst = appendJSONField(dst, `","method":"`, view(r.Method), 0)
+	dst = appendJSONField(dst, `","host":"`, view(r.Host), hide&fieldHost)
+	dst = appendJSONField(dst, `","path":"`, view(r.Path), hide&fieldPath)
+	dst = appendNumber(append(dst, `","status":`...), int64(r.Status), 0)
+	dst = appendNumber(append(dst, `,"bytes_in":`...), r.BytesIn, 0)
+	dst = appendNumber(append(dst, `,"bytes_out":`...), r.BytesOut, 0)
+	dst = appendMilliseconds(append(dst, `,"duration_ms":`...), max(0, r.Duration))
 	if r.Upstream < 0 {
-		dst = append(dst, `null`...)
+		dst = append(dst, `,"upstream_ms":null`...)
 	} else {
-		dst = appendMilliseconds(dst, r.Upstream)
+		dst = appendMilliseconds(append(dst, `,"upstream_ms":`...), r.Upstream)
 	}
 	dst = appendJSONField(dst, `,"route":"`, r.Route, 0)
 	dst = appendJSONField(dst, `","service":"`, r.Service, 0)
 	dst = appendJSONField(dst, `","endpoint":"`, r.Endpoint, hide&fieldEndpoint)
-	dst = appendJSONField(dst, `","consumer":"`, r.Consumer, hide&fieldConsumer)
+	dst = appendJSONField(dst, `","consumer":"`, view(r.Consumer), hide&fieldConsumer)
 	dst = appendJSONField(dst, `","tenant":"`, r.Tenant, 0)
 	dst = appendJSONField(dst, `","reason":"`, r.Reason, 0)
-	dst = append(dst, `","attempts":`...)
-	dst = strconv.AppendInt(dst, int64(r.Attempts), 10)
+	dst = appendNumber(append(dst, `","attempts":`...), int64(r.Attempts), 0)
 	dst = appendJSONField(dst, `,"protocol":"`, r.Protocol, 0)
-	dst = appendJSONField(dst, `","referer":"`, withoutQuery(r.Referer), hide&fieldReferer)
-	dst = appendJSONField(dst, `","user_agent":"`, r.UserAgent, hide&fieldUserAgent)
+	dst = appendJSONField(dst, `","referer":"`, withoutQuery(view(r.Referer)), hide&fieldReferer)
+	dst = appendJSONField(dst, `","user_agent":"`, view(r.UserAgent), hide&fieldUserAgent)
 	dst = append(dst, '"')
+	if r.RPCStatus > 0 || r.Operation != "" || len(r.TraceID) > 0 {
+		dst = appendJSONRest(dst, r)
+	}
+	return append(dst, '}', '\n')
+}
+
+// appendJSONRest writes what few lines have.
+func appendJSONRest(dst []byte, r *Record) []byte {
 	if r.RPCStatus > 0 {
-		dst = strconv.AppendUint(append(dst, `,"grpc_status":`...), uint64(r.RPCStatus-1), 10)
+		dst = appendNumber(append(dst, `,"grpc_status":`...), int64(r.RPCStatus-1), 0)
 	}
 	if r.Operation != "" {
 		dst = append(appendJSONField(dst, `,"operation":"`, r.Operation, 0), '"')
@@ -213,13 +233,21 @@ func appendJSON(dst []byte, r *Record, hide fields) []byte {
 	if len(r.TraceID) > 0 {
 		dst = append(append(append(dst, `,"trace_id":"`...), r.TraceID...), '"')
 	}
-	return append(dst, '}', '\n')
+	return dst
 }
 
-func appendJSONField[T string | []byte](dst []byte, key string, value T, hide fields) []byte {
+// view is b as a string for as long as nobody writes to b, as during the call that appends it. All texts are strings then, and one
+// function writes them, where one for each of the two would not fit in the cache beside each other.
+func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// appendJSONField writes what goes before a text, and the text.
+func appendJSONField(dst []byte, key, value string, hide fields) []byte {
 	dst = append(dst, key...)
 	if hide != 0 && len(value) > 0 {
 		return append(dst, redacted...)
+	}
+	if len(value) <= maxField && plainUpTo(value, 0) == len(value) {
+		return append(dst, value...)
 	}
 	return appendJSONText(dst, value)
 }
@@ -234,7 +262,7 @@ var plainJSON = func() (plain [256]bool) {
 
 const hexDigits = "0123456789abcdef"
 
-func appendJSONText[T string | []byte](dst []byte, s T) []byte {
+func appendJSONText(dst []byte, s string) []byte {
 	cut := len(s) > maxField
 	if cut {
 		s = s[:maxField]
@@ -244,7 +272,7 @@ func appendJSONText[T string | []byte](dst []byte, s T) []byte {
 		c := s[i]
 		r, size := rune(c), 1
 		if c >= utf8.RuneSelf {
-			r, size = decodeRune(s[i:min(len(s), i+utf8.UTFMax)])
+			r, size = utf8.DecodeRuneInString(s[i:])
 			if r != utf8.RuneError && r > 0x9f && r != '\u2028' && r != '\u2029' {
 				i += size
 				continue
@@ -275,7 +303,7 @@ func appendJSONText[T string | []byte](dst []byte, s T) []byte {
 
 // plainUpTo is the first place from i on where something stands that JSON does not take as it is, or may not. It looks at eight bytes at a
 // time, as nearly all that is logged is plain.
-func plainUpTo[T string | []byte](s T, i int) int {
+func plainUpTo(s string, i int) int {
 	const ones, highs = 0x0101010101010101, 0x8080808080808080
 	n := len(s)
 	for n-i >= 8 {
@@ -296,39 +324,29 @@ func plainUpTo[T string | []byte](s T, i int) int {
 	return i
 }
 
-func decodeRune[T string | []byte](s T) (rune, int) {
-	var b [utf8.UTFMax]byte
-	n := copy(b[:], s)
-	return utf8.DecodeRune(b[:n])
-}
-
 // appendCombined writes Apache's combined format, escaped as nginx does it: quotes, backslashes, control bytes and all beyond ASCII as
 // \xHH. Spaces are escaped too where the format separates by them. The request line has the path alone.
-func appendCombined(dst []byte, r *Record, hide fields) []byte {
+func (f *Format) appendCombined(dst []byte, r *Record) []byte {
+	hide := f.hide
 	dst = appendAddr(dst, r.ClientIP, hide&fieldClientIP, "-")
-	dst = appendCombinedField(dst, " - ", r.Consumer, hide&fieldConsumer, true)
-	dst = append(dst, " ["...)
-	dst = appendCombinedTime(dst, r.Time)
-	dst = appendCombinedField(dst, `] "`, r.Method, 0, true)
-	dst = appendCombinedField(dst, " ", r.Path, hide&fieldPath, true)
+	dst = appendCombinedField(dst, " - ", view(r.Consumer), hide&fieldConsumer, true)
+	dst = f.appendTime(append(dst, " ["...), r.Time)
+	dst = appendCombinedField(dst, `] "`, view(r.Method), 0, true)
+	dst = appendCombinedField(dst, " ", view(r.Path), hide&fieldPath, true)
 	dst = appendCombinedField(dst, " ", r.Protocol, 0, true)
-	dst = append(dst, `" `...)
-	dst = strconv.AppendInt(dst, int64(r.Status), 10)
-	dst = append(dst, ' ')
-	dst = strconv.AppendInt(dst, r.BytesOut, 10)
-	dst = appendCombinedField(dst, ` "`, withoutQuery(r.Referer), hide&fieldReferer, false)
-	dst = appendCombinedField(dst, `" "`, r.UserAgent, hide&fieldUserAgent, false)
+	dst = appendNumber(append(dst, `" `...), int64(r.Status), 0)
+	dst = appendNumber(append(dst, ' '), r.BytesOut, 0)
+	dst = appendCombinedField(dst, ` "`, withoutQuery(view(r.Referer)), hide&fieldReferer, false)
+	dst = appendCombinedField(dst, `" "`, view(r.UserAgent), hide&fieldUserAgent, false)
 	return append(dst, '"')
 }
 
 // appendExtended writes what JSON has beyond the combined format, as NAME="VALUE" or NAME=NUMBER, in the order of JSON.
 func appendExtended(dst []byte, r *Record, hide fields) []byte {
-	dst = appendCombinedField(dst, ` request_id="`, r.RequestID, hide&fieldRequestID, false)
-	dst = appendCombinedField(dst, `" host="`, r.Host, hide&fieldHost, false)
-	dst = append(dst, `" bytes_in=`...)
-	dst = strconv.AppendInt(dst, r.BytesIn, 10)
-	dst = append(dst, ` duration_ms=`...)
-	dst = appendMilliseconds(dst, max(0, r.Duration))
+	dst = appendCombinedField(dst, ` request_id="`, view(r.RequestID), hide&fieldRequestID, false)
+	dst = appendCombinedField(dst, `" host="`, view(r.Host), hide&fieldHost, false)
+	dst = appendNumber(append(dst, `" bytes_in=`...), r.BytesIn, 0)
+	dst = appendMilliseconds(append(dst, ` duration_ms=`...), max(0, r.Duration))
 	dst = append(dst, ` upstream_ms=`...)
 	if r.Upstream < 0 {
 		dst = append(dst, '-')
@@ -340,26 +358,27 @@ func appendExtended(dst []byte, r *Record, hide fields) []byte {
 	dst = appendCombinedField(dst, `" endpoint="`, r.Endpoint, hide&fieldEndpoint, false)
 	dst = appendCombinedField(dst, `" tenant="`, r.Tenant, 0, false)
 	dst = appendCombinedField(dst, `" reason="`, r.Reason, 0, false)
-	dst = append(dst, `" attempts=`...)
-	dst = strconv.AppendInt(dst, int64(r.Attempts), 10)
+	dst = appendNumber(append(dst, `" attempts=`...), int64(r.Attempts), 0)
 	if r.RPCStatus > 0 {
-		dst = strconv.AppendUint(append(dst, ` grpc_status=`...), uint64(r.RPCStatus-1), 10)
+		dst = appendNumber(append(dst, ` grpc_status=`...), int64(r.RPCStatus-1), 0)
 	}
 	if len(r.TraceID) > 0 {
-		dst = append(appendCombinedField(dst, ` trace_id="`, r.TraceID, 0, false), '"')
+		dst = append(appendCombinedField(dst, ` trace_id="`, view(r.TraceID), 0, false), '"')
 	}
 	return dst
 }
 
 // withoutQuery is a URL up to its query or fragment, which may hold secrets.
-func withoutQuery(u []byte) []byte {
-	if end := bytes.IndexAny(u, "?#"); end >= 0 {
-		return u[:end]
+func withoutQuery(u string) string {
+	for i := range len(u) {
+		if u[i] == '?' || u[i] == '#' {
+			return u[:i]
+		}
 	}
 	return u
 }
 
-func appendCombinedField[T string | []byte](dst []byte, before string, s T, hide fields, escapeSpace bool) []byte {
+func appendCombinedField(dst []byte, before, s string, hide fields, escapeSpace bool) []byte {
 	dst = append(dst, before...)
 	if len(s) == 0 {
 		return append(dst, '-')
@@ -395,41 +414,71 @@ func appendAddr(dst []byte, a netip.Addr, hide fields, unknown string) []byte {
 		return append(dst, unknown...)
 	case hide != 0:
 		return append(dst, redacted...)
+	case !a.Is4():
+		return a.WithZone("").AppendTo(dst) // a zone is free text
 	}
-	return a.WithZone("").AppendTo(dst) // a zone is free text
+	for i, b := range a.As4() {
+		if i > 0 {
+			dst = append(dst, '.')
+		}
+		dst = appendNumber(dst, int64(b), 0)
+	}
+	return dst
 }
 
-// appendTimestamp appends RFC 3339 in UTC with milliseconds.
-func appendTimestamp(dst []byte, t time.Time) []byte {
-	t = t.UTC()
-	year, month, day := t.Date()
-	hour, minute, second := t.Clock()
-	ms := t.Nanosecond() / 1e6
-	return append(dst,
-		digit(year/1000), digit(year/100), digit(year/10), digit(year), '-',
-		digit(int(month)/10), digit(int(month)), '-', digit(day/10), digit(day), 'T',
-		digit(hour/10), digit(hour), ':', digit(minute/10), digit(minute), ':', digit(second/10), digit(second), '.',
-		digit(ms/100), digit(ms/10), digit(ms), 'Z')
+// appendTime appends the second of t, in UTC: of RFC 3339 with a point behind it, or as the combined format has it.
+func (f *Format) appendTime(dst []byte, t time.Time) []byte {
+	if s := f.second.Load(); s != nil && s.unix == t.Unix() {
+		return append(dst, s.text[:s.n]...)
+	}
+	return f.appendOtherTime(dst, t)
 }
 
-func appendCombinedTime(dst []byte, t time.Time) []byte {
-	t = t.UTC()
-	year, month, day := t.Date()
-	hour, minute, second := t.Clock()
-	name := month.String()
-	return append(dst,
-		digit(day/10), digit(day), '/', name[0], name[1], name[2], '/',
-		digit(year/1000), digit(year/100), digit(year/10), digit(year), ':',
-		digit(hour/10), digit(hour), ':', digit(minute/10), digit(minute), ':', digit(second/10), digit(second),
-		' ', '+', '0', '0', '0', '0')
+// appendOtherTime also keeps the second if it is later than the one at hand: requests that have taken long must not drive that out.
+func (f *Format) appendOtherTime(dst []byte, t time.Time) []byte {
+	layout := "2006-01-02T15:04:05."
+	if f.combined {
+		layout = "02/Jan/2006:15:04:05 +0000"
+	}
+	begin := len(dst)
+	dst = t.UTC().AppendFormat(dst, layout)
+	if s := f.second.Load(); s == nil || s.unix < t.Unix() {
+		s = &second{unix: t.Unix()}
+		s.n = copy(s.text[:], dst[begin:])
+		f.second.Store(s)
+	}
+	return dst
 }
 
 func digit(n int) byte { return '0' + byte(n%10) }
 
 // appendMilliseconds appends d in ms with three decimals.
 func appendMilliseconds(dst []byte, d time.Duration) []byte {
-	us := int64(d / time.Microsecond)
-	dst = strconv.AppendInt(dst, us/1000, 10)
-	us %= 1000
-	return append(dst, '.', digit(int(us/100)), digit(int(us/10)), digit(int(us)))
+	return appendNumber(dst, int64(d/time.Microsecond), 3)
+}
+
+// appendNumber appends n, the last decimals of its digits behind a point.
+func appendNumber(dst []byte, n int64, decimals int) []byte {
+	var text [21]byte
+	i := len(text)
+	left := uint64(n)
+	if n < 0 {
+		left = -left
+	}
+	for {
+		i--
+		text[i] = '0' + byte(left%10)
+		left /= 10
+		if decimals--; decimals == 0 {
+			i--
+			text[i] = '.'
+		} else if left == 0 && decimals < 0 {
+			break
+		}
+	}
+	if n < 0 {
+		i--
+		text[i] = '-'
+	}
+	return append(dst, text[i:]...)
 }

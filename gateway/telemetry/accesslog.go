@@ -194,6 +194,7 @@ type AccessLog struct {
 type shard struct {
 	mu     sync.Mutex
 	buf    []byte
+	lines  int // in buf
 	closed bool
 	_      [64]byte
 }
@@ -219,32 +220,36 @@ func newAccessLog(l *AccessLogs, identity, name string, rotates bool, stop chan 
 	return a
 }
 
-// Append hands over the line of r and reports whether it was taken. It allocates nothing and does not wait for the output: when that
-// is too slow the line is dropped and counted. Lines of different cores may change places within a flush.
+// Append hands over the line of r and reports whether it was taken. It allocates nothing but, now and then, for the text of another second,
+// and does not wait for the output: when that is too slow the line is dropped and counted. Lines of different cores may change places within a flush.
 func (a *AccessLog) Append(f *Format, r *Record) bool {
 	need, first := maxLine(r), stripe.Mine()
 	for i := range a.shards {
 		s := &a.shards[(int(first)+i)&(len(a.shards)-1)]
 		s.mu.Lock()
 		before := len(s.buf)
-		taken := !s.closed && cap(s.buf)-before >= need
-		if taken {
-			s.buf = f.Append(s.buf, r)
-		}
-		s.mu.Unlock()
-		if !taken {
+		if s.closed || cap(s.buf)-before < need {
+			s.mu.Unlock()
 			continue // another shard may have room
 		}
+		s.buf = f.Append(s.buf, r)
+		s.lines++
+		s.mu.Unlock()
 		if before == 0 && !a.awake.Load() {
-			select {
-			case a.wake <- struct{}{}:
-			default:
-			}
+			a.rouse()
 		}
 		return true
 	}
 	a.logs.metrics.AccessLogDropped.Inc()
 	return false
+}
+
+// rouse has the writer look at the shards.
+func (a *AccessLog) rouse() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
 }
 
 // write is the writer's goroutine. While there are lines it looks at the shards again and again rather than being told: a channel
@@ -352,12 +357,12 @@ func (a *AccessLog) flush(out Output, last bool) {
 	for i := range a.shards {
 		s := &a.shards[i]
 		s.mu.Lock()
-		lines := s.buf
-		s.buf = a.spare[:0]
+		lines, n := s.buf, s.lines
+		s.buf, s.lines = a.spare[:0], 0
 		s.closed = last
 		s.mu.Unlock()
-		if len(lines) > 0 {
-			a.writeLines(out, lines)
+		if n > 0 {
+			a.writeLines(out, lines, n)
 		}
 		a.spare = lines
 	}
@@ -365,11 +370,11 @@ func (a *AccessLog) flush(out Output, last bool) {
 
 var newline = []byte{'\n'}
 
-// writeLines writes whole lines. What fails is not tried again: a full disk would fill the memory next.
-func (a *AccessLog) writeLines(out Output, lines []byte) {
+// writeLines writes n whole lines. What fails is not tried again: a full disk would fill the memory next.
+func (a *AccessLog) writeLines(out Output, lines []byte, n int) {
 	m := a.logs.metrics
 	lost, err := out.Lines(lines)
-	m.AccessLogLines.Add(int64(bytes.Count(lines, newline) - lost))
+	m.AccessLogLines.Add(int64(n - lost))
 	if err != nil {
 		m.AccessLogDropped.Add(int64(lost))
 		m.AccessLogErrors.Inc()

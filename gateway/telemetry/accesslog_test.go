@@ -475,7 +475,7 @@ func TestPlainUpTo(t *testing.T) {
 					want = at
 				}
 				for from := range at + 1 {
-					if got := plainUpTo(text, from); got != want {
+					if got := plainUpTo(string(text), from); got != want {
 						t.Fatalf("%q from %d: %d, want %d", text, from, got, want)
 					}
 				}

@@ -113,7 +113,9 @@ func (r *Registry) GaugeFunc(d Desc) *FuncFamily {
 // Histogram declares a family of histograms of durations, exposed in seconds, with the given inclusive upper bounds.
 func (r *Registry) Histogram(d Desc, buckets []time.Duration) *Family[*Histogram] {
 	shape := newHistogramShape(buckets)
-	return &Family[*Histogram]{r.declare(d, "histogram", func(stripes int) metric { return newHistogram(shape, stripes) })}
+	f := &Family[*Histogram]{r.declare(d, "histogram", func(stripes int) metric { return newHistogram(shape, stripes) })}
+	f.family.shape = shape
+	return f
 }
 
 func (r *Registry) declare(d Desc, kind string, make func(stripes int) metric) *family {
@@ -263,7 +265,12 @@ type Family[M metric] struct{ family *family }
 // With leases the series with these label values, in the order of the declared labels, for g; nil means for as long as the
 // process lives. The same values give the same handle. Keep the handle: looking it up is not for the path of a request.
 func (f *Family[M]) With(g *Generation, values ...string) M {
-	s, _ := f.family.acquire(values)
+	return f.withMade(g, f.family.make, values...)
+}
+
+// withMade is With for a series that make makes if it is new.
+func (f *Family[M]) withMade(g *Generation, make func(stripes int) metric, values ...string) M {
+	s, _ := f.family.acquire(make, values)
 	g.hold(s)
 	return s.metric.(M)
 }
@@ -274,7 +281,7 @@ type FuncFamily struct{ family *family }
 // With leases the series with these label values for g (nil: for good) and lets value answer for it. value is called when metrics are written,
 // concurrently with everything, possibly once more while g is being closed. Of several leases on one series the youngest answers.
 func (f *FuncFamily) With(g *Generation, value func() float64, values ...string) {
-	s, exceeds := f.family.acquire(values)
+	s, exceeds := f.family.acquire(f.family.make, values)
 	if exceeds {
 		return // there is no meaning in a sum of states
 	}
@@ -305,6 +312,7 @@ type family struct {
 	labels []string
 	max    int
 	make   func(stripes int) metric // nil for the families of the process
+	shape  *histogramShape          // of histograms
 
 	mu     sync.Mutex
 	series map[string]*series // by rendered labels
@@ -320,7 +328,7 @@ type series struct {
 }
 
 // acquire takes a reference on the series with these values, or on the one that takes the rest where there are too many.
-func (f *family) acquire(values []string) (s *series, exceeds bool) {
+func (f *family) acquire(make func(stripes int) metric, values []string) (s *series, exceeds bool) {
 	if len(values) != len(f.labels) {
 		panic("BUG: family " + f.name + " takes the labels " + strings.Join(f.labels, ","))
 	}
@@ -331,7 +339,7 @@ func (f *family) acquire(values []string) (s *series, exceeds bool) {
 	if exceeds {
 		s = f.overflow()
 	} else if s == nil {
-		s = f.add(key)
+		s = f.add(key, make)
 	}
 	s.refs++
 	f.mu.Unlock()
@@ -349,19 +357,19 @@ func (f *family) overflow() *series {
 		}
 		key := renderLabels(f.labels, values)
 		if f.rest = f.series[key]; f.rest == nil {
-			f.rest = f.add(key)
+			f.rest = f.add(key, f.make)
 		}
 		f.rest.refs++
 	}
 	return f.rest
 }
 
-func (f *family) add(key string) *series {
+func (f *family) add(key string, make func(stripes int) metric) *series {
 	stripes := f.reg.stripes
 	if len(f.series) >= fullyStripedSeries {
 		stripes = min(stripes, 2)
 	}
-	s := &series{family: f, labels: key, metric: f.make(stripes)}
+	s := &series{family: f, labels: key, metric: make(stripes)}
 	f.series[key] = s
 	f.sorted = nil
 	return s

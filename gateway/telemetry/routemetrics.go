@@ -17,18 +17,19 @@ const maxRequestSeries = 256
 // RouteMetrics are the resolved series of a route together with the service that answers it. All methods may be called concurrently; on
 // series that exist they allocate nothing.
 type RouteMetrics struct {
+	// What every request changes: copies of the handles, which say where the numbers are.
+	inFlight           Level
+	table              atomic.Pointer[codeTable]
+	overhead, duration Histogram
+	bytesOut, bytesIn  Counter
+
 	metrics *Metrics
 	key     routeKey
 	refs    int         // guarded by metrics.mu
 	lease   *Generation // owns the series, also those made later
 
-	duration, overhead *Histogram
-	bytesIn, bytesOut  *Counter
-	inFlight           *Level
-
-	mu    sync.Mutex
-	table atomic.Pointer[codeTable]
-	rpcs  [grpcwire.Codes]atomic.Pointer[Counter]
+	mu   sync.Mutex
+	rpcs [grpcwire.Codes]atomic.Pointer[Counter]
 	// failures are refused credentials by reason; copied under mu when a reason is new.
 	failures atomic.Pointer[map[string]*Counter]
 }
@@ -41,23 +42,61 @@ func (m *Metrics) Route(g *Generation, route, service string) *RouteMetrics {
 	r := m.routes[key]
 	if r == nil {
 		lease := m.Begin()
+		made := routeRows{overhead: m.Overhead.family.shape, duration: m.RequestDuration.family.shape}
 		r = &RouteMetrics{
 			metrics:  m,
 			key:      key,
 			lease:    lease,
-			duration: m.RequestDuration.With(lease, route),
-			overhead: m.Overhead.With(lease, route),
-			bytesIn:  m.Bytes.With(lease, "in", route),
-			bytesOut: m.Bytes.With(lease, "out", route),
-			inFlight: m.InFlight.With(lease, route),
+			duration: *m.RequestDuration.withMade(lease, made.durations, route),
+			overhead: *m.Overhead.withMade(lease, made.overheads, route),
+			bytesIn:  *m.Bytes.withMade(lease, made.counter(rowBytesIn), "in", route),
+			bytesOut: *m.Bytes.withMade(lease, made.counter(rowBytesOut), "out", route),
+			inFlight: *m.InFlight.withMade(lease, made.level, route),
 		}
-		r.table.Store(newCodeTable(4))
+		r.table.Store(newCodeTable(3))
 		m.routes[key] = r
 	}
 	r.refs++
 	m.mu.Unlock()
 	g.hold(r)
 	return r
+}
+
+// routeRows makes the series of a route that each of its requests changes: as far as they are new they share rows. Where they are in
+// a row is in the order of what requests touch, so that one cache line has most of it.
+type routeRows struct {
+	overhead, duration *histogramShape
+	rows               *rows
+}
+
+const (
+	rowInFlight = iota
+	rowBytesOut
+	rowBytesIn
+	rowOverheadSum
+	rowDurationSum
+	rowBuckets // of overhead, then those of duration
+)
+
+func (r *routeRows) of(stripes int) *rows {
+	if r.rows == nil || r.rows.stripes != stripes {
+		r.rows = newRows(stripes, rowBuckets+r.overhead.buckets()+r.duration.buckets())
+	}
+	return r.rows
+}
+
+func (r *routeRows) level(stripes int) metric { return &Level{*r.of(stripes).counter(rowInFlight)} }
+
+func (r *routeRows) counter(at int) func(stripes int) metric {
+	return func(stripes int) metric { return r.of(stripes).counter(at) }
+}
+
+func (r *routeRows) overheads(stripes int) metric {
+	return r.of(stripes).histogram(r.overhead, rowOverheadSum, rowBuckets)
+}
+
+func (r *routeRows) durations(stripes int) metric {
+	return r.of(stripes).histogram(r.duration, rowDurationSum, rowBuckets+r.overhead.buckets())
 }
 
 func (r *RouteMetrics) release() {
@@ -144,8 +183,8 @@ func (r *RouteMetrics) requests(method Method, code int) *Counter {
 		code = 0
 	}
 	key := uint32(method)<<16 | uint32(code)
-	if c := r.table.Load().find(key); c != nil {
-		return c
+	if s := r.table.Load().slot(key); s.taken() {
+		return &s.counter
 	}
 	return r.addRequests(key)
 }
@@ -155,8 +194,8 @@ func (r *RouteMetrics) addRequests(key uint32) *Counter {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	table := r.table.Load()
-	if c := table.find(key); c != nil {
-		return c
+	if s := table.slot(key); s.taken() {
+		return &s.counter
 	}
 	method, code := methodNames[key>>16], other
 	if n := key & 0xffff; n != 0 {
@@ -164,8 +203,8 @@ func (r *RouteMetrics) addRequests(key uint32) *Counter {
 	}
 	if table.used >= maxRequestSeries {
 		method, code = other, other
-		if c := table.find(0); c != nil { // the key of other, other
-			return c
+		if s := table.slot(0); s.taken() { // the key of other, other
+			return &s.counter
 		}
 		key = 0
 	}
@@ -200,8 +239,9 @@ func (r *RouteMetrics) Stats() RouteStats {
 		OverheadP95: overheads.Quantile(.95),
 		OverheadP99: overheads.Quantile(.99),
 	}
-	for _, slot := range r.table.Load().slots {
-		if slot.counter != nil {
+	slots := r.table.Load().slots
+	for i := range slots {
+		if slot := &slots[i]; slot.taken() {
 			n := slot.counter.Value()
 			s.Requests += n
 			s.ByClass[slot.key&0xffff/100] += n
@@ -212,8 +252,8 @@ func (r *RouteMetrics) Stats() RouteStats {
 
 // AddTo takes the route's durations and overheads into readings of many routes.
 func (r *RouteMetrics) AddTo(durations, overheads *Distribution) {
-	durations.add(r.duration)
-	overheads.add(r.overhead)
+	durations.add(&r.duration)
+	overheads.add(&r.overhead)
 }
 
 // codeTable finds a counter by method and status code: open addressing, at most half full, replaced rather than changed.
@@ -224,24 +264,25 @@ type codeTable struct {
 }
 
 type codeSlot struct {
+	counter Counter // a copy of the handle; without cells: free
 	key     uint32
-	counter *Counter // nil: free
 }
+
+func (s *codeSlot) taken() bool { return s.counter.cells != nil }
 
 func newCodeTable(bits uint) *codeTable {
 	return &codeTable{slots: make([]codeSlot, 1<<bits), shift: 32 - bits}
 }
 
+// slot is where the key is, or belongs.
 func (t *codeTable) slot(key uint32) *codeSlot {
 	mask := uint32(len(t.slots) - 1)
 	for i := key * 0x9e3779b1 >> t.shift; ; i++ {
-		if s := &t.slots[i&mask]; s.counter == nil || s.key == key {
+		if s := &t.slots[i&mask]; s.key == key || !s.taken() {
 			return s
 		}
 	}
 }
-
-func (t *codeTable) find(key uint32) *Counter { return t.slot(key).counter }
 
 func (t *codeTable) with(key uint32, c *Counter) *codeTable {
 	bits := 32 - t.shift
@@ -249,12 +290,12 @@ func (t *codeTable) with(key uint32, c *Counter) *codeTable {
 		bits++
 	}
 	next := newCodeTable(bits)
-	for _, s := range t.slots {
-		if s.counter != nil {
-			*next.slot(s.key) = s
+	for i := range t.slots {
+		if s := &t.slots[i]; s.taken() {
+			*next.slot(s.key) = *s
 		}
 	}
-	*next.slot(key) = codeSlot{key, c}
+	*next.slot(key) = codeSlot{*c, key}
 	next.used = t.used + 1
 	return next
 }

@@ -11,25 +11,50 @@ import (
 	"sluice/gateway/stripe"
 )
 
-// A cell fills a cache line.
-type cell struct {
-	metrics.Counter
-	_ [56]byte
-}
-
 // metric is what a series holds.
 type metric interface {
 	// appendTo appends the sample lines of the series: name is the family's, labels its rendered pairs without braces.
 	appendTo(dst []byte, name, labels string) []byte
 }
 
+// lineCells is how many numbers share a cache line.
+const lineCells = 8
+
 // Counter only grows. All methods may be called concurrently and do not allocate; increments of different cores
 // go to different cache lines.
 type Counter struct {
-	cells []cell // a power of two
+	cells []metrics.Counter // of each stripe the first of width
+	width uint32
+	mask  uint32 // of stripes, a power of two
 }
 
-func newCounter(stripes int) *Counter { return &Counter{cells: make([]cell, stripes)} }
+func newCounter(stripes int) *Counter { return newRows(stripes, lineCells).counter(0) }
+
+// rows are numbers that change together: those of a stripe lie side by side, so that they share cache lines, which no other
+// stripe writes.
+type rows struct {
+	cells   []metrics.Counter
+	width   int // whole cache lines
+	stripes int
+}
+
+func newRows(stripes, width int) *rows {
+	width = (width + lineCells - 1) / lineCells * lineCells
+	return &rows{cells: make([]metrics.Counter, width*stripes), width: width, stripes: stripes}
+}
+
+// counter counts in the cell at i of each row.
+func (r *rows) counter(i int) *Counter {
+	return &Counter{cells: r.cells[i:], width: uint32(r.width), mask: uint32(r.stripes - 1)}
+}
+
+// histogram keeps its sum at one place of each row, and its buckets from another on.
+func (r *rows) histogram(shape *histogramShape, sum, buckets int) *Histogram {
+	return &Histogram{
+		cells: r.cells, width: uint32(r.width), mask: uint32(r.stripes - 1),
+		shape: shape, sum: uint32(sum), buckets: uint32(buckets),
+	}
+}
 
 // Inc adds one.
 func (c *Counter) Inc() { c.addAt(stripe.Mine(), 1) }
@@ -38,13 +63,13 @@ func (c *Counter) Inc() { c.addAt(stripe.Mine(), 1) }
 func (c *Counter) Add(n int64) { c.addAt(stripe.Mine(), n) }
 
 func (c *Counter) addAt(at uint32, n int64) {
-	c.cells[at&uint32(len(c.cells)-1)].AddInt64(n)
+	c.cells[(at&c.mask)*c.width].AddInt64(n)
 }
 
 // Value is the sum so far.
 func (c *Counter) Value() uint64 {
 	var sum uint64
-	for i := range c.cells {
+	for i := 0; i < len(c.cells); i += int(c.width) {
 		sum += c.cells[i].Get()
 	}
 	return sum
@@ -62,7 +87,7 @@ type Level struct {
 	Counter
 }
 
-func newLevel(stripes int) *Level { return &Level{Counter{cells: make([]cell, stripes)}} }
+func newLevel(stripes int) *Level { return &Level{*newCounter(stripes)} }
 
 // Dec takes one away.
 func (l *Level) Dec() { l.addAt(stripe.Mine(), -1) }
@@ -136,17 +161,19 @@ func (c *callbacks) appendTo(dst []byte, name, labels string) []byte {
 // It stands on counters rather than on metrics.PrometheusHistogram because that one takes a lock per observation, which
 // cores would queue for, and gives its numbers as text only.
 type Histogram struct {
-	shape *histogramShape
-	width int               // counters of one stripe, whole cache lines
-	cells []metrics.Counter // per stripe: the buckets, the bucket beyond the last bound, the sum in nanoseconds
-	mask  uint32
+	cells   []metrics.Counter // of each stripe width
+	width   uint32
+	mask    uint32 // of stripes, a power of two
+	shape   *histogramShape
+	sum     uint32 // where a stripe has the sum in nanoseconds
+	buckets uint32 // where its buckets begin, the last of which is beyond the last bound
 }
 
 // histogramShape is what all series of a family share.
 type histogramShape struct {
 	bounds []int64   // upper bounds in nanoseconds, inclusive
-	les    []string  // `le="0.1"`, ending with +Inf
 	start  [65]uint8 // by bit length of the value: the first bucket that can hold it
+	les    []string  // `le="0.1"`, ending with +Inf
 }
 
 func newHistogramShape(buckets []time.Duration) *histogramShape {
@@ -174,9 +201,11 @@ func newHistogramShape(buckets []time.Duration) *histogramShape {
 }
 
 func newHistogram(shape *histogramShape, stripes int) *Histogram {
-	width := (len(shape.bounds) + 2 + 7) &^ 7
-	return &Histogram{shape: shape, width: width, cells: make([]metrics.Counter, width*stripes), mask: uint32(stripes - 1)}
+	return newRows(stripes, 1+shape.buckets()).histogram(shape, 0, 1)
 }
+
+// buckets is how many there are, the one beyond the last bound included.
+func (sh *histogramShape) buckets() int { return len(sh.bounds) + 1 }
 
 // Observe counts d; a negative duration counts as zero.
 func (h *Histogram) Observe(d time.Duration) { h.observeAt(stripe.Mine(), d) }
@@ -188,21 +217,21 @@ func (h *Histogram) observeAt(at uint32, d time.Duration) {
 	for i < len(bounds) && ns > bounds[i] {
 		i++
 	}
-	row := h.cells[int(at&h.mask)*h.width:]
-	row[i].Inc()
-	row[len(bounds)+1].AddInt64(ns)
+	row := h.cells[(at&h.mask)*h.width:]
+	row[int(h.buckets)+i].Inc()
+	row[h.sum].AddInt64(ns)
 }
 
 // read adds up the stripes: observations per bucket (not cumulative) into counts, which has one element more than there are bounds.
 func (h *Histogram) read(counts []uint64) (total, sumNanoseconds uint64) {
-	n := len(h.shape.bounds) + 1
-	for at := 0; at < len(h.cells); at += h.width {
-		for i := range n {
-			v := h.cells[at+i].Get()
+	for at := 0; at < len(h.cells); at += int(h.width) {
+		row := h.cells[at:]
+		for i := range h.shape.buckets() {
+			v := row[int(h.buckets)+i].Get()
 			counts[i] += v
 			total += v
 		}
-		sumNanoseconds += h.cells[at+n].Get()
+		sumNanoseconds += row[h.sum].Get()
 	}
 	return total, sumNanoseconds
 }
