@@ -13,8 +13,11 @@ import (
 // verbatim is an answer whose head goes on as it came, in two parts: body lies where it lay, or is part of head.
 type verbatim struct{ head, body []byte }
 
-// verbatimBuffer is up to which size an answer is one part, and kept room for the next.
+// verbatimBuffer is how much room is kept for the next answer.
 const verbatimBuffer = 16 << 10
+
+// joinedBody is up to which size a body is copied behind its head: copying more costs more than writing two parts.
+const joinedBody = 2 << 10
 
 // compose puts an answer together. Its head is appended to a buffer that has been used for others.
 func (v *verbatim) compose(x *exchange.Exchange, closing bool) {
@@ -34,7 +37,7 @@ func (v *verbatim) compose(x *exchange.Exchange, closing bool) {
 		b = append(b, "\r\n"...)
 	}
 	b = append(b, "\r\n"...)
-	if len(b)+len(body) <= verbatimBuffer {
+	if len(body) <= joinedBody {
 		b, body = append(b, body...), nil
 	}
 	v.head, v.body = b, body

@@ -167,6 +167,17 @@ func TryWrite(fd uintptr, p []byte) (int, error) {
 	return 0, errno
 }
 
+// Quiet reports whether there is nothing to read from a socket, not even its end or an error.
+func Quiet(fd uintptr) bool {
+	var b [1]byte
+	for {
+		_, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&b)), 1, syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
+		if errno != syscall.EINTR {
+			return errno == syscall.EAGAIN
+		}
+	}
+}
+
 // Write sends all of p, waiting for room.
 func (c *Conn) Write(p []byte) (int, error) { return c.WriteBoth(nil, p) }
 

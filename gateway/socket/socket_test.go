@@ -189,3 +189,25 @@ func BenchmarkRoundTrip(b *testing.B) {
 	f("net", func(c net.Conn) net.Conn { return c })
 	f("socket", New)
 }
+
+func TestQuiet(t *testing.T) {
+	c, peer := pair(t, "tcp")
+	f := func(want bool) {
+		t.Helper()
+		quiet := !want
+		for until := time.Now().Add(10 * time.Second); quiet != want && time.Now().Before(until); time.Sleep(time.Millisecond) {
+			raw, _ := c.SyscallConn()
+			_ = raw.Control(func(fd uintptr) { quiet = Quiet(fd) })
+		}
+		if quiet != want {
+			t.Errorf("quiet is %v", quiet)
+		}
+	}
+	f(true)
+	_, _ = peer.Write([]byte("x"))
+	f(false)
+	_, _ = c.Read(make([]byte, 1))
+	f(true)
+	_ = peer.Close()
+	f(false)
+}

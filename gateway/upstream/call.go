@@ -26,7 +26,6 @@ type call struct {
 	key   uint64
 	tried balance.Tried // those that were left
 	fault string        // why the attempt has no answer, for who observes it
-	body  []byte        // held body, replayable
 	out   []byte        // a request that is too large for a reader
 
 	// The response.
@@ -60,8 +59,9 @@ type plain struct {
 
 	// The request, as it is sent at each attempt.
 	req      requestHead
-	streamed bool // the body is not held: there is one attempt
-	ownDate  bool // the engine adds a Date
+	body     []byte // held body, replayable
+	streamed bool   // the body is not held: there is one attempt
+	ownDate  bool   // the engine adds a Date
 
 	pending int // of the bytes in the reader; they are taken with what follows
 	res     responseHead
@@ -97,7 +97,7 @@ func (c *call) Reset() {
 	}
 	c.plain.reset()
 	if c.spent {
-		*c = call{body: kept(c.body), out: kept(c.out), large: kept(c.large), head: kept(c.head), interim: kept(c.interim), names: kept(c.names)}
+		*c = call{plain: plain{body: c.body}, out: kept(c.out), large: kept(c.large), head: kept(c.head), interim: kept(c.interim), names: kept(c.names)}
 	}
 }
 
@@ -107,7 +107,7 @@ func (p *plain) reset() {
 	p.permit = breaker.Permit{}
 	p.now, p.began, p.latency, p.outcome, p.failed = 0, 0, 0, balance.Success, false
 	p.req, p.streamed, p.ownDate = requestHead{}, false, false
-	p.pending = 0
+	p.body, p.pending = kept(p.body), 0
 	p.res.reset()
 }
 
@@ -156,7 +156,7 @@ func (c *call) takeBody() error {
 		if cap(c.body) < int(length) {
 			c.body = make([]byte, length)
 		}
-		c.body, c.spent = c.body[:length], true
+		c.body = c.body[:length]
 		n, err := io.ReadFull(stream, c.body)
 		x.BytesIn += int64(n)
 		if err != nil {

@@ -8,8 +8,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"sluice/gateway/exchange"
 	"sluice/gateway/socket"
 )
@@ -45,10 +43,9 @@ type Conn struct {
 	next    *Conn
 
 	// alive's, bound once.
-	peek   syscall.RawConn // of the socket, also below TLS; nil where there is none
-	pollFn func(fd uintptr)
-	pollFd [1]unix.PollFd
-	quiet  bool
+	peek     syscall.RawConn // of the socket, also below TLS; nil where there is none
+	listenFn func(fd uintptr)
+	quiet    bool
 }
 
 // wait is one direction of a connection while something is expected of it. The
@@ -73,7 +70,7 @@ func newConn(nc net.Conn, p *Pool, s *Sweeper) *Conn {
 	}
 	if sc, ok := below.(*socket.Conn); ok {
 		c.peek, _ = sc.SyscallConn()
-		c.pollFn, c.lookFn = c.poll, c.look
+		c.listenFn, c.lookFn = c.listen, c.look
 		if below == nc {
 			c.socket = sc
 		}
@@ -184,14 +181,10 @@ func (c *Conn) alive() bool {
 	if c.peek == nil {
 		return true
 	}
-	return c.peek.Control(c.pollFn) == nil && c.quiet
+	return c.peek.Control(c.listenFn) == nil && c.quiet
 }
 
-func (c *Conn) poll(fd uintptr) {
-	c.pollFd[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
-	n, err := unix.Poll(c.pollFd[:], 0)
-	c.quiet = n == 0 && err == nil || err == unix.EINTR
-}
+func (c *Conn) listen(fd uintptr) { c.quiet = socket.Quiet(fd) }
 
 // begin puts the connection in a call's hands, and unless its body is still to
 // be sent starts the wait for the response head. The sweeper ends that with a
