@@ -152,6 +152,9 @@ type facts struct {
 	// Unread says that the head could not be read: method and target are unknown.
 	Unread        bool
 	queryReplaced bool
+	// KeepsBody says that a body which is small enough is to be in Body once it was sent, for somebody who comes later. Otherwise
+	// one that can be sent only once may never get there.
+	KeepsBody bool
 	// BodyLater is set by the engine while the client waits to be asked for the
 	// body, Paused by HoldBody when a hook needs it before it can decide.
 	BodyLater, Paused bool

@@ -60,6 +60,7 @@ type plain struct {
 	// The request, as it is sent at each attempt.
 	req      requestHead
 	body     []byte // held body, replayable
+	once     int    // the length of a body that is held in the reader, and sent once
 	streamed bool   // the body is not held: there is one attempt
 	ownDate  bool   // the engine adds a Date
 
@@ -107,7 +108,7 @@ func (p *plain) reset() {
 	p.permit = breaker.Permit{}
 	p.now, p.began, p.latency, p.outcome, p.failed = 0, 0, 0, balance.Success, false
 	p.req, p.streamed, p.ownDate = requestHead{}, false, false
-	p.body, p.pending = kept(p.body), 0
+	p.body, p.once, p.pending = kept(p.body), 0, 0
 	p.res.reset()
 }
 
@@ -152,6 +153,8 @@ func (c *call) takeBody() error {
 		c.req.body, c.req.framing = true, Framing{Length: int64(len(x.Body))}
 	case stream == nil:
 		c.req.body, c.req.framing = false, Framing{}
+	case length > 0 && length <= maxOnce && c.br == nil && !x.KeepsBody && !c.replayable():
+		return c.takeOnce(stream, int(length))
 	case length > 0 && length <= heldBody:
 		if cap(c.body) < int(length) {
 			c.body = make([]byte, length)
@@ -175,6 +178,36 @@ func (c *call) takeBody() error {
 		c.req.upgrade = false
 	}
 	return nil
+}
+
+// maxOnce is up to which size a body that may be sent only once is read into the
+// reader, to where it goes out from.
+const maxOnce = readerSize / 2
+
+// takeOnce reads a body of n bytes that may be sent only once to the end of the
+// reader, where the head comes in front of it.
+func (c *call) takeOnce(stream io.Reader, n int) error {
+	c.br = takeReader()
+	c.once, c.req.body, c.req.framing = n, true, Framing{Length: int64(n)}
+	got, err := io.ReadFull(stream, c.br.buf[readerSize-n:])
+	c.x.BytesIn += int64(got)
+	if err != nil {
+		return bodyFault(err)
+	}
+	return nil
+}
+
+// requestOnce is request with the body that takeOnce has read.
+func (c *call) requestOnce() []byte {
+	start := readerSize - c.once
+	body := c.br.buf[start:]
+	head := BuildRequestHead(c.x, c.ep, &c.req, c.br.buf[:0:start])
+	if &head[0] != &c.br.buf[0] {
+		c.out, c.spent = append(head, body...), true
+		return c.out
+	}
+	copy(c.br.buf[start-len(head):], head)
+	return c.br.buf[start-len(head):]
 }
 
 // attempt sends the request to c.ep and reads the response head; c.now is then
@@ -256,6 +289,9 @@ func (c *call) connect() (err error) {
 // if it fits. Of a body that streams the head is sent here.
 func (c *call) request() []byte {
 	x := c.x
+	if c.once > 0 {
+		return c.requestOnce()
+	}
 	if c.br == nil {
 		c.br = takeReader()
 	}

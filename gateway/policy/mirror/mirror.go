@@ -150,6 +150,7 @@ func (m *mirror) request(x *exchange.Exchange) error {
 	x.ToBackend.Remove(m.mark)
 	if m.sample >= 1 || m.sample > 0 && rand.Float64() < m.sample {
 		states.Of(x)
+		x.KeepsBody = true
 	}
 	return nil
 }
