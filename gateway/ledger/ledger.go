@@ -78,8 +78,9 @@ type Ledger struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 
-	ready bool // tables are there and this run is noted; the writer's own
-	kept  time.Time
+	ready  bool      // tables are there and this run is noted; the writer's own
+	addOne *sql.Stmt // of SQLite
+	kept   time.Time
 }
 
 // batch is what is written at once, under a number, so that it is never written twice.
@@ -349,6 +350,12 @@ func (l *Ledger) prepare(ctx context.Context) error {
 			return fmt.Errorf("cannot make the tables of usage: %w", err)
 		}
 	}
+	if l.lang.sqlite && l.addOne == nil {
+		var err error
+		if l.addOne, err = l.db.PrepareContext(ctx, addOne); err != nil {
+			return fmt.Errorf("cannot write in the tables of usage: %w", err)
+		}
+	}
 	began := l.began.Unix()
 	_, err := l.db.ExecContext(ctx, l.lang.sql(`INSERT INTO sluice_usage_runs (instance, run, started, last, seq) VALUES ($1, $2, $3, $4, 0) ON CONFLICT DO NOTHING`),
 		l.o.Instance, l.run, began, began)
@@ -455,6 +462,9 @@ func (l *Ledger) addRows(ctx context.Context, tx *sql.Tx, step int, rows []usage
 	}
 	// One order for all gateways: they never wait for each other in a circle.
 	slices.SortFunc(order, compareKeys)
+	if l.lang.sqlite {
+		return l.addEach(ctx, tx, step, order, sums)
+	}
 	for part := range slices.Chunk(order, 100) {
 		if err := l.mergeLatencies(ctx, tx, step, part, sums); err != nil {
 			return err

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"database/sql/driver"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -14,7 +16,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
-	_ "modernc.org/sqlite" // the driver "sqlite"
+	"modernc.org/sqlite" // and the driver of this name
 
 	"sluice/gateway/usage"
 )
@@ -140,27 +142,64 @@ func (l *Ledger) mergeLatencies(ctx context.Context, tx *sql.Tx, step int, part 
 
 const columns = `step, at, instance, tenant, consumer, route, version, s0, s1, s2, s3, s4, s5, denied, bytes_in, bytes_out, latency`
 
-// counted are the columns that are added up.
-var counted = [...]string{"s0", "s1", "s2", "s3", "s4", "s5", "denied", "bytes_in", "bytes_out"}
+// values are those of the columns of a row.
+func (l *Ledger) values(args []any, step int, k rowKey, r *usage.Row) []any {
+	args = append(args, step, k.at, l.o.Instance, k.Tenant, k.Consumer, k.Route, k.Version)
+	for _, n := range r.Classes {
+		args = append(args, int64(n))
+	}
+	return append(args, int64(r.Denied), int64(r.BytesIn), int64(r.BytesOut), r.Latency)
+}
+
+// onConflict has rows that are there added up, with latency as told.
+func onConflict(latency string) string {
+	set := ` ON CONFLICT (step, at, instance, tenant, consumer, route, version) DO UPDATE SET latency = ` + latency
+	for _, c := range [...]string{"s0", "s1", "s2", "s3", "s4", "s5", "denied", "bytes_in", "bytes_out"} {
+		set += ", " + c + " = sluice_usage." + c + " + excluded." + c
+	}
+	return set
+}
 
 // upsert adds rows whose latencies are merged.
 func (l *Ledger) upsert(ctx context.Context, tx *sql.Tx, step int, part []rowKey, sums map[rowKey]*usage.Row) error {
 	var b strings.Builder
 	b.WriteString(`INSERT INTO sluice_usage (` + columns + `) VALUES `)
 	values(&b, len(part), 17, 1)
-	b.WriteString(` ON CONFLICT (step, at, instance, tenant, consumer, route, version) DO UPDATE SET latency = excluded.latency`)
-	for _, c := range counted {
-		b.WriteString(", " + c + " = sluice_usage." + c + " + excluded." + c)
-	}
+	b.WriteString(onConflict("excluded.latency"))
 	args := make([]any, 0, 17*len(part))
 	for _, k := range part {
-		r := sums[k]
-		args = append(args, step, k.at, l.o.Instance, k.Tenant, k.Consumer, k.Route, k.Version)
-		for _, n := range r.Classes {
-			args = append(args, int64(n))
-		}
-		args = append(args, int64(r.Denied), int64(r.BytesIn), int64(r.BytesOut), r.Latency)
+		args = l.values(args, step, k, sums[k])
 	}
-	_, err := tx.ExecContext(ctx, l.lang.sql(b.String()), args...)
+	_, err := tx.ExecContext(ctx, b.String(), args...)
 	return err
+}
+
+// addOne is the statement that adds a row in SQLite, which has no way to go between it and the gateway: it is parsed once, and it
+// merges latencies itself. Its parameters have no names: the driver looks each of them up in a list.
+var addOne = `INSERT INTO sluice_usage (` + columns + `) VALUES (` + strings.Repeat("?, ", 16) + `?)` + onConflict("sluice_merge(sluice_usage.latency, excluded.latency)")
+
+func init() {
+	sqlite.MustRegisterDeterministicScalarFunction("sluice_merge", 2, func(_ *sqlite.FunctionContext, args []driver.Value) (driver.Value, error) {
+		a, isBlob := args[0].([]byte)
+		b, areBlobs := args[1].([]byte)
+		if !isBlob || !areBlobs {
+			return nil, errors.New("a latency is no blob")
+		}
+		return usage.MergeEncoded(a, b)
+	})
+}
+
+// addEach adds rows to SQLite.
+func (l *Ledger) addEach(ctx context.Context, tx *sql.Tx, step int, order []rowKey, sums map[rowKey]*usage.Row) error {
+	add := tx.StmtContext(ctx, l.addOne)
+	// For a context that can end the driver starts a goroutine with every row; the transaction sees it end.
+	endless := context.WithoutCancel(ctx)
+	var args []any
+	for _, k := range order {
+		args = l.values(args[:0], step, k, sums[k])
+		if _, err := add.ExecContext(endless, args...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
