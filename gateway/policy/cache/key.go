@@ -161,14 +161,6 @@ func uriLen(b []byte) int {
 	return n
 }
 
-func appendParts(dst []byte, parts ...[]byte) []byte {
-	for _, part := range parts {
-		dst = binary.LittleEndian.AppendUint32(dst, uint32(len(part)))
-		dst = append(dst, part...)
-	}
-	return dst
-}
-
 func appendPart[T []byte | string](dst []byte, part T) []byte {
 	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(part)))
 	return append(dst, part...)
