@@ -101,25 +101,34 @@ func sane(id []byte) bool {
 // generators, one for each thread and seeded by the operating system: ids of many gateways do not collide, as those of a badly
 // seeded generator would, and drawing one takes no lock and no system call. An id is no secret, so that is enough.
 func appendUUID(dst []byte) []byte {
-	var u [16]byte
-	binary.LittleEndian.PutUint64(u[:], rand.Uint64())
-	binary.LittleEndian.PutUint64(u[8:], rand.Uint64())
-	u[6] = u[6]&0x0f | 0x40
-	u[8] = u[8]&0x3f | 0x80
+	a, b := rand.Uint64(), rand.Uint64()
 	var text [uuidLen]byte
-	at := 0
-	for i, b := range u {
-		if i == 4 || i == 6 || i == 8 || i == 10 {
-			text[at] = '-'
-			at++
-		}
-		text[at], text[at+1] = hexDigits[b>>4], hexDigits[b&15]
-		at += 2
-	}
+	binary.LittleEndian.PutUint64(text[0:], digits(uint32(a)))
+	putGroups(text[8:], digits(uint32(a>>32)))
+	putGroups(text[18:], digits(uint32(b)))
+	binary.LittleEndian.PutUint64(text[28:], digits(uint32(b>>32)))
+	text[14] = '4'         // the version
+	text[19] = "89ab"[b&3] // the variant
 	return append(dst, text[:]...)
 }
 
-const hexDigits = "0123456789abcdef"
+// putGroups writes eight digits in two groups, with a hyphen before each.
+func putGroups(dst []byte, eight uint64) {
+	dst[0], dst[5] = '-', '-'
+	binary.LittleEndian.PutUint32(dst[1:], uint32(eight))
+	binary.LittleEndian.PutUint32(dst[6:], uint32(eight>>32))
+}
+
+// digits are the eight hexadecimal digits of 32 bits, all at once, a byte for each; in which order is all the same for random ones.
+func digits(bits uint32) uint64 {
+	const each = 0x0101010101010101
+	n := uint64(bits)
+	n = (n | n<<16) & 0x0000ffff0000ffff
+	n = (n | n<<8) & 0x00ff00ff00ff00ff
+	n = (n | n<<4) & 0x0f0f0f0f0f0f0f0f
+	letters := (n + 6*each) >> 4 & each // 1 for a digit above 9
+	return n + '0'*each + letters*('a'-'9'-1)
+}
 
 // counter numbers requests. One serves all routes and outlives configurations, so that no number comes twice.
 type counter struct {

@@ -1,7 +1,10 @@
 package correlationid
 
 import (
+	"encoding/binary"
+	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -117,4 +120,15 @@ func TestNoAllocations(t *testing.T) {
 	f("")
 	f("", "X-Correlation-ID: abc")
 	f("generator: uuid#counter")
+}
+
+func TestDigits(t *testing.T) {
+	for _, bits := range []uint32{0, 0x12345678, 0x9abcdef0, 0x0f0f0f0f, 0xf0a9f0a9, 0xffffffff} {
+		var got [8]byte
+		binary.LittleEndian.PutUint64(got[:], digits(bits))
+		slices.Reverse(got[:]) // the lowest comes first
+		if want := fmt.Sprintf("%08x", bits); string(got[:]) != want {
+			t.Errorf("the digits of %s are %q", want, got)
+		}
+	}
 }

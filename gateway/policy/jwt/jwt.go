@@ -506,6 +506,9 @@ func (a *authenticator) findElsewhere(x *exchange.Exchange) (token []byte, reaso
 // bearer returns what follows the scheme Bearer (RFC 6750 section 2.1; the scheme's case does not matter).
 func bearer(value []byte) (token []byte, ok bool) {
 	const scheme = "Bearer"
+	if n := len(scheme) + 1; len(value) > n && string(value[:n]) == scheme+" " && value[n] != ' ' { // as nearly everybody writes it
+		return value[n:], true
+	}
 	if len(value) < len(scheme) || !exchange.EqualFold(value[:len(scheme)], scheme) {
 		return nil, false
 	}
