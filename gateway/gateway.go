@@ -474,6 +474,37 @@ func (g *Gateway) Decide(x *exchange.Exchange) (err error) {
 	return gen.Decide(x)
 }
 
+// Handle implements listener.Handler.
+func (g *Gateway) Handle(x *exchange.Exchange) {
+	decided := false
+	defer func() {
+		if fault := recover(); fault != nil {
+			g.mend(x, fault, decided)
+		}
+	}()
+	gen := g.current.Load()
+	if gen.asked != nil && x.TLS == nil {
+		err := g.Decide(x)
+		decided = true
+		g.Answer(x, err)
+		return
+	}
+	err := gen.Decide(x)
+	decided = true
+	gen.Snapshot.Answer(x, err)
+}
+
+// mend answers a request that met a fault in Handle.
+func (g *Gateway) mend(x *exchange.Exchange, fault any, decided bool) {
+	err := g.survive(x, fault)
+	if !decided {
+		g.Answer(x, err)
+		return
+	}
+	x.Render(err)
+	x.Status = x.Response.StatusCode()
+}
+
 // Answer implements listener.Handler.
 func (g *Gateway) Answer(x *exchange.Exchange, err error) {
 	defer func() {

@@ -37,48 +37,47 @@ const (
 // can enforce the timeouts of all without a deadline per request. The stamps
 // are of the sweeper's coarse clock.
 type conn struct {
+	// What every request comes by stands together, in as few lines of the cache as can be.
 	net.Conn // what is spoken on tcp: TLS, or the same
-	tcp      net.Conn
 	owner    *Listener
-	raw      syscall.RawConn
+	wait     wait
+	phase    atomic.Uint32
+	cut      atomic.Bool  // reading was interrupted for good
+	since    atomic.Int64 // when the phase began
+	// What follows, up to tcp, is the connection goroutine's own, as is all from proxied on.
+	pacing   *pacing              // how fast to write, nil for a connection that was never told
+	state    *tls.ConnectionState // nil without TLS
+	answers  uint32               // how many requests have ended
+	unheard  bool                 // the client was not heard out
+	buffered bool                 // the last answer may still be in fasthttp's buffer
+	peerLen  uint8                // of peer in peerText; 0: it is not there, or longer
+	peerText [len("255.255.255.255")]byte
 	id       uint64
 	peer     netip.Addr // the client's, once a PROXY protocol header was read
-	peerText [len("255.255.255.255")]byte
-	peerLen  uint8 // of peer in peerText; 0: it is not there, or longer
-	seated   bool  // counted under peer; both under the owner's mu
 
-	phase      atomic.Uint32
-	since      atomic.Int64 // when the phase began
+	tcp        net.Conn
+	raw        syscall.RawConn
+	seated     bool         // counted under peer; both under the owner's mu
 	readSince  atomic.Int64 // a body read waits since then, 0: none
 	writeSince atomic.Int64 // a write waits since then, 0: none
 	looked     int64        // the sweeper's: the phase in which it has seen that the client is still there, by its beginning
-	cut        atomic.Bool  // reading was interrupted for good
 	abrupt     atomic.Bool  // the client is not to be told that this is the end
 
-	// The rest is the connection goroutine's own. unflushed: the last answer
-	// may still be in fasthttp's buffer. unread: the client was not heard out.
 	// strict has read what this conn gave to the engine; held came behind a
 	// request that may have switched protocols, and waits for that to be known.
-	unflushed bool
-	unread    bool
-	proxied   ProxyMode // unless off, a PROXY protocol header is to be looked for
-	protocol  string
-	state     *tls.ConnectionState // nil without TLS
-	secured   bool                 // set before others see the connection, as is looped
-	looped    bool                 // the engine loop serves it
-	mux       multiplexed          // set before phaseStreams
-	strict    strict
-	held      []byte
+	proxied  ProxyMode // unless off, a PROXY protocol header is to be looked for
+	protocol string
+	secured  bool        // set before others see the connection, as is looped
+	looped   bool        // the engine loop serves it
+	mux      multiplexed // set before phaseStreams
+	strict   strict
+	held     []byte
 	// gather: the next write is the first part of an answer; it waits in gathered for the second.
 	gather      bool
 	gathered    *[engineBuffer]byte
 	gatheredLen int
-	// instead: what goes out in the place of the next write. answers: how many requests have ended.
+	// instead: what goes out in the place of the next write.
 	instead *verbatim
-	answers uint32
-	wait    wait
-	// pacing: how fast to write, nil for a connection that was never told.
-	pacing *pacing
 
 	tunnel struct {
 		sync.Mutex
@@ -113,7 +112,7 @@ func (c *conn) Read(p []byte) (int, error) {
 
 // readNext reads for fasthttp what is no plain request. Behind a plain one fasthttp is told of the end alone.
 func (c *conn) readNext(p []byte) (int, error) {
-	t := c.wait.next()
+	t := c.nextTurn()
 	if t == nil {
 		return 0, io.EOF
 	}
@@ -130,7 +129,7 @@ func (c *conn) readNext(p []byte) (int, error) {
 
 // beginHead notes that a head has begun to come.
 func (c *conn) beginHead() bool {
-	c.unflushed = false
+	c.buffered = false
 	ph := c.phase.Load()
 	if ph == phaseHead {
 		return true
@@ -210,7 +209,7 @@ func (c *conn) read(ph phase, p []byte) (int, error) {
 		// that a close would cut.
 		c.phase.CompareAndSwap(phaseDone, phaseIdle)
 	}
-	c.unflushed = false
+	c.buffered = false
 	n, err := c.Conn.Read(p)
 	if n == 0 && err != nil && ph == phaseNew {
 		// Who leaves without a word, as a check of whether anybody is there does,
@@ -238,7 +237,7 @@ const writeSlice = 64 << 10
 
 // Write writes to the client.
 func (c *conn) Write(p []byte) (int, error) {
-	c.unflushed = false
+	c.buffered = false
 	if c.instead != nil {
 		return c.writeInstead(p)
 	}
@@ -294,7 +293,7 @@ func (c *conn) writeGathered(p []byte) (int, error) {
 
 // writeBoth writes two parts of an answer, in one write where the socket takes it.
 func (c *conn) writeBoth(first, p []byte) (err error) {
-	c.unflushed = false
+	c.buffered = false
 	if c.pacing.on() {
 		if _, err = c.writePaced(first); err == nil {
 			_, err = c.writePaced(p)
@@ -333,7 +332,7 @@ func (c *conn) WriteBody(p []byte) (int, error) { return c.Write(p) }
 // Close closes the connection and takes it off the listener's books. It is for
 // the connection's own goroutine; others use shut.
 func (c *conn) Close() error {
-	if c.unread && c.phase.Swap(phaseLinger) != phaseClosing {
+	if c.unheard && c.phase.Swap(phaseLinger) != phaseClosing {
 		c.linger()
 	}
 	return c.shut()
@@ -407,7 +406,7 @@ func (c *conn) CloseWrite() error {
 // serving notes that a request is complete as far as its head goes.
 func (c *conn) serving() {
 	c.phase.Store(phaseServing)
-	c.unread = false
+	c.unheard = false
 	c.pacing.off()
 }
 
@@ -437,7 +436,7 @@ func (c *conn) goAway(code int) {
 func (c *conn) answered() {
 	c.since.Store(c.owner.coarse.Load())
 	c.phase.CompareAndSwap(phaseServing, phaseDone)
-	c.unflushed = true
+	c.buffered = true
 	c.answers++
 }
 
@@ -461,7 +460,7 @@ func (c *conn) InterruptRead() {
 // Interim sends an interim response, unless an earlier answer of a pipeline
 // may still be buffered above this connection.
 func (c *conn) Interim(head []byte) {
-	if !c.unflushed {
+	if !c.buffered {
 		_, _ = c.Write(head)
 	}
 }

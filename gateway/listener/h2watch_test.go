@@ -21,6 +21,7 @@ func (l *losses) Answer(x *exchange.Exchange, err error) {
 	x.Render(err)
 	l.reasons = append(l.reasons, err.Error())
 }
+func (l *losses) Handle(*exchange.Exchange) { panic("BUG: nobody decides on what is lost") }
 func (l *losses) Done(*exchange.Exchange) { l.reasons = append(l.reasons, "done") }
 
 // feed is what writing does.

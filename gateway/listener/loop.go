@@ -12,7 +12,7 @@ import (
 // loop is the second engine: one goroutine for each connection, over fasthttp's
 // types for messages. What is no plain request it reads with fasthttp's parser, and
 // reads and answers as fasthttp's server does.
-type loop struct{ *wait }
+type loop struct{ *conn }
 
 // maxUnreadBody is how much of a request body that nobody wanted is read, so
 // that its connection can be used again; fasthttp's own bound.
@@ -30,9 +30,9 @@ func (s *Server) serveLoop(c *conn) {
 			return
 		}
 	}
-	l := loop{&c.wait}
+	l := loop{c}
 	for keep := true; keep; {
-		t := l.next()
+		t := c.nextTurn()
 		if t == nil {
 			return
 		}
@@ -59,7 +59,7 @@ func (l loop) serveRead(t *turn) (keep bool) {
 	if !c.beginHead() {
 		return false
 	}
-	c.held = t.buf[:l.read]
+	c.held = t.buf[:l.wait.read]
 	for keep = true; keep && (len(c.held) > 0 || br.Buffered() > 0); {
 		keep = l.serve(t)
 	}
@@ -69,7 +69,7 @@ func (l loop) serveRead(t *turn) (keep bool) {
 // serve reads a request with fasthttp's parser and answers it. It reports
 // whether the connection may be used for another one.
 func (l loop) serve(t *turn) (keep bool) {
-	s, c := l.server, l.conn
+	s, c := l.wait.server, l.conn
 	t.used = true
 	t.req.Reset()
 	err := t.req.Header.Read(t.br)
@@ -124,9 +124,9 @@ func (l loop) refuse(t *turn, err error) {
 	if err == io.EOF || errors.Is(err, net.ErrClosed) {
 		return
 	}
-	x := l.server.pool.Get(&t.req, &t.res, l.server.ended)
+	x := l.wait.server.pool.Get(&t.req, &t.res, l.wait.server.ended)
 	defer t.end(x)
-	l.server.refuse(l.conn, x, err)
+	l.wait.server.refuse(l.conn, x, err)
 	t.res.SetConnectionClose()
 	if t.res.Write(t.bw) == nil {
 		_ = t.bw.Flush()

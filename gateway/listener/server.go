@@ -24,6 +24,8 @@ type Handler interface {
 	// Answer carries out the action, unless err ended the request before, and
 	// completes the response.
 	Answer(x *exchange.Exchange, err error)
+	// Handle is Decide, which is not to pause, and Answer.
+	Handle(x *exchange.Exchange)
 	// Done sees every exchange once, when it has ended.
 	Done(x *exchange.Exchange)
 }
@@ -96,7 +98,7 @@ func (d door) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		c := nc.(*conn)
-		c.wait.begin(d.Server, c)
+		c.wait.server, c.wait.wake = d.Server, c.wake
 		if !c.looped {
 			return c, nil
 		}
@@ -280,7 +282,7 @@ func (s *Server) refuse(c *conn, x *exchange.Exchange, err error) {
 		c.identify(x)
 	}
 	c.serving()
-	c.unread = true
+	c.unheard = true
 	var small *fasthttp.ErrSmallBuffer
 	reject := rejectMalformed
 	switch {
@@ -306,7 +308,7 @@ func (s *Server) done(x *exchange.Exchange) {
 	s.handler.Done(x)
 	if c, ok := x.Client.(*conn); ok {
 		if n := int64(x.Request.Header.ContentLength()); n > x.BytesIn || n == -1 {
-			c.unread = true
+			c.unheard = true
 		}
 		c.answered()
 	}

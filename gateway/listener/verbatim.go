@@ -103,7 +103,7 @@ var verbatims = sync.Pool{New: func() any { return new(verbatim) }}
 // mayReplace reports whether the next write of fasthttp is the answer to this request and nothing else: no other request
 // has come behind it, and no earlier answer waits in fasthttp's buffer.
 func (c *conn) mayReplace() bool {
-	return !c.unflushed && c.strict.state == atStart && c.strict.ended == c.answers+1
+	return !c.buffered && c.strict.state == atStart && c.strict.ended == c.answers+1
 }
 
 // replaceAnswer has an answer go out in the place of the one that fasthttp is going to write, which is to be as short as

@@ -13,11 +13,10 @@ import (
 // wait is a connection's wait for its next request, for either engine. Plain requests, which nearly all are, are answered
 // within it, and the engine has but what is not plain. It has buffers only while a request is there.
 type wait struct {
-	server *Server
-	conn   *conn
-	wakeFn func(fd uintptr) bool // wake, bound once
+	server *Server               // nil where engines of other protocols read
+	wake   func(fd uintptr) bool // conn.wake, bound once
 
-	// What wake leaves behind when it ends the wait: what was read in turn, or an exchange whose answer is still to be sent.
+	// What the wait ends with: a turn, and in it what was read, or an exchange whose answer is still to be sent.
 	turn *turn
 	read int
 	x    *exchange.Exchange
@@ -45,21 +44,18 @@ func (s *Server) newTurn() *turn {
 	return t
 }
 
-func (w *wait) begin(s *Server, c *conn) {
-	w.server, w.conn, w.wakeFn = s, c, w.wake
-}
-
-// next waits until there is something that is no plain request, which it returns in a turn; it is nil once there can be
+// nextTurn waits until there is something that is no plain request, which it returns in a turn; it is nil once there can be
 // nothing more.
-func (w *wait) next() *turn {
+func (c *conn) nextTurn() *turn {
+	w := &c.wait
 	for {
-		t := w.sleep()
+		t := c.sleep()
 		if t == nil || w.x == nil {
 			return t
 		}
 		x := w.x
 		w.x = nil
-		keep := w.complete(t, x, false)
+		keep := c.complete(t, x, false)
 		w.server.turns.Put(t)
 		if !keep {
 			return nil
@@ -68,11 +64,11 @@ func (w *wait) next() *turn {
 }
 
 // sleep waits once. At a socket the wait goes on over plain requests whose answers go out verbatim.
-func (w *wait) sleep() *turn {
-	c := w.conn
+func (c *conn) sleep() *turn {
+	w := &c.wait
 	if s, ok := c.Conn.(*socket.Conn); ok {
 		c.phase.CompareAndSwap(phaseDone, phaseIdle)
-		if s.Poll(w.wakeFn) != nil {
+		if s.Poll(w.wake) != nil {
 			return nil
 		}
 		t := w.turn
@@ -85,37 +81,38 @@ func (w *wait) sleep() *turn {
 		w.server.turns.Put(t)
 		return nil
 	}
-	w.read, w.x = n, w.answer(t, n)
+	w.read, w.x = n, c.answer(t, n)
 	return t
 }
 
 // wake is what the wait at a socket calls when there may be something to read; it reports false to go on waiting. The wait holds the
 // socket's reading side, which is why nothing in here reads on, and is not begun anew for each request, which spares the read
 // that would only say that nothing has come yet. So an end that came along with a request shows in the sweeper's look.
-func (w *wait) wake(fd uintptr) bool {
-	t := w.server.turns.Get().(*turn)
+func (c *conn) wake(fd uintptr) bool {
+	turns := &c.wait.server.turns
+	t := turns.Get().(*turn)
 	n, err := socket.TryRead(fd, t.buf)
 	if n == 0 {
-		w.server.turns.Put(t)
+		turns.Put(t)
 		return err != socket.ErrNotYet
 	}
-	x := w.answer(t, n)
-	if x == nil || x.Head == nil || n == len(t.buf) || w.isLast(x) || w.conn.pacing.on() {
-		w.turn, w.read, w.x = t, n, x
+	x := c.answer(t, n)
+	if x == nil || x.Head == nil || n == len(t.buf) || c.isLast(x) || c.pacing.on() {
+		c.wait.turn, c.wait.read, c.wait.x = t, n, x
 		return true
 	}
 	t.out.compose(x, false)
-	sent := w.conn.writeNow(fd, &t.out)
+	sent := c.writeNow(fd, &t.out)
 	t.out.sent()
 	t.end(x)
-	w.server.turns.Put(t)
-	w.conn.phase.CompareAndSwap(phaseDone, phaseIdle)
+	turns.Put(t)
+	c.phase.CompareAndSwap(phaseDone, phaseIdle)
 	return !sent
 }
 
 // answer answers the request of which n bytes were read, if it is plain and whole; else it returns nil. The answer is not sent.
-func (w *wait) answer(t *turn, n int) *exchange.Exchange {
-	s, c := w.server, w.conn
+func (c *conn) answer(t *turn, n int) *exchange.Exchange {
+	s := c.wait.server
 	x := s.pool.Get(&t.req, &t.res, s.ended)
 	r := readPlain(x, t.buf[:n])
 	if ph := c.phase.Load(); r.size == 0 || n-r.size != r.length || ph == phaseClosing || !c.phase.CompareAndSwap(ph, phaseServing) {
@@ -123,33 +120,36 @@ func (w *wait) answer(t *turn, n int) *exchange.Exchange {
 		return nil
 	}
 	c.strict.ended++
-	c.unflushed = false
 	r.present(x, &t.req)
 	if r.length > 0 {
-		t.used = true
-		t.req.Header.SetContentLength(r.length)
-		t.body = requestBody{turn: t, left: r.length, ahead: t.buf[r.size:n]}
-		t.req.SetBodyStream(&t.body, r.length)
+		t.hold(&r, n)
 	}
+	c.buffered = false
 	s.attach(c, x)
-	err := s.handler.Decide(x)
-	x.Verbatim = !t.req.Header.IsHead() && !s.adorns(c)
-	s.handler.Answer(x, err)
+	x.Verbatim = !s.adorns(c) && !t.req.Header.IsHead()
+	s.handler.Handle(x)
 	return x
 }
 
+// hold has the body of a plain request read from where it came, behind the head.
+func (t *turn) hold(r *plain, n int) {
+	t.used = true
+	t.req.Header.SetContentLength(r.length)
+	t.body = requestBody{turn: t, left: r.length, ahead: t.buf[r.size:n]}
+	t.req.SetBodyStream(&t.body, r.length)
+}
+
 // isLast reports whether the connection ends with the answer to x, whatever its request says.
-func (w *wait) isLast(x *exchange.Exchange) bool {
-	return x.Response.ConnectionClose() || w.server.draining.Load() || x.Aborted.Load() || w.conn.cut.Load()
+func (c *conn) isLast(x *exchange.Exchange) bool {
+	return x.Response.ConnectionClose() || c.wait.server.draining.Load() || x.Aborted.Load() || c.cut.Load()
 }
 
 // complete sends the answer and ends the exchange. It reports whether the
 // connection may be used for another request.
-func (w *wait) complete(t *turn, x *exchange.Exchange, closing bool) (keep bool) {
+func (c *conn) complete(t *turn, x *exchange.Exchange, closing bool) (keep bool) {
 	defer t.end(x)
-	s, c := w.server, w.conn
-	s.secure(c, x)
-	closing = closing || w.isLast(x) || t.body.failed || !t.res.IsBodyStream() && t.body.overflows(maxUnreadBody)
+	c.wait.server.secure(c, x)
+	closing = closing || c.isLast(x) || t.body.failed || !t.res.IsBodyStream() && t.body.overflows(maxUnreadBody)
 	if x.Head != nil {
 		return t.answerVerbatim(c, x, closing) == nil && !closing && t.body.skip(maxUnreadBody)
 	}
@@ -162,7 +162,7 @@ func (w *wait) complete(t *turn, x *exchange.Exchange, closing bool) (keep bool)
 	if x.Answer == exchange.Tunnel && x.Tunnel != nil {
 		c.phase.Store(phaseTunnel)
 		if t.res.Write(bw) == nil && bw.Flush() == nil {
-			w.letGo(t)
+			c.letGo(t)
 			c.run(x.Tunnel)
 		}
 		return false
@@ -233,9 +233,9 @@ func (t *turn) answerUnframed(c *conn) {
 }
 
 // letGo gives the buffers back ahead of what may last for days. strict has kept what came behind the request, so that they are empty.
-func (w *wait) letGo(t *turn) {
+func (c *conn) letGo(t *turn) {
 	buffers := &turn{buf: t.buf, br: t.br, bw: t.bw}
 	exchange.Undated(&buffers.res.Header)
 	t.buf, t.br, t.bw = nil, nil, nil
-	w.server.turns.Put(buffers)
+	c.wait.server.turns.Put(buffers)
 }
