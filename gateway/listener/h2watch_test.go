@@ -22,7 +22,7 @@ func (l *losses) Answer(x *exchange.Exchange, err error) {
 	l.reasons = append(l.reasons, err.Error())
 }
 func (l *losses) Handle(*exchange.Exchange) { panic("BUG: nobody decides on what is lost") }
-func (l *losses) Done(*exchange.Exchange) { l.reasons = append(l.reasons, "done") }
+func (l *losses) Done(*exchange.Exchange)   { l.reasons = append(l.reasons, "done") }
 
 // feed is what writing does.
 func feed(w *frameWatch, piece []byte) (malformed []uint32) {
