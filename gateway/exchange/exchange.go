@@ -163,12 +163,13 @@ type facts struct {
 	// OutlivesClient says that the backend's answer is waited for although the client has gone: somebody else has a use for it.
 	OutlivesClient bool
 	// Verbatim is set by an engine that sends a head as it came, and stays set while
-	// nobody needs it parsed. Then Head may be it: status line and fields, without
-	// those of the connection and the framing, each line with its end. Status and
-	// body are in Response as ever, and what goes beside it is in ToClient.
+	// nobody needs it parsed. Then Head may be it: status line and fields, with the
+	// gateway's Via, without those of the connection and the framing, each line with
+	// its end. Status and body are in Response as ever, and what goes beside it is in
+	// ToClient.
 	//
-	// Of a stored answer Head has the framing and Via too, and Tail what is told of it
-	// at this moment, Age above all, in whole lines.
+	// Of a stored answer Head has the framing too, and Tail what is told of it at this
+	// moment, Age above all, in whole lines.
 	Verbatim bool
 	// Answer tells who answered, Status with what: it is set once the response is complete.
 	Answer Answer

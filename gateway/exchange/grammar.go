@@ -52,19 +52,18 @@ func TextLen(b []byte, low byte) int {
 	const ones, highs = 0x0101010101010101, 0x8080808080808080
 	lows := ones * uint64(low)
 	i := 0
-	for len(b)-i >= 8 {
+	for ; i+8 <= len(b); i += 8 {
 		x := binary.LittleEndian.Uint64(b[i:])
 		del := x ^ ones*0x7f
 		// The lowest flag is exact; only flags above it may be false.
 		if f := ((x-lows)&^x | (del-ones)&^del) & highs; f != 0 {
 			return i + bits.TrailingZeros64(f)>>3
 		}
-		if i += 8; i < len(b) && i > len(b)-8 {
-			i = len(b) - 8 // the rest, and some of what was looked at
-		}
 	}
-	for i < len(b) && b[i] >= low && b[i] != 0x7f {
-		i++
+	for ; i < len(b); i++ {
+		if b[i] < low || b[i] == 0x7f {
+			return i
+		}
 	}
 	return i
 }

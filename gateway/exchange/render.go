@@ -143,6 +143,9 @@ func (x *Exchange) parseTail() {
 // Via is what a message is told that has come through the gateway.
 const Via = "1.1 sluice"
 
+// ViaLine is the line of it.
+const ViaLine = "Via: " + Via + "\r\n"
+
 // NewReply returns a Reply with this status and no headers yet.
 func NewReply(status int, answer Answer) *Reply {
 	r := &Reply{Answer: answer}

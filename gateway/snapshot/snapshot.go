@@ -378,10 +378,10 @@ func (s *Snapshot) Answer(x *exchange.Exchange, err error) {
 	if s.kong != nil {
 		kong.Finish(x)
 	}
-	if x.Answer == exchange.Proxied || x.Answer == exchange.Stored && x.Head == nil {
-		x.ToClient.Add("Via", via)
-	}
 	if x.Head == nil {
+		if x.Answer == exchange.Proxied || x.Answer == exchange.Stored {
+			x.ToClient.Add("Via", via)
+		}
 		x.ToClient.Apply(&x.Response.Header)
 	}
 	x.Status = x.Response.StatusCode()

@@ -15,27 +15,29 @@ type Record struct {
 	Time      time.Time // when the request arrived
 	RequestID []byte
 	ClientIP  netip.Addr // invalid: unknown, as on a Unix socket
-	Method    []byte
-	Host      []byte
-	Path      []byte // never the query string: it may carry secrets
-	Protocol  string // HTTP/1.1
-	Status    int
-	BytesIn   int64         // body bytes from the client
-	BytesOut  int64         // body bytes to the client
-	Duration  time.Duration // whole request
-	Upstream  time.Duration // waiting for the backend; negative: no backend was asked
-	Attempts  int           // tries at backends
-	Route     string
-	Service   string
-	Endpoint  string
-	Consumer  []byte // consumer or authenticated subject
-	Tenant    string
-	Reason    string // why the gateway answered itself; a fixed word
-	RPCStatus uint8  // the status of gRPC plus one; 0: no call of gRPC
-	Operation string // of GraphQL, by name; "" for others
-	TraceID   []byte // hexadecimal digits; empty where requests are not traced
-	Referer   []byte // without query and fragment
-	UserAgent []byte
+	// ClientText is ClientIP as text without a zone, nil where nobody has it at hand.
+	ClientText []byte
+	Method     []byte
+	Host       []byte
+	Path       []byte // never the query string: it may carry secrets
+	Protocol   string // HTTP/1.1
+	Status     int
+	BytesIn    int64         // body bytes from the client
+	BytesOut   int64         // body bytes to the client
+	Duration   time.Duration // whole request
+	Upstream   time.Duration // waiting for the backend; negative: no backend was asked
+	Attempts   int           // tries at backends
+	Route      string
+	Service    string
+	Endpoint   string
+	Consumer   []byte // consumer or authenticated subject
+	Tenant     string
+	Reason     string // why the gateway answered itself; a fixed word
+	RPCStatus  uint8  // the status of gRPC plus one; 0: no call of gRPC
+	Operation  string // of GraphQL, by name; "" for others
+	TraceID    []byte // hexadecimal digits; empty where requests are not traced
+	Referer    []byte // without query and fragment
+	UserAgent  []byte
 }
 
 // maxField is the length in bytes up to which a field is logged; what is cut ends in "...".
@@ -192,7 +194,7 @@ func (f *Format) appendJSON(dst []byte, r *Record) []byte {
 	dst = append(dst, digit(ms/100), digit(ms/10), digit(ms), 'Z')
 	dst = appendJSONField(dst, `","request_id":"`, view(r.RequestID), hide&fieldRequestID)
 	dst = append(dst, `","client_ip":"`...)
-	dst = appendAddr(dst, r.ClientIP, hide&fieldClientIP, "")
+	dst = appendClient(dst, r, hide&fieldClientIP, "")
 	dst = appendJSONField(dst, `","method":"`, view(r.Method), 0)
 	dst = appendJSONField(dst, `","host":"`, view(r.Host), hide&fieldHost)
 	dst = appendJSONField(dst, `","path":"`, view(r.Path), hide&fieldPath)
@@ -328,7 +330,7 @@ func plainUpTo(s string, i int) int {
 // \xHH. Spaces are escaped too where the format separates by them. The request line has the path alone.
 func (f *Format) appendCombined(dst []byte, r *Record) []byte {
 	hide := f.hide
-	dst = appendAddr(dst, r.ClientIP, hide&fieldClientIP, "-")
+	dst = appendClient(dst, r, hide&fieldClientIP, "-")
 	dst = appendCombinedField(dst, " - ", view(r.Consumer), hide&fieldConsumer, true)
 	dst = f.appendTime(append(dst, " ["...), r.Time)
 	dst = appendCombinedField(dst, `] "`, view(r.Method), 0, true)
@@ -408,22 +410,16 @@ func appendCombinedField(dst []byte, before, s string, hide fields, escapeSpace 
 	return dst
 }
 
-func appendAddr(dst []byte, a netip.Addr, hide fields, unknown string) []byte {
+func appendClient(dst []byte, r *Record, hide fields, unknown string) []byte {
 	switch {
-	case !a.IsValid():
+	case !r.ClientIP.IsValid():
 		return append(dst, unknown...)
 	case hide != 0:
 		return append(dst, redacted...)
-	case !a.Is4():
-		return a.WithZone("").AppendTo(dst) // a zone is free text
+	case len(r.ClientText) > 0:
+		return append(dst, r.ClientText...)
 	}
-	for i, b := range a.As4() {
-		if i > 0 {
-			dst = append(dst, '.')
-		}
-		dst = appendNumber(dst, int64(b), 0)
-	}
-	return dst
+	return r.ClientIP.WithZone("").AppendTo(dst) // a zone is free text
 }
 
 // appendTime appends the second of t, in UTC: of RFC 3339 with a point behind it, or as the combined format has it.

@@ -382,11 +382,11 @@ func (c *call) passHead(n int) {
 	x, head := c.x, c.br.Bytes()[:n]
 	c.br.Discard(n)
 	dst := c.br.free()
-	own := !c.isWhole() || cap(dst) < n+dateRoom
+	own := !c.isWhole() || cap(dst) < n+lineRoom
 	if own {
 		dst = c.head[:0]
 	}
-	dst = AppendResponseHead(dst, head, &c.res)
+	dst = append(AppendResponseHead(dst, head, &c.res), exchange.ViaLine...)
 	if !c.res.dated {
 		dst = x.Clock.AppendDate(dst, c.now)
 	}
@@ -397,8 +397,8 @@ func (c *call) passHead(n int) {
 	x.Response.SetStatusCode(c.res.status)
 }
 
-// dateRoom is room for what AppendResponseHead and AppendDate add to a head.
-const dateRoom = 64
+// lineRoom is room for what passHead adds to a head.
+const lineRoom = 96
 
 // isWhole reports whether the body has a length and all of it is in the reader.
 func (c *call) isWhole() bool {

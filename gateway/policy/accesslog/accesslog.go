@@ -323,13 +323,16 @@ func (l *logger) done(x *exchange.Exchange) {
 	if sample < math.MaxInt64 && rand.Uint64()>>1 >= sample {
 		return
 	}
-	r := telemetry.Record{
-		Time: x.Arrived, RequestID: x.RequestID, ClientIP: x.ClientAddr.Unmap(),
-		Method: x.Method(), Host: x.Host, Path: x.Path, Protocol: protocol(x),
-		Status: x.Status, BytesIn: x.BytesIn, BytesOut: x.BytesOut,
-		Duration: time.Duration(x.Ended - x.Start), Upstream: -1,
-		Service: x.Service, Endpoint: x.Endpoint, Reason: x.Reason, RPCStatus: x.RPCStatus, Operation: x.Operation, TraceID: x.TraceID,
+	var r telemetry.Record // filled in field by field: a literal would be made, and then copied here
+	r.Time, r.RequestID, r.ClientIP = x.Arrived, x.RequestID, x.ClientAddr.Unmap()
+	if !x.TrustedPeer {
+		r.ClientText = x.PeerText
 	}
+	r.Method, r.Host, r.Path, r.Protocol = x.Method(), x.Host, x.Path, protocol(x)
+	r.Status, r.BytesIn, r.BytesOut = x.Status, x.BytesIn, x.BytesOut
+	r.Duration, r.Upstream = time.Duration(x.Ended-x.Start), -1
+	r.Service, r.Endpoint, r.Reason = x.Service, x.Endpoint, x.Reason
+	r.RPCStatus, r.Operation, r.TraceID = x.RPCStatus, x.Operation, x.TraceID
 	for i := range x.Fields {
 		switch f := &x.Fields[i]; {
 		case len(f.Name) == len("referer") && r.Referer == nil && exchange.EqualFold(f.Name, "referer"):
