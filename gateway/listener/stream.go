@@ -94,7 +94,10 @@ func (m *mux) serve(w http.ResponseWriter, r *http.Request, peer netip.Addr) {
 	st.res.Header.DisableNormalizing()
 	st.res.Header.SetNoDefaultContentType(true)
 	m.conn.identify(x)
-	x.Client, x.Protocol, x.PeerAddr = st, m.protocol, peer
+	x.Client, x.Protocol = st, m.protocol
+	if x.PeerAddr != peer { // a QUIC connection has moved
+		x.PeerAddr, x.PeerText = peer, nil
+	}
 	var err error
 	if reject := st.read(x); reject != nil {
 		x.ClientAddr = x.PeerAddr
