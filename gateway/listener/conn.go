@@ -112,6 +112,9 @@ func (c *conn) Read(p []byte) (int, error) {
 
 // readNext reads for fasthttp what is no plain request. Behind a plain one fasthttp is told of the end alone.
 func (c *conn) readNext(p []byte) (int, error) {
+	if _, ok := c.Conn.(*socket.Conn); !ok {
+		return c.readNextInto(p)
+	}
 	t := c.nextTurn()
 	if t == nil {
 		return 0, io.EOF
@@ -125,6 +128,29 @@ func (c *conn) readNext(p []byte) (int, error) {
 		return 0, errClosing
 	}
 	return c.inspect(p, n, nil)
+}
+
+// readNextInto is readNext of what is no socket, as TLS, into fasthttp's buffer, which it holds anyway.
+func (c *conn) readNextInto(p []byte) (int, error) {
+	turns := &c.wait.server.turns
+	for {
+		n, err := c.read(c.phase.Load(), p)
+		if n == 0 {
+			return 0, io.EOF // whatever it was, no request has begun
+		}
+		t := turns.Get().(*turn)
+		x := c.answer(t, p[:n])
+		keep := x != nil && c.complete(t, x, false)
+		turns.Put(t)
+		switch {
+		case x == nil && !c.beginHead():
+			return 0, errClosing
+		case x == nil:
+			return c.inspect(p, n, err)
+		case !keep:
+			return 0, io.EOF
+		}
+	}
 }
 
 // beginHead notes that a head has begun to come.

@@ -81,7 +81,7 @@ func (c *conn) sleep() *turn {
 		w.server.turns.Put(t)
 		return nil
 	}
-	w.read, w.x = n, c.answer(t, n)
+	w.read, w.x = n, c.answer(t, t.buf[:n])
 	return t
 }
 
@@ -96,7 +96,7 @@ func (c *conn) wake(fd uintptr) bool {
 		turns.Put(t)
 		return err != socket.ErrNotYet
 	}
-	x := c.answer(t, n)
+	x := c.answer(t, t.buf[:n])
 	if x == nil || x.Head == nil || n == len(t.buf) || c.isLast(x) || c.pacing.on() {
 		c.wait.turn, c.wait.read, c.wait.x = t, n, x
 		return true
@@ -110,19 +110,19 @@ func (c *conn) wake(fd uintptr) bool {
 	return !sent
 }
 
-// answer answers the request of which n bytes were read, if it is plain and whole; else it returns nil. The answer is not sent.
-func (c *conn) answer(t *turn, n int) *exchange.Exchange {
+// answer answers the request that was read into b, if it is plain and whole; else it returns nil. The answer is not sent.
+func (c *conn) answer(t *turn, b []byte) *exchange.Exchange {
 	s := c.wait.server
 	x := s.pool.Get(&t.req, &t.res, s.ended)
-	r := readPlain(x, t.buf[:n])
-	if ph := c.phase.Load(); r.size == 0 || n-r.size != r.length || ph == phaseClosing || !c.phase.CompareAndSwap(ph, phaseServing) {
+	r := readPlain(x, b)
+	if ph := c.phase.Load(); r.size == 0 || len(b)-r.size != r.length || ph == phaseClosing || !c.phase.CompareAndSwap(ph, phaseServing) {
 		x.Discard()
 		return nil
 	}
 	c.strict.ended++
 	r.present(x, &t.req)
 	if r.length > 0 {
-		t.hold(&r, n)
+		t.hold(&r, b)
 	}
 	c.buffered = false
 	s.attach(c, x)
@@ -132,10 +132,10 @@ func (c *conn) answer(t *turn, n int) *exchange.Exchange {
 }
 
 // hold has the body of a plain request read from where it came, behind the head.
-func (t *turn) hold(r *plain, n int) {
+func (t *turn) hold(r *plain, b []byte) {
 	t.used = true
 	t.req.Header.SetContentLength(r.length)
-	t.body = requestBody{turn: t, left: r.length, ahead: t.buf[r.size:n]}
+	t.body = requestBody{turn: t, left: r.length, ahead: b[r.size:]}
 	t.req.SetBodyStream(&t.body, r.length)
 }
 
