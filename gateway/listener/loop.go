@@ -49,12 +49,13 @@ func (l loop) serveRead(t *turn) (keep bool) {
 	if t.br == nil {
 		t.br, t.bw = bufio.NewReaderSize(nil, len(t.buf)), bufio.NewWriterSize(nil, turnBuffer)
 	}
-	br, bw := t.br, t.bw
+	br := t.br
 	br.Reset(c)
-	bw.Reset(c)
 	defer func() {
-		br.Reset(nil)
-		bw.Reset(nil)
+		if t.buf != nil { // else they were given back already, and may be another connection's
+			t.br.Reset(nil)
+			t.bw.Reset(nil)
+		}
 	}()
 	if !c.beginHead() {
 		return false
@@ -72,6 +73,7 @@ func (l loop) serve(t *turn) (keep bool) {
 	s, c := l.wait.server, l.conn
 	t.used = true
 	t.req.Reset()
+	t.bw.Reset(c) // complete has let go of it
 	err := t.req.Header.Read(t.br)
 	if err != nil {
 		l.refuse(t, err)

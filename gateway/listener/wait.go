@@ -158,7 +158,11 @@ func (c *conn) complete(t *turn, x *exchange.Exchange, closing bool) (keep bool)
 	}
 	bw := t.bw
 	bw.Reset(c)
-	defer bw.Reset(nil)
+	defer func() {
+		if t.bw != nil { // else it was given back, and may be another connection's
+			bw.Reset(nil)
+		}
+	}()
 	if x.Answer == exchange.Tunnel && x.Tunnel != nil {
 		c.phase.Store(phaseTunnel)
 		if t.res.Write(bw) == nil && bw.Flush() == nil {
@@ -236,6 +240,9 @@ func (t *turn) answerUnframed(c *conn) {
 func (c *conn) letGo(t *turn) {
 	buffers := &turn{buf: t.buf, br: t.br, bw: t.bw}
 	exchange.Undated(&buffers.res.Header)
+	if t.bw.Reset(nil); t.br != nil {
+		t.br.Reset(nil)
+	}
 	t.buf, t.br, t.bw = nil, nil, nil
 	c.wait.server.turns.Put(buffers)
 }
