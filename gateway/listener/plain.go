@@ -83,7 +83,7 @@ func readPlain(x *exchange.Exchange, b []byte) (r plain) {
 func (r *plain) take(x *exchange.Exchange, kind exchange.Kind, name, value []byte) bool {
 	switch kind {
 	case exchange.KindHost:
-		return x.ForwardedHost == nil && len(value) > 0 && ordinary[value[0]] && readHost(x, value)
+		return x.ForwardedHost == nil && beginsOrdinary(value) && readHost(x, value)
 	case exchange.KindContentLength:
 		// A length of 0 is left to the engine, so that none has been given where r.length is 0.
 		if r.length > 0 || len(value) > maxDigits {
@@ -106,7 +106,16 @@ func (r *plain) take(x *exchange.Exchange, kind exchange.Kind, name, value []byt
 	return true
 }
 
-// ordinary are the bytes that nearly all hosts begin with.
+// beginsOrdinary accepts a name or an address of IPv4; a colon may follow it, and then anything.
+func beginsOrdinary(host []byte) bool {
+	i := 0
+	for i < len(host) && ordinary[host[i]] {
+		i++
+	}
+	return i > 0 && (i == len(host) || host[i] == ':')
+}
+
+// ordinary are the bytes of nearly all hosts.
 var ordinary = func() (t [256]bool) {
 	for _, c := range "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-._" {
 		t[c] = true

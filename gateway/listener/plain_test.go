@@ -85,6 +85,8 @@ func TestPlain(t *testing.T) {
 	f(line+"Host: [::1]\r\n\r\n", false)
 	f(line+"Host: a:\r\n\r\n", true)
 	f(line+"Host: a:99999\r\n\r\n", false)
+	f(line+"Host: a%41\r\n\r\n", false) // fasthttp's server refuses it, its parser alone does not
+	f(line+"Host: a,b:80\r\n\r\n", false)
 	f(line+host+host+"\r\n", false)
 	f(line+host+"Connection: close\r\n\r\n", false)
 	f(line+host+"Upgrade: h2c\r\n\r\n", false)
