@@ -64,8 +64,11 @@ func (g *Gateway) repeat(x *exchange.Exchange, prepare func(*exchange.Exchange))
 	go func() {
 		defer g.repeats.leave()
 		defer func() { _ = c.Close() }()
-		var err error
-		defer g.survive(c, &err)
+		defer func() {
+			if fault := recover(); fault != nil {
+				_ = g.survive(c, fault) // told; nobody waits for an answer
+			}
+		}()
 		snapshot.Of(c).Finish(c)
 	}()
 	return true

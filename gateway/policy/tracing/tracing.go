@@ -226,7 +226,8 @@ func (t *tracer) join(x *exchange.Exchange, tr *trace) {
 	if trusted {
 		known, w3c = sent.parent(&from, t.forms)
 	}
-	id, server, flags := from.trace, spanID(0), from.flags&flagRandom
+	id, flags := from.trace, from.flags&flagRandom
+	var server spanID
 	if known {
 		server = newSpanID()
 	} else {
