@@ -60,16 +60,32 @@ func (g *Gateway) repeat(x *exchange.Exchange, prepare func(*exchange.Exchange))
 		return false
 	}
 	c := snapshot.Repeat(g.pool, x)
+	prepared := false
+	defer func() {
+		if !prepared { // a fault, which x ends with
+			g.repeats.leave()
+		}
+	}()
 	prepare(c)
+	prepared = true
 	go func() {
 		defer g.repeats.leave()
+		defer g.tell(c)
 		defer func() { _ = c.Close() }()
 		defer func() {
-			if fault := recover(); fault != nil {
-				_ = g.survive(c, fault) // told; nobody waits for an answer
+			if c.Response.IsBodyStream() { // a fault has left it
+				_ = c.Response.CloseBodyStream()
 			}
 		}()
+		defer g.tell(c)
 		snapshot.Of(c).Finish(c)
 	}()
 	return true
+}
+
+// tell ends a fault in a request that nobody waits for. It is deferred.
+func (g *Gateway) tell(c *exchange.Exchange) {
+	if fault := recover(); fault != nil {
+		_ = g.survive(c, fault)
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"iter"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -410,23 +411,27 @@ func (x *Exchange) cookies(first int) []byte {
 			continue
 		}
 		if !joined {
-			list, joined = append(x.Scratch(), list...), true
+			list, joined = slices.Clone(list), true // the scratch may be being filled by who asks
 		}
 		list = append(append(list, "; "...), f.Value...)
-	}
-	if joined {
-		return x.Keep(list)
 	}
 	return list
 }
 
-// PeekAll returns the client's values of a header, in order, whatever the case of its name. The list is overwritten by the next call.
+// PeekAll returns the client's values of a header, in order, whatever the case of its name; its cookies are one. The list is
+// overwritten by the next call.
 func (x *Exchange) PeekAll(name string) [][]byte {
 	x.values = x.values[:0]
 	for i := range x.Fields {
-		if f := &x.Fields[i]; len(f.Name) == len(name) && EqualFold(f.Name, name) {
-			x.values = append(x.values, f.Value)
+		f := &x.Fields[i]
+		if len(f.Name) != len(name) || !EqualFold(f.Name, name) {
+			continue
 		}
+		if EqualFold(f.Name, fasthttp.HeaderCookie) {
+			x.values = append(x.values, x.cookies(i))
+			break
+		}
+		x.values = append(x.values, f.Value)
 	}
 	return x.values
 }

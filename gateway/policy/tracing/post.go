@@ -99,10 +99,11 @@ func (p *poster) try(ctx context.Context, contentType, encoding string, parts []
 	}
 	defer func() { _ = res.Body.Close() }()
 	a.contentType = res.Header.Get("Content-Type")
-	if a.body, err = io.ReadAll(io.LimitReader(res.Body, mostAnswer)); err != nil && res.StatusCode/100 == 2 {
-		return a, true, err
-	}
+	a.body, err = io.ReadAll(io.LimitReader(res.Body, mostAnswer))
 	if res.StatusCode/100 == 2 {
+		if err != nil {
+			a.body = nil // it has the batch; what else it says of that is lost
+		}
 		return a, false, nil
 	}
 	if seconds, err := strconv.Atoi(res.Header.Get("Retry-After")); err == nil && seconds > 0 {
