@@ -98,3 +98,31 @@ func TestTunnelEndsBesideUpload(t *testing.T) {
 		}
 	})
 }
+
+// What a small answer of the gateway's own leaves behind is nothing to a later one, which keeps its backend's Date.
+func TestDateBehindOwnAnswer(t *testing.T) {
+	const date = "Sun, 06 Nov 1994 08:49:37 GMT"
+	engines(t, func(t *testing.T, listener string) {
+		s := answering(t, func(string, string) string {
+			return "HTTP/1.1 200 OK\r\nDate: " + date + "\r\nContent-Length: 100000\r\n\r\n" + strings.Repeat("x", 100_000)
+		})
+		g := serve(t, gateway.Options{}, `
+services: {s: {endpoints: ["http://`+s.addr+`"]}}
+routes:
+  own: {match: {paths: [/own]}, respond: {status: 204}, policies: {correlation_id: off}}
+  all: {match: {paths: [/]}, service: s, policies: {correlation_id: off}}
+`+listener)
+		c := g.client()
+		for range 3 {
+			c.send("GET /own HTTP/1.1\r\nHost: a\r\n\r\n")
+			if head := c.head(); statusOf(head) != 204 {
+				t.Fatal(head)
+			}
+			c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+			head, _ := c.response()
+			if v, _ := field(head, "Date"); v != date || strings.Count(strings.ToLower(head), "\r\ndate:") != 1 {
+				t.Errorf("%q", head)
+			}
+		}
+	})
+}

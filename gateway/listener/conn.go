@@ -27,7 +27,7 @@ const (
 	phaseServing              // a request is being answered
 	phaseDone                 // a request was answered; the answer may still be in fasthttp's buffer
 	phaseIdle                 // between requests: all is sent, and nothing has come
-	phaseClosing              // given up by the sweeper
+	phaseClosing              // given up
 	phaseTunnel               // switched protocols
 	phaseStreams              // speaks HTTP/2 or HTTP/3; mux knows more
 	phaseLinger               // answered and done; what the client still sends is thrown away
@@ -370,6 +370,22 @@ func (c *conn) shut() error {
 		return c.endTLS()
 	}
 	return c.Conn.Close()
+}
+
+// giveUp reports whether the connection begins no request any more. It is false while one is served.
+func (c *conn) giveUp() bool {
+	for {
+		switch ph := c.phase.Load(); ph {
+		case phaseServing:
+			return false
+		case phaseNew, phaseIdle, phaseDone:
+			if c.phase.CompareAndSwap(ph, phaseClosing) {
+				return true
+			}
+		default:
+			return true
+		}
+	}
 }
 
 // hangUp ends both directions of the socket, and so what the connection's goroutine is at, without closing it.

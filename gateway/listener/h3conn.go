@@ -23,7 +23,8 @@ type h3conn struct {
 
 // serveHTTP3 serves a connection whose handshake is done, to its end.
 func (s *Server) serveHTTP3(qc *quic.Conn) {
-	c := &conn{Conn: quicEnd{qc}, owner: s.l, id: s.l.nextID.Add(1), peer: addrOf(qc.RemoteAddr()), seated: true}
+	c := &conn{Conn: quicEnd{qc}, owner: s.l, id: s.l.nextID.Add(1), seated: true}
+	c.setPeer(addrOf(qc.RemoteAddr()))
 	state := qc.ConnectionState().TLS
 	c.state = &state
 	h := &h3conn{quic: qc}

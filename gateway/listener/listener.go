@@ -218,10 +218,10 @@ func (l *Listener) admit(nc net.Conn) *conn {
 	}
 	if a, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
 		ap := a.AddrPort()
-		c.peer = ap.Addr().Unmap()
+		c.setPeer(ap.Addr().Unmap())
 	} else {
 		// A unix socket: the peer is this machine.
-		c.peer = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		c.setPeer(netip.AddrFrom4([4]byte{127, 0, 0, 1}))
 	}
 	c.seated = true
 	if p.Proxy != ProxyOff {
@@ -493,7 +493,7 @@ func (l *Listener) CloseIdle(rested time.Duration, code int) (active int) {
 func (l *Listener) CloseConns() {
 	_ = l.ln.Close()
 	for _, c := range l.snapshot(nil) {
-		if c.phase.Load() == phaseServing && c.hangUp() {
+		if !c.giveUp() && c.hangUp() {
 			continue // closing would wait for the end of the request
 		}
 		_ = c.shut()

@@ -223,7 +223,7 @@ func hexDigit(c byte) (int, bool) {
 
 // overflows reports whether more than limit bytes are known to be unread.
 func (b *requestBody) overflows(limit int) bool {
-	return !b.chunked && len(b.ahead) == 0 && b.left > limit
+	return !b.ended && !b.chunked && len(b.ahead) == 0 && b.left > limit
 }
 
 // skip reads what nobody wanted, up to limit bytes. It reports whether the body

@@ -116,7 +116,7 @@ func (l *Listener) seat(c *conn, client netip.Addr) error {
 		return errClosing
 	}
 	full := limit > 0 && l.perIP[client] >= limit
-	c.peer, c.peerLen = client, 0
+	c.setPeer(client)
 	if !full {
 		l.perIP[client]++
 		c.seated = true

@@ -144,12 +144,17 @@ func (c *conn) writable() bool {
 	return ok
 }
 
+// setPeer says who is at the other end, before any request is served: streams of one connection read it at once.
+func (c *conn) setPeer(peer netip.Addr) {
+	c.peer, c.peerLen = peer, 0
+	if peer.Is4() {
+		c.peerLen = uint8(len(peer.AppendTo(c.peerText[:0])))
+	}
+}
+
 // identify tells the exchange who is at the other end.
 func (c *conn) identify(x *exchange.Exchange) {
 	x.ConnID, x.PeerAddr, x.Listener, x.Scheme = c.id, c.peer, c.owner.Name(), "http"
-	if c.peerLen == 0 && c.peer.Is4() {
-		c.peerLen = uint8(len(c.peer.AppendTo(c.peerText[:0])))
-	}
 	if c.peerLen > 0 {
 		x.PeerText = c.peerText[:c.peerLen]
 	}

@@ -195,12 +195,13 @@ func (t *turn) end(x *exchange.Exchange) {
 	if t.res.IsBodyStream() {
 		_ = t.res.CloseBodyStream()
 	}
+	verbatim := x.Head != nil
 	_ = x.Close()
 	if t.used {
 		t.used, t.body = false, requestBody{}
 		t.req.Reset()
 	}
-	if h := &t.res.Header; h.Len() > 0 || len(h.StatusMessage()) > 0 {
+	if h := &t.res.Header; !verbatim || h.Len() > 0 || len(h.StatusMessage()) > 0 {
 		t.res.Reset()
 		exchange.Undated(h)
 		return

@@ -231,7 +231,7 @@ func (c *call) attempt() (got, stale bool, err error) {
 	if err == nil {
 		got = true
 		if err = c.readHead(); err == nil {
-			if c.isWhole() && !c.streamed {
+			if c.isWhole() && !c.streamed && c.res.status != fasthttp.StatusSwitchingProtocols {
 				return true, false, nil // nothing is awaited until the call ends
 			}
 			if err = conn.gotHead(nil); err == nil {
@@ -546,7 +546,8 @@ func (c *call) deliver() error {
 	}
 	// The common case: what has come at once goes on as it is.
 	x.Answer = exchange.Proxied
-	body := c.br.Bytes()[:c.res.framing.Length]
+	n := c.res.framing.Length
+	body := c.br.Bytes()[:n:n] // the head may lie behind it
 	c.pending = len(body)
 	if x.HasBodyHooks() {
 		var err error

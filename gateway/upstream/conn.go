@@ -130,7 +130,7 @@ func (c *Conn) look(fd uintptr) bool {
 		c.letGo()
 		return false
 	}
-	c.in.r, c.in.w, c.fault = 0, n, err
+	c.in.r, c.in.w, c.in.err, c.fault = 0, n, nil, err
 	return true
 }
 
@@ -170,7 +170,7 @@ func (c *Conn) askEncrypted(out []byte, r *reader) (*reader, error) {
 	if r == nil {
 		r = takeReader()
 	}
-	r.src, r.r, r.w = c.Conn, 0, 0
+	r.src, r.err, r.r, r.w = c.Conn, nil, 0, 0
 	return r, r.fill()
 }
 
