@@ -210,7 +210,9 @@ func FuzzSelected(f *testing.F) {
 	f.Add(`"a, b"`, "", `"a`, `b"`)
 	f.Fuzz(func(t *testing.T, stored1, stored2, asked1, asked2 string) {
 		two := func(a, b string) Selector {
-			return func(_ []byte, i int) ([]byte, bool) { return []byte([]string{a, b, ""}[i]), i == 0 || i == 1 && b != "-" }
+			return func(_ []byte, i int) ([]byte, bool) {
+				return []byte([]string{a, b, ""}[i]), i == 0 || i == 1 && b != "-"
+			}
 		}
 		res := response(200, "Vary: X-A")
 		one, other := appendSelecting(nil, res, two(stored1, stored2)), appendSelecting(nil, res, two(asked1, asked2))
