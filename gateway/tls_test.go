@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -193,33 +194,47 @@ func TestMTLSAuth(t *testing.T) {
 	alice := a.Pair(a.Issue("alice", certstest.Leaf{CN: "alice", Client: true}))
 	carol := a.Pair(a.Issue("carol", certstest.Leaf{CN: "c", URIs: []string{"spiffe://acme/carol"}, Client: true}))
 	mallory := a.Pair(a.Issue("mallory", certstest.Leaf{CN: "mallory", Client: true}))
-	g := serve(t, gateway.Options{}, secured(answering(t, echoHead), cert+fmt.Sprintf(", client_auth: {mode: request, ca: %q}", a.File), "", `
+	b := answering(t, echoHead)
+	for _, beside := range []string{"", "jwt: {algorithms: [HS256], secret: a-secret-of-thirty-two-bytes-or-more}, "} {
+		g := serve(t, gateway.Options{}, secured(b, cert+fmt.Sprintf(", client_auth: {mode: request, ca: %q}", a.File), "", `
 consumers: {alice: {groups: [staff]}, bob: {}}
-policies: {mtls_auth: {consumers: {"spiffe://acme/carol": bob}}}
+policies: {`+beside+`mtls_auth: {consumers: {"spiffe://acme/carol": bob}}}
 `))
-	f := func(status int, consumer string, with ...tls.Certificate) {
-		t.Helper()
-		for _, h2 := range []bool{false, true} {
-			tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: a.Pool(), ServerName: "api.example", Certificates: with}, ForceAttemptHTTP2: h2}
-			res, err := (&http.Client{Transport: tr, Timeout: patience}).Get("https://" + g.addr + "/")
-			if err != nil {
-				t.Fatal(err)
-			}
-			b, _ := io.ReadAll(res.Body)
-			_ = res.Body.Close()
-			tr.CloseIdleConnections()
-			if res.StatusCode != status || (res.ProtoMajor == 2) != h2 {
-				t.Errorf("%s: %s %d\n%s", consumer, res.Proto, res.StatusCode, b)
-			}
-			if consumer != "" && !strings.Contains(string(b), "X-Consumer-ID: "+consumer+"\r\n") {
-				t.Errorf("no %s in\n%s", consumer, b)
+		f := func(status int, consumer string, with ...tls.Certificate) {
+			t.Helper()
+			for _, h2 := range []bool{false, true} {
+				tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: a.Pool(), ServerName: "api.example", Certificates: with}, ForceAttemptHTTP2: h2}
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+g.addr+"/", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.Header.Set("X-User-ID", "root")
+				res, err := (&http.Client{Transport: tr, Timeout: patience}).Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, _ := io.ReadAll(res.Body)
+				_ = res.Body.Close()
+				tr.CloseIdleConnections()
+				if res.StatusCode != status || (res.ProtoMajor == 2) != h2 {
+					t.Errorf("%s: %s %d\n%s", consumer, res.Proto, res.StatusCode, body)
+				}
+				if consumer == "" {
+					continue
+				}
+				if user := fields(string(body), "X-User-ID"); len(user) != 1 || user[0] == "root" {
+					t.Errorf("the user of %s is %q", consumer, user)
+				}
+				if got := fields(string(body), "X-Consumer-ID"); !slices.Equal(got, []string{consumer}) {
+					t.Errorf("got %q, want %s in\n%s", got, consumer, body)
+				}
 			}
 		}
+		f(200, "alice", alice)
+		f(200, "bob", carol)
+		f(401, "", mallory)
+		f(401, "")
 	}
-	f(200, "alice", alice)
-	f(200, "bob", carol)
-	f(401, "", mallory)
-	f(401, "")
 }
 
 // Clients that open one TLS connection after the other while the gateway
