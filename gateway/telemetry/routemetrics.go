@@ -99,17 +99,19 @@ func (r *routeRows) durations(stripes int) metric {
 	return r.of(stripes).histogram(r.duration, rowDurationSum, rowBuckets+r.overhead.buckets())
 }
 
-func (r *RouteMetrics) release() {
-	m := r.metrics
+func (r *RouteMetrics) release() { leave(r.metrics, r.metrics.routes, r.key, &r.refs, r.lease) }
+
+// leave gives up one of the references to what table has under key; the last one ends its series.
+func leave[K comparable, V any](m *Metrics, table map[K]V, key K, refs *int, lease *Generation) {
 	m.mu.Lock()
-	r.refs--
-	gone := r.refs == 0
+	*refs--
+	gone := *refs == 0
 	if gone {
-		delete(m.routes, r.key)
+		delete(table, key)
 	}
 	m.mu.Unlock()
 	if gone {
-		r.lease.Close()
+		lease.Close()
 	}
 }
 

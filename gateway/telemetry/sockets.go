@@ -83,19 +83,7 @@ func (m *Metrics) Sockets(g *Generation, route string) *SocketMetrics {
 	return s
 }
 
-func (s *SocketMetrics) release() {
-	m := s.metrics
-	m.mu.Lock()
-	s.refs--
-	gone := s.refs == 0
-	if gone {
-		delete(m.sockets, s.route)
-	}
-	m.mu.Unlock()
-	if gone {
-		s.lease.Close()
-	}
-}
+func (s *SocketMetrics) release() { leave(s.metrics, s.metrics.sockets, s.route, &s.refs, s.lease) }
 
 // Closed counts the end of a WebSocket.
 func (s *SocketMetrics) Closed(by Closer, code int) {
