@@ -461,17 +461,21 @@ func (g *Gateway) Decide(x *exchange.Exchange) (err error) {
 			err = g.survive(x, fault)
 		}
 	}()
-	gen := g.current.Load()
-	switch {
-	case x.Paused:
+	if x.Paused {
 		x.Paused = false
 		return snapshot.Of(x).Resume(x)
-	case gen.asked != nil && x.TLS == nil:
-		if reply := gen.answerChallenge(x); reply != nil {
-			return gen.Preempt(x, reply)
+	}
+	return g.current.Load().decide(x)
+}
+
+// decide decides on a request, unless it is an authority's question for a certificate.
+func (g *generation) decide(x *exchange.Exchange) error {
+	if g.asked != nil && x.TLS == nil {
+		if reply := g.answerChallenge(x); reply != nil {
+			return g.Preempt(x, reply)
 		}
 	}
-	return gen.Decide(x)
+	return g.Decide(x)
 }
 
 // Handle implements listener.Handler.
@@ -483,18 +487,12 @@ func (g *Gateway) Handle(x *exchange.Exchange) {
 		}
 	}()
 	gen := g.current.Load()
-	if gen.asked != nil && x.TLS == nil {
-		err := g.Decide(x)
-		decided = true
-		g.Answer(x, err)
-		return
-	}
-	err := gen.Decide(x)
+	err := gen.decide(x)
 	decided = true
 	gen.Snapshot.Answer(x, err)
 }
 
-// mend answers a request that met a fault in Handle.
+// mend answers a request that met a fault, after it was decided on or before.
 func (g *Gateway) mend(x *exchange.Exchange, fault any, decided bool) {
 	err := g.survive(x, fault)
 	if !decided {
@@ -509,8 +507,7 @@ func (g *Gateway) mend(x *exchange.Exchange, fault any, decided bool) {
 func (g *Gateway) Answer(x *exchange.Exchange, err error) {
 	defer func() {
 		if fault := recover(); fault != nil {
-			x.Render(g.survive(x, fault))
-			x.Status = x.Response.StatusCode()
+			g.mend(x, fault, true)
 		}
 	}()
 	g.current.Load().Answer(x, err)
