@@ -21,7 +21,7 @@ type Clock struct {
 // that a clock that is set shows in the next one.
 type second struct {
 	until int64
-	now   int64 // what Now returned at time
+	now   int64 // time, on the scale of Now
 	time  time.Time
 	date  [len("Date: Mon, 02 Jan 2006 15:04:05 GMT\r\n")]byte
 }
@@ -76,7 +76,7 @@ func (c *Clock) secondOf(now int64) *second {
 //go:noinline
 func (c *Clock) nextSecond() *second {
 	t := c.Time()
-	now := c.Now()
+	now := c.Since(t)
 	s := &second{until: now + int64(time.Second) - int64(t.Nanosecond()), now: now, time: t}
 	_ = append(fasthttp.AppendHTTPDate(append(s.date[:0], "Date: "...), t), "\r\n"...)
 	c.second.Store(s)

@@ -61,3 +61,19 @@ func TestCookie(t *testing.T) {
 	f("a=1|b=2|c=3", "b", "2") // several fields are one list
 	f("a=1|b=2|c=3", "c", "3")
 }
+
+// Who puts something together in the scratch may ask for cookies meanwhile.
+func TestCookiesBesideScratch(t *testing.T) {
+	x := NewPool(NewClock(nil)).Get(&fasthttp.Request{}, &fasthttp.Response{}, func(*Exchange) {})
+	defer x.Close()
+	for _, value := range []string{"a=1", "b=2"} {
+		x.Fields = append(x.Fields, Field{Name: []byte("Cookie"), Value: []byte(value)})
+	}
+	key := append(x.Scratch(), "the key of a limit"...)
+	if got := string(x.RequestHeader("Cookie")); got != "a=1; b=2" || string(key) != "the key of a limit" {
+		t.Errorf("%q, %q", got, key)
+	}
+	if got := x.PeekAll("cookie"); len(got) != 1 || string(got[0]) != "a=1; b=2" {
+		t.Errorf("%q", got)
+	}
+}
