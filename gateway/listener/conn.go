@@ -282,7 +282,10 @@ func (c *conn) Write(p []byte) (int, error) {
 	if c.pacing.on() {
 		return c.writePaced(p)
 	}
-	written := 0
+	return c.writeSlices(p)
+}
+
+func (c *conn) writeSlices(p []byte) (written int, err error) {
 	for {
 		piece := p[written:]
 		if len(piece) > writeSlice {
@@ -326,13 +329,17 @@ func (c *conn) writeBoth(first, p []byte) (err error) {
 		}
 		return err
 	}
+	begin := p[:min(len(p), writeSlice)]
 	c.writeSince.Store(c.owner.coarse.Load())
 	if s, ok := c.Conn.(*socket.Conn); ok {
-		_, err = s.WriteBoth(first, p)
-	} else if _, err = c.Conn.Write(first); err == nil && len(p) > 0 {
-		_, err = c.Conn.Write(p)
+		_, err = s.WriteBoth(first, begin)
+	} else if _, err = c.Conn.Write(first); err == nil && len(begin) > 0 {
+		_, err = c.Conn.Write(begin)
 	}
 	c.writeSince.Store(0)
+	if err == nil && len(begin) < len(p) {
+		_, err = c.writeSlices(p[len(begin):])
+	}
 	return err
 }
 
