@@ -568,6 +568,7 @@ routes:
 					return
 				default:
 				}
+				_ = c.conn.SetDeadline(time.Now().Add(patience)) // of each wait, not of all
 				c.request("GET /")
 				c.mustServe(200, "")
 				c.post("/", "body")

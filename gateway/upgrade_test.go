@@ -68,6 +68,7 @@ func (g *gate) socket() *websocket.Conn {
 
 func echo(t *testing.T, ws *websocket.Conn, m string) {
 	t.Helper()
+	_ = ws.NetConn().SetDeadline(time.Now().Add(patience))
 	if err := ws.WriteMessage(websocket.BinaryMessage, []byte(m)); err != nil {
 		t.Fatal(err)
 	}
